@@ -1,0 +1,26 @@
+"""The logit store: what a teacher said about every augmented view, as sparse rows in Zarr.
+
+Numpy in, numpy out. The package knows nothing of models, images or workflows: it writes whole units,
+commits them last, refuses what does not match and reads one epoch of one shard at a time.
+"""
+
+from storage.encoding import ENCODINGS, Encoding
+from storage.rows import Rows, UnitRows
+from storage.spec import FORMAT_VERSION, ShardTable, StoreError, StoreSpec, Unit, digest_of
+from storage.store import LogitStore
+from storage.verify import verify
+
+__all__ = [
+    "ENCODINGS",
+    "FORMAT_VERSION",
+    "Encoding",
+    "LogitStore",
+    "Rows",
+    "ShardTable",
+    "StoreError",
+    "StoreSpec",
+    "Unit",
+    "UnitRows",
+    "digest_of",
+    "verify",
+]

@@ -1,0 +1,170 @@
+"""What a store is a record of: the frozen specification, the data set's table, units and digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.encoding import ENCODINGS
+
+FORMAT = "logit-store"
+FORMAT_VERSION = 1
+
+
+class StoreError(ValueError):
+    """A store is absent, damaged, unfinished or not the one that was asked for. One line, with the remedy."""
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON-simple value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True, order=True)
+class Unit:
+    """One shard x one block of epochs: what is planned, computed, written, committed and retried."""
+
+    block: int
+    shard: int
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """Everything that decides what the rows mean; it stands in the attributes of the Zarr group.
+
+    `teacher` names the model (name, source, weights and class-list digests, input size, mean, std),
+    `augment` is the augmentation that made the views, `libraries` the versions that replayed it.
+    """
+
+    data: str
+    epochs: int
+    epochs_per_unit: int
+    top_k: int
+    num_classes: int
+    encoding: str
+    run_seed: int
+    teacher: Mapping[str, Any]
+    augment: Mapping[str, Any]
+    libraries: Mapping[str, str]
+    created: str
+    probes: int = 4
+    augment_digest: str = field(default="")
+
+    def __post_init__(self) -> None:
+        if not self.augment_digest:
+            object.__setattr__(self, "augment_digest", digest_of(dict(self.augment)))
+        if self.encoding not in ENCODINGS:
+            raise StoreError(f"encoding {self.encoding!r} is unknown; choose one of {', '.join(ENCODINGS)}")
+        if not 1 <= self.top_k <= self.num_classes:
+            raise StoreError(
+                f"top_k={self.top_k} does not fit {self.num_classes} classes; "
+                f"choose 1 to {self.num_classes}"
+            )
+        if self.epochs < 1 or not 1 <= self.epochs_per_unit <= self.epochs:
+            raise StoreError(
+                f"epochs={self.epochs} with epochs_per_unit={self.epochs_per_unit}: "
+                f"both must be at least 1, and a unit no longer than the store"
+            )
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks of epochs there are; the last may be shorter."""
+        return -(-self.epochs // self.epochs_per_unit)
+
+    def epochs_of(self, unit: Unit) -> range:
+        """The epochs that a unit covers."""
+        first = unit.block * self.epochs_per_unit
+        return range(first, min(first + self.epochs_per_unit, self.epochs))
+
+    def to_attributes(self) -> dict[str, Any]:
+        """The attributes of the Zarr group, with a digest that shows a later edit."""
+        body = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        return {**body, "spec_digest": digest_of(body)}
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> StoreSpec:
+        """Undo `to_attributes`; StoreError for another format, another version or an edited attribute."""
+        if attributes.get("format") != FORMAT:
+            raise StoreError("the folder is not a logit store; give the path that teacher-logits wrote")
+        if (version := attributes.get("format_version")) != FORMAT_VERSION:
+            raise StoreError(
+                f"the store has format_version {version}, this program reads {FORMAT_VERSION}; "
+                f"use the release that wrote it"
+            )
+        names = [f.name for f in fields(cls)]
+        if missing := [name for name in names if name not in attributes]:
+            raise StoreError(f"the store's attributes lack {', '.join(missing)}; it is damaged, label again")
+        body = {key: attributes[key] for key in ["format", "format_version", *names]}
+        if digest_of(body) != attributes.get("spec_digest"):
+            raise StoreError("the store's attributes were changed after it was made; restore zarr.json")
+        return cls(**{name: attributes[name] for name in names})
+
+    def differences(self, other: StoreSpec) -> list[str]:
+        """Where two specifications disagree about the meaning of rows, each as 'field: this, not that'."""
+        found = []
+        for name in (f.name for f in fields(self) if f.name not in ("created", "libraries", "augment")):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, Mapping):
+                keys = sorted({*mine, *theirs})
+                found += [
+                    f"{name}.{key} is {mine.get(key)!r} in the store, {theirs.get(key)!r} here"
+                    for key in keys
+                    if mine.get(key) != theirs.get(key)
+                ]
+            elif name == "augment_digest" and mine != theirs:
+                found += [
+                    f"augment.{key} is {self.augment.get(key)!r} in the store, {other.augment.get(key)!r} here"
+                    for key in sorted({*self.augment, *other.augment})
+                    if self.augment.get(key) != other.augment.get(key)
+                ]
+            elif mine != theirs:
+                found.append(f"{name} is {mine!r} in the store, {theirs!r} here")
+        return found
+
+
+@dataclass(frozen=True)
+class ShardTable:
+    """The data set's index, one entry a shard.
+
+    name [N] file names; samples [N] counts; sha256 [N] of the tar; key_digest [N] arrays uint64 [samples].
+    """
+
+    name: tuple[str, ...]
+    samples: tuple[int, ...]
+    sha256: tuple[str, ...]
+    key_digest: tuple[NDArray[np.uint64], ...]
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise StoreError("the data set has no shards")
+        lengths = {len(self.name), len(self.samples), len(self.sha256), len(self.key_digest)}
+        if len(lengths) != 1 or any(len(k) != n for k, n in zip(self.key_digest, self.samples, strict=True)):
+            raise StoreError("the data set's index is inconsistent: counts and keys differ; index it again")
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+    @property
+    def slots(self) -> int:
+        """The length of the longest shard: the size of the store's `slot` dimension."""
+        return max(self.samples)
+
+    def differences(self, other: ShardTable) -> list[str]:
+        """Where two data sets disagree, by shard; empty when they hold the same samples in the same order."""
+        mine, theirs = dict(zip(self.name, self.sha256, strict=True)), dict(zip(other.name, other.sha256, strict=True))
+        found = [f"shard {name} is in the store, not in the data" for name in mine if name not in theirs]
+        found += [f"shard {name} is in the data, not in the store" for name in theirs if name not in mine]
+        found += [
+            f"shard {name} has other bytes (sha256 {mine[name][:12]} in the store, {theirs[name][:12]} here)"
+            for name in mine
+            if name in theirs and mine[name] != theirs[name]
+        ]
+        if not found and self.name != other.name:
+            found.append("the shards are the same but in another order")
+        return found

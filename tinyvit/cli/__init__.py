@@ -1,0 +1,1 @@
+"""The command line: `tinyvit data|label|train|evaluate|export|store`."""

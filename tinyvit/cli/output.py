@@ -1,0 +1,80 @@
+"""What every command does alike: one JSON document or a readable table on stdout, faults as one line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from storage import StoreError
+from tinyvit.errors import UserError
+
+DISK_FAULTS = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EACCES: "permission denied; choose a folder that can be written",
+    errno.EPERM: "not permitted; choose a folder that can be written",
+    errno.EROFS: "the file system is read-only; choose a folder that can be written",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; mend the path",
+    errno.ENOENT: "there is no such file or folder; mend the path",
+}
+
+
+@contextmanager
+def one_line_faults() -> Iterator[None]:
+    """Turn what a user can cause into one line on stderr and exit code 2; Ctrl-C into 130."""
+    try:
+        yield
+    except (UserError, StoreError) as fault:
+        _fail(str(fault))
+    except OSError as fault:
+        if fault.errno not in DISK_FAULTS:
+            raise
+        _fail(f"{fault.filename or 'the output'}: {DISK_FAULTS[fault.errno]}")
+    except KeyboardInterrupt:
+        typer.echo("tinyvit: interrupted; what was committed stays, the same command goes on from there", err=True)
+        sys.exit(130)
+
+
+def _fail(line: str) -> None:
+    typer.echo(f"tinyvit: {' '.join(line.split())}", err=True)
+    sys.exit(2)
+
+
+def log_to_stderr() -> None:
+    """Show the package's log lines on stderr."""
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("tinyvit").setLevel(logging.INFO)
+
+
+def show(document: Mapping[str, Any], as_json: bool, title: str = "") -> None:
+    """Print a document: as JSON, or as a table of its plain entries, nested ones by dotted name."""
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+        return
+    table = Table(title=title or None, title_justify="left", show_header=False, box=None)
+    for name, value in _flat(document):
+        table.add_row(name.replace("_", " "), value)
+    Console().print(table)
+
+
+def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            yield prefix + name, f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        elif isinstance(value, int) and not isinstance(value, bool) and "seed" not in name:
+            yield prefix + name, f"{value:,}"
+        else:
+            yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)

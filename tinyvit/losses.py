@@ -1,0 +1,44 @@
+"""Distillation loss from a sparse teacher answer, without a dense [batch, classes] target."""
+
+import torch
+from torch import Tensor
+
+from tinyvit.config import Residual
+from tinyvit.signal import TeacherSignal
+
+
+def distillation_loss(logits: Tensor, signal: TeacherSignal, residual: Residual) -> Tensor:
+    """Mean cross-entropy in nats of student logits [B, C] against the teacher's answer.
+
+    The mass r outside the K kept classes is
+    - `uniform`: spread over the C - K other classes (TinyViT, section 3.1),
+    - `ghost`: held by one extra class, whose student probability is the sum over the other classes,
+    - `renormalise`: left out, the kept classes scaled up to one.
+    The gradient is that of the Kullback-Leibler divergence, which differs by the teacher's constant entropy.
+    """
+    logits = logits.float()
+    log_q = logits - logits.logsumexp(dim=1, keepdim=True)
+    kept_log_q = log_q.gather(1, signal.class_id)
+    kept = signal.probability
+    if residual == "renormalise":
+        return -(signal.log_ratio.softmax(dim=1) * kept_log_q).sum(dim=1).mean()
+    loss = -(kept * kept_log_q).sum(dim=1)
+    others = signal.num_classes - signal.class_id.shape[1]
+    if others == 0:
+        return loss.mean()
+    mass = signal.log_residual.exp()
+    if residual == "uniform":
+        outside = (log_q.sum(dim=1) - kept_log_q.sum(dim=1)) / others
+    else:
+        outside = log_q.scatter(1, signal.class_id, float("-inf")).logsumexp(dim=1)
+    return (loss - mass * outside).mean()
+
+
+def agreement(logits: Tensor, signal: TeacherSignal) -> Tensor:
+    """Share of views on which student and teacher name the same best class; a scalar on the logits' device."""
+    return (logits.argmax(dim=1) == signal.class_id[:, 0]).float().mean()
+
+
+def label_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Mean cross-entropy in nats of logits [B, C] against class ids [B]."""
+    return torch.nn.functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)

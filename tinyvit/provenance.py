@@ -1,0 +1,19 @@
+"""What made a result: library versions and the time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+# The libraries whose code decides the pixels of a view or the numbers of an answer.
+LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy")
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that decide pixels and numbers."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,345 @@
+"""Stage 2: train a student, stage after stage, on stored answers or on labels, with no teacher in memory.
+
+`train` runs the stages of a recipe in a run folder; each stage starts from the weights of the one before. What
+a stage has finished is not done again, and a stage that was killed goes on after its last whole epoch.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from storage import LogitStore, ShardTable, digest_of
+from tinyvit.config import Recipe, Stage
+from tinyvit.data.index import index_folder
+from tinyvit.data.join import indexed_shards
+from tinyvit.data.loader import run_stream
+from tinyvit.data.shards import class_names
+from tinyvit.data.training_views import Batch, TrainingViews
+from tinyvit.errors import UserError
+from tinyvit.evaluate import evaluate
+from tinyvit.losses import agreement, distillation_loss, label_loss
+from tinyvit.pixels import default_device, normalise
+from tinyvit.progress import Progress
+from tinyvit.provenance import library_versions, now
+from tinyvit.signal import TeacherSignal
+from tinyvit.students import adopt_weights, colours, create_student, input_size, save_student, write_whole
+
+log = logging.getLogger("tinyvit")
+
+STATE = "state.pt"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage of a run shares."""
+
+    recipe: Recipe
+    folder: Path
+    store: LogitStore | None
+    table: ShardTable
+    device: torch.device
+    workers: int
+    progress: Progress
+
+
+def train(run: Run, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Run the named stages in order; yields the result of each.
+
+    A result holds stage, epochs, images_per_s, the last epoch's metrics, `val` (an Evaluation, for stages on
+    labels with validation shards) and `checkpoint`, a folder that timm loads.
+    """
+    before: nn.Module | None = None
+    history: list[Any] = [run.recipe.student.model_dump(mode="json"), list(run.table.sha256), run.workers]
+    for name in stages:
+        stage = run.recipe.stages[name]
+        history += [name, stage.model_dump(mode="json"), run.recipe.augment_of(stage).model_dump(mode="json")]
+        if stage.target == "teacher" and run.store:
+            history.append(run.store.spec.to_attributes())
+        trainer = StageTrainer(run, name, stage, before, digest_of(history))
+        yield trainer.run()
+        before = trainer.model
+
+
+def open_run(
+    recipe: Recipe,
+    folder: Path,
+    store: LogitStore | None,
+    stages: Sequence[str],
+    workers: int,
+    progress: Progress,
+) -> Run:
+    """Check that the stages can run and record the recipe. UserError, one line, when they cannot."""
+    if unknown := [name for name in stages if name not in recipe.stages]:
+        raise UserError(f"the recipe has no stage {unknown[0]!r}; it has {', '.join(recipe.stages)}")
+    if store is None and (needy := [n for n in stages if recipe.stages[n].target == "teacher"]):
+        raise UserError(f"the stage {needy[0]!r} learns from a store; give one, or name stages on labels only")
+    table = store.table if store else index_folder(recipe.data.train, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": recipe.digest(),
+        "libraries": library_versions(),
+        "store": str(store.path) if store else None,
+        "stages": list(stages),
+        "started": now(),
+    }
+    write_whole(folder / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+    return Run(recipe, folder, store, table, default_device(), workers, progress)
+
+
+class StageTrainer:
+    """One stage under way: model, optimiser, schedule and position, all of which `state.pt` keeps."""
+
+    def __init__(self, run: Run, name: str, stage: Stage, before: nn.Module | None, digest: str) -> None:
+        self.run_settings, self.name, self.stage, self.digest = run, name, stage, digest
+        self.folder = run.folder / name
+        classes = _num_classes(run, stage)
+        self.model = create_student(run.recipe.student, classes, stage.seed).to(run.device)
+        if before is not None:
+            adopt_weights(self.model, before.state_dict())
+        self.mean, self.std = colours(self.model)
+        self.epoch = 0
+        self.views = self._views(0)
+        self.steps = self.views.batches(run.workers)
+        if self.steps == 0:
+            raise UserError(
+                f"stage {name}: no whole batch of {stage.batch_size} in {sum(run.table.samples)} images split "
+                f"over {max(1, run.workers)} workers; lower stages.{name}.batch_size"
+            )
+        self.optimiser = create_optimizer_v2(
+            self.model, opt="adamw", lr=stage.lr, weight_decay=stage.weight_decay
+        )
+        self.schedule: Scheduler = create_scheduler_v2(
+            self.optimiser,
+            num_epochs=stage.epochs,
+            warmup_epochs=stage.warmup_epochs,  # type: ignore[arg-type]
+            min_lr=stage.min_lr,
+            warmup_prefix=False,
+            step_on_epochs=False,
+            updates_per_epoch=self.steps,
+        )[0]
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, from where the run folder says that the stage stands; returns the result."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        resumed = self._load_state()
+        if resumed and (self.folder / RESULT).is_file():
+            result: dict[str, Any] = json.loads((self.folder / RESULT).read_text())
+            log.info("%s: already done, nothing to do", self.name)
+            return result
+        if resumed:
+            log.info("%s: resumed after epoch %d of %d", self.name, self.epoch, self.stage.epochs)
+        else:
+            self._forget()
+        self._announce()
+        steps = self.steps * (self.stage.epochs - self.epoch)
+        with self.run_settings.progress.task(self.name, steps * self.stage.batch_size, "images") as bar:
+            while self.epoch < self.stage.epochs:
+                metrics = self._train_epoch(bar)
+                self._save_epoch(metrics)
+        save_student(self.folder, self.model, self.run_settings.recipe.student)
+        return self._finish()
+
+    def _train_epoch(self, bar: Any) -> dict[str, Any]:
+        run, stage = self.run_settings, self.stage
+        # Drop path and dropout draw from here; seeding each epoch makes a resumed run the same as a whole one.
+        torch.manual_seed(digest_seed(stage.seed, self.name, self.epoch))
+        self.model.train()
+        began, waited, images, skipped, step = time.monotonic(), 0.0, 0, 0, 0
+        sums = torch.zeros(2, device=run.device)
+        batches = run_stream(self._views(self.epoch), run.workers, pin_memory=run.device.type == "cuda")
+        mark = time.monotonic()
+        for step, batch in enumerate(batches, 1):
+            waited += time.monotonic() - mark
+            loss, agreed = self._step(batch, self.epoch * self.steps + step)
+            sums += torch.stack([loss, agreed])
+            images += len(batch.labels)
+            skipped += batch.skipped
+            if step % 20 == 0 and not torch.isfinite(sums[0]):
+                raise UserError(_diverged(self.name, self.epoch))
+            bar.advance(len(batch.labels), f"epoch {self.epoch + 1}/{stage.epochs}")
+            mark = time.monotonic()
+        seconds = time.monotonic() - began
+        mean_loss, mean_agreement = (sums / max(step, 1)).tolist()
+        if not images or mean_loss != mean_loss:
+            raise UserError(_diverged(self.name, self.epoch))
+        self.epoch += 1
+        return {
+            "epoch": self.epoch,
+            "loss": mean_loss,
+            "agreement" if stage.target == "teacher" else "train_top1": 100 * mean_agreement,
+            "lr": self.optimiser.param_groups[0]["lr"],
+            "images": images,
+            "skipped": skipped,
+            "images_per_s": images / seconds,
+            "waiting_for_data": waited / seconds,
+        }
+
+    def _step(self, batch: Batch, update: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """One update; returns the loss and the share of views on which the student's best class is right."""
+        run, stage = self.run_settings, self.stage
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
+            logits = self.model(normalise(batch.views, self.mean, self.std, run.device))
+        if stage.target == "teacher":
+            assert run.store and batch.class_id is not None
+            assert batch.log_ratio is not None and batch.log_residual is not None
+            classes = run.store.spec.num_classes
+            signal = TeacherSignal(batch.class_id, batch.log_ratio, batch.log_residual, classes)
+            signal = signal.truncate(stage.top_k or classes).to(run.device)
+            loss, agreed = distillation_loss(logits, signal, stage.residual), agreement(logits, signal)
+        else:
+            labels = batch.labels.to(run.device)
+            _check_labels(batch.labels, logits.shape[1])
+            loss = label_loss(logits, labels, stage.label_smoothing)
+            agreed = (logits.argmax(dim=1) == labels).float().mean()
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if stage.clip_grad:
+            nn.utils.clip_grad_norm_(self.model.parameters(), stage.clip_grad)
+        self.optimiser.step()
+        self.schedule.step_update(update)
+        return loss.detach(), agreed
+
+    def _views(self, epoch: int) -> TrainingViews:
+        run, stage = self.run_settings, self.stage
+        replayed = run.store if stage.target == "teacher" else None
+        return TrainingViews(
+            shards=tuple(indexed_shards(run.recipe.data.train, run.table)),
+            augment=run.recipe.label.augment if replayed else run.recipe.augment_of(stage),
+            size=input_size(self.model),
+            batch_size=stage.batch_size,
+            epoch=epoch,
+            run_seed=stage.seed,
+            order_seed=stage.seed,
+            store=replayed.path if replayed else None,
+            store_epoch=epoch % replayed.spec.epochs if replayed else 0,
+            skip_broken=run.recipe.label.on_broken == "skip",
+        )
+
+    def _announce(self) -> None:
+        run, stage = self.run_settings, self.stage
+        parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
+        left = self.views.left_out(run.workers)
+        log.info(
+            "%s: %s, %.2f M parameters, %d epochs of %d steps of %d images, %d left out each epoch",
+            self.name, run.recipe.student.name, parameters, stage.epochs, self.steps, stage.batch_size, left,
+        )  # fmt: skip
+        if stage.target == "teacher" and run.store and stage.epochs > run.store.spec.epochs:
+            log.info("%s: the store has %d epochs; they are used again in turn", self.name, run.store.spec.epochs)
+
+    def _save_epoch(self, metrics: dict[str, Any]) -> None:
+        """State first, metrics second: a line of metrics always belongs to a state that was saved."""
+        run = self.run_settings
+        if self.stage.target == "labels" and run.recipe.data.val:
+            metrics["val"] = evaluate(self.model, run.recipe.data.val, run.device, run.workers).as_dict()
+        log.info("%s: epoch %d: %s", self.name, self.epoch, _metrics_line(metrics))
+        buffer = io.BytesIO()
+        state = {
+            "digest": self.digest,
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "metrics": [*self._metrics(), metrics],
+        }
+        torch.save(state, buffer)
+        write_whole(self.folder / STATE, buffer.getvalue())
+        write_whole(self.folder / METRICS, "".join(json.dumps(m) + "\n" for m in state["metrics"]).encode())
+
+    def _load_state(self) -> bool:
+        path = self.folder / STATE
+        if not path.is_file():
+            return False
+        state = torch.load(path, map_location=self.run_settings.device, weights_only=True)
+        if state["digest"] != self.digest:
+            raise UserError(
+                f"{self.folder} holds a stage of another recipe, store or data set; choose another run folder, "
+                f"or remove this one"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.epoch = state["epoch"]
+        write_whole(self.folder / METRICS, "".join(json.dumps(m) + "\n" for m in state["metrics"]).encode())
+        return True
+
+    def _metrics(self) -> list[dict[str, Any]]:
+        path = self.folder / METRICS
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+    def _forget(self) -> None:
+        for name in (METRICS, RESULT):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _finish(self) -> dict[str, Any]:
+        metrics = self._metrics()
+        result = {
+            "stage": self.name,
+            "target": self.stage.target,
+            "epochs": self.epoch,
+            "images_per_s": sum(m["images"] for m in metrics)
+            / sum(m["images"] / m["images_per_s"] for m in metrics),
+            "skipped": sum(m["skipped"] for m in metrics),
+            "last": metrics[-1],
+            "val": metrics[-1].get("val"),
+            "checkpoint": str(self.folder),
+            "digest": self.digest,
+            "finished": now(),
+        }
+        write_whole(self.folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+        return result
+
+
+def digest_seed(*parts: object) -> int:
+    """A 63-bit seed from its parts."""
+    return int(digest_of([str(part) for part in parts])[:15], 16)
+
+
+def _num_classes(run: Run, stage: Stage) -> int:
+    if stage.target == "teacher":
+        assert run.store
+        return run.store.spec.num_classes
+    names = class_names(run.recipe.data.train)
+    if names is None:
+        raise UserError(
+            f"{run.recipe.data.train} has no classes.txt beside or above its shards; write one, a class name a "
+            f"line in the order of the labels"
+        )
+    return len(names)
+
+
+def _check_labels(labels: torch.Tensor, classes: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0:
+        raise UserError("a sample has no label (.cls); a stage on labels needs one for every image")
+    if high >= classes:
+        raise UserError(f"a sample has the label {high}, but classes.txt names {classes} classes; mend it")
+
+
+def _diverged(name: str, epoch: int) -> str:
+    return (
+        f"stage {name}: the loss of epoch {epoch + 1} is not a number; lower stages.{name}.lr, "
+        f"the state of the epoch before is kept"
+    )
+
+
+def _metrics_line(metrics: dict[str, Any]) -> str:
+    parts = [f"loss {metrics['loss']:.4f}"]
+    parts += [f"{k.replace('_', ' ')} {metrics[k]:.1f} %" for k in ("agreement", "train_top1") if k in metrics]
+    if val := metrics.get("val"):
+        parts.append(f"val top-1 {val['top1']:.1f} %")
+    parts += [f"{metrics['images_per_s']:.0f} images/s", f"waiting {100 * metrics['waiting_for_data']:.0f} %"]
+    return ", ".join(parts)
