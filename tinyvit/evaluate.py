@@ -15,7 +15,7 @@ from timm.data.transforms_factory import transforms_imagenet_eval
 from torch import Tensor, nn
 
 from tinyvit.data.images import BrokenImage, decode
-from tinyvit.data.loader import run_stream
+from tinyvit.data.loader import run_streams
 from tinyvit.data.shards import Sample, list_shards, read_samples
 from tinyvit.errors import UserError
 from tinyvit.pixels import normalise
@@ -82,28 +82,45 @@ def _label(shard: Path, sample: Sample) -> int:
     return sample.label
 
 
-@torch.inference_mode()
-def evaluate(model: nn.Module, folder: Path, device: torch.device, workers: int, batch_size: int = 250) -> Evaluation:
-    """Evaluate on every shard of a folder. UserError for a picture without a label, or one of no class."""
-    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    mean, std = colours(model)
-    stream = EvaluationViews(
-        tuple(list_shards(folder)), input_size(model), config["crop_pct"], config["interpolation"], batch_size
-    )
-    training = model.training
-    model.eval()
-    began, images = time.monotonic(), 0
-    total = torch.zeros(3, dtype=torch.float64, device=device)
-    for views, labels in run_stream(stream, workers):
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(normalise(views, mean, std, device))
-        logits, target = logits.float(), labels.to(device)
-        if int(labels.max()) >= logits.shape[1]:
-            raise UserError(f"{folder} has the label {int(labels.max())}, the model {logits.shape[1]} classes")
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == target[:, None]
-        loss = nn.functional.cross_entropy(logits, target, reduction="sum")
-        total += torch.stack([best[:, 0].sum(), best.sum(), loss]).double()
-        images += len(labels)
-    model.train(training)
-    top1, top5, loss_sum = (total / images).tolist()
-    return Evaluation(100 * top1, 100 * top5, loss_sum, images, images / (time.monotonic() - began))
+class Evaluator:
+    """Measures one architecture on one folder, as often as asked, with the same data processes."""
+
+    def __init__(
+        self, model: nn.Module, folder: Path, device: torch.device, workers: int, times: int, batch_size: int = 250
+    ) -> None:
+        config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        self._folder, self._device = folder, device
+        self._mean, self._std = colours(model)
+        views = EvaluationViews(
+            tuple(list_shards(folder)), input_size(model), config["crop_pct"], config["interpolation"], batch_size
+        )
+        self._passes = run_streams([views] * times, workers, pin_memory=device.type == "cuda")
+
+    @torch.inference_mode()
+    def measure(self, model: nn.Module) -> Evaluation:
+        """Evaluate on every shard. UserError for a picture without a label, or one of no class."""
+        device, training = self._device, model.training
+        model.eval()
+        began, images = time.monotonic(), 0
+        total = torch.zeros(3, dtype=torch.float64, device=device)
+        for views, labels in next(self._passes):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                logits = model(normalise(views, self._mean, self._std, device)).float()
+            if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+                raise UserError(
+                    f"{self._folder} has labels {int(labels.min())}..{int(labels.max())}, "
+                    f"the model {logits.shape[1]} classes; give data with the classes it was trained for"
+                )
+            target = labels.to(device)
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == target[:, None]
+            loss = nn.functional.cross_entropy(logits, target, reduction="sum")
+            total += torch.stack([best[:, 0].sum(), best.sum(), loss]).double()
+            images += len(labels)
+        model.train(training)
+        top1, top5, loss_sum = (total / images).tolist()
+        return Evaluation(100 * top1, 100 * top5, loss_sum, images, images / (time.monotonic() - began))
+
+
+def evaluate(model: nn.Module, folder: Path, device: torch.device, workers: int) -> Evaluation:
+    """Evaluate a model once on every shard of a folder."""
+    return Evaluator(model, folder, device, workers, times=1).measure(model)

@@ -25,14 +25,14 @@ from storage import LogitStore, ShardTable, digest_of
 from tinyvit.config import Recipe, Stage
 from tinyvit.data.index import index_folder
 from tinyvit.data.join import indexed_shards
-from tinyvit.data.loader import run_stream
+from tinyvit.data.loader import run_streams
 from tinyvit.data.shards import class_names
 from tinyvit.data.training_views import Batch, TrainingViews
 from tinyvit.errors import UserError
-from tinyvit.evaluate import evaluate
+from tinyvit.evaluate import Evaluator
 from tinyvit.losses import agreement, distillation_loss, label_loss
 from tinyvit.pixels import default_device, normalise
-from tinyvit.progress import Progress
+from tinyvit.progress import Bar, Progress
 from tinyvit.provenance import library_versions, now
 from tinyvit.signal import TeacherSignal
 from tinyvit.students import adopt_weights, colours, create_student, input_size, load_weights, save_student, write_whole
@@ -159,20 +159,31 @@ class StageTrainer:
         self._announce()
         steps = self.steps * (self.stage.epochs - self.epoch)
         with self.run_settings.progress.task(self.name, steps * self.stage.batch_size, "images") as bar:
-            while self.epoch < self.stage.epochs:
-                metrics = self._train_epoch(bar)
+            evaluator = self._evaluator()
+            epochs = [self._views(epoch) for epoch in range(self.epoch, self.stage.epochs)]
+            pin_memory = self.run_settings.device.type == "cuda"
+            for batches in run_streams(epochs, self.run_settings.workers, pin_memory):
+                metrics = self._train_epoch(batches, bar)
+                if evaluator:
+                    metrics["val"] = evaluator.measure(self.model).as_dict()
                 self._save_epoch(metrics)
         save_student(self.folder, self.model, self.run_settings.recipe.student)
         return self._finish()
 
-    def _train_epoch(self, bar: Any) -> dict[str, Any]:
+    def _evaluator(self) -> Evaluator | None:
+        run = self.run_settings
+        if self.stage.target != "labels" or run.recipe.data.val is None:
+            return None
+        left = self.stage.epochs - self.epoch
+        return Evaluator(self.model, run.recipe.data.val, run.device, run.workers, times=left)
+
+    def _train_epoch(self, batches: Iterator[Batch], bar: Bar) -> dict[str, Any]:
         run, stage = self.run_settings, self.stage
         # Drop path and dropout draw from here; seeding each epoch makes a resumed run the same as a whole one.
         torch.manual_seed(digest_seed(stage.seed, self.name, self.epoch))
         self.model.train()
         began, waited, images, skipped, step = time.monotonic(), 0.0, 0, 0, 0
         sums = torch.zeros(2, device=run.device)
-        batches = run_stream(self._views(self.epoch), run.workers, pin_memory=run.device.type == "cuda")
         mark = time.monotonic()
         for step, batch in enumerate(batches, 1):
             waited += time.monotonic() - mark
@@ -254,9 +265,6 @@ class StageTrainer:
 
     def _save_epoch(self, metrics: dict[str, Any]) -> None:
         """State first, metrics second: a line of metrics always belongs to a state that was saved."""
-        run = self.run_settings
-        if self.stage.target == "labels" and run.recipe.data.val:
-            metrics["val"] = evaluate(self.model, run.recipe.data.val, run.device, run.workers).as_dict()
         log.info("%s: epoch %d: %s", self.name, self.epoch, _metrics_line(metrics))
         buffer = io.BytesIO()
         state = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -22,36 +22,53 @@ class Stream(Protocol):
 
 
 class _Relay(IterableDataset[Any]):
-    """Runs a stream in a DataLoader worker. Faults travel as values: DataLoader would bury their one line."""
+    """Runs streams in a DataLoader worker, the next one each time it is iterated over.
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    Faults travel as values: DataLoader would bury their one line in a traceback.
+    """
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self._streams = streams
+        self._next = 0
 
     def __iter__(self) -> Iterator[Any]:
+        stream, self._next = self._streams[self._next], self._next + 1
         info = get_worker_info()
         try:
-            yield from self._stream.read(info.id, info.num_workers) if info else self._stream.read(0, 1)
+            yield from stream.read(info.id, info.num_workers) if info else stream.read(0, 1)
         except (UserError, StoreError, OSError) as fault:
             yield fault
 
 
-def run_stream(stream: Stream, workers: int, pin_memory: bool = False) -> Iterator[Any]:
-    """Read a stream with `workers` processes (0: in this one); items come in a reproducible order.
+def run_streams(streams: Sequence[Stream], workers: int, pin_memory: bool = False) -> Iterator[Iterator[Any]]:
+    """Read streams one after another with the same `workers` processes (0: in this one).
 
-    Processes come from a fork server: the parent holds threads (Zarr's, Prefect's) that a plain fork would
-    copy in whatever state they are.
+    Yields an iterator for each stream, to be read to its end; items come in a reproducible order. Processes
+    come from a fork server: the parent holds threads (Zarr's, Prefect's) that a plain fork would copy in
+    whatever state they are. They start once, because a start costs what importing torch costs.
     """
     context = None
     if workers:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tinyvit.data.training_views", "tinyvit.data.unit_views"])
     loader: DataLoader[Any] = DataLoader(
-        _Relay(stream),
+        _Relay(streams),
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=context,
         pin_memory=pin_memory,
+        persistent_workers=workers > 0,
     )
+    for _ in streams:
+        yield _items(loader)
+
+
+def run_stream(stream: Stream, workers: int, pin_memory: bool = False) -> Iterator[Any]:
+    """Read one stream; see `run_streams`."""
+    yield from next(run_streams([stream], workers, pin_memory))
+
+
+def _items(loader: DataLoader[Any]) -> Iterator[Any]:
     for item in loader:
         if isinstance(item, Exception):
             raise item
