@@ -1,0 +1,70 @@
+"""What tests share: the small recipe, the command line, a process without some packages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from storage import LogitStore
+from tinyvit.config import Recipe
+from tinyvit.label import finish, label_units, open_for_labelling
+from tinyvit.progress import LogProgress
+from tinyvit.teachers import Teacher
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "fashion-mnist"
+
+# Small enough for seconds, large enough for two blocks of epochs and two shards.
+SMALL = (
+    "label.epochs=3",
+    "label.epochs_per_unit=2",
+    "label.input_size=32",
+    "student.kwargs.img_size=32",
+    "stages.distill.epochs=2",
+    "stages.distill.batch_size=50",
+    "stages.finetune.epochs=2",
+    "stages.finetune.batch_size=50",
+)
+
+
+def label_all(recipe: Recipe, path: Path, teacher: Teacher, workers: int = 0) -> LogitStore:
+    """Label what is missing, verify and seal."""
+    progress = LogProgress()
+    store = open_for_labelling(recipe, path, teacher, progress)
+    if missing := store.missing():
+        list(label_units(store, missing, recipe, teacher, workers, progress))
+    finish(store, progress)
+    return store
+
+
+def tinyvit(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end, as a user does."""
+    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The command line that runs the installed `tinyvit`."""
+    return [str(Path(sys.executable).parent / "tinyvit"), *(str(a) for a in arguments)]
+
+
+def small_arguments(data: Path) -> list[str]:
+    """Command-line arguments of the small recipe."""
+    return ["--data", str(data), *(part for override in SMALL for part in ("--set", override))]
+
+
+def without_packages(forbidden: set[str], code: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh process in which some packages cannot be imported."""
+    guard = (
+        "import sys\n"
+        "class Guard:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {forbidden!r}:\n"
+        "            raise ImportError('forbidden: ' + name)\n"
+        "sys.meta_path.insert(0, Guard())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": ""}
+    return subprocess.run(
+        [sys.executable, "-c", guard + code], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
