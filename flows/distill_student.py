@@ -47,11 +47,11 @@ def distill_student(
     path = None
     if any(resolved.stages[name].target == "teacher" for name in names):
         path = Path(store) if store else home / "store"
-        check_store(resolved, path)
+        check_store.submit(resolved, path).result()
     results: dict[str, Any] = {}
     before = None
     for name in names:
-        results[name] = run_stage(resolved, folder, path, name, before)
+        results[name] = run_stage.submit(resolved, folder, path, name, before).result()
         before = folder / name
     _publish(folder, results)
     return results

@@ -42,7 +42,7 @@ RETRY_DELAY_S = 10
 def plain_fault(function: Callable[P, R]) -> Callable[P, R]:
     """End in a Failed state with one line, without traceback and retries, where the input is at fault.
 
-    Prefect raises FailedRun with that line where the result of a failed task is asked for.
+    A submitted task's `result()` then raises FailedRun with that line; a task that is called returns the state.
     """
 
     @wraps(function)

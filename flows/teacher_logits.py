@@ -40,7 +40,7 @@ def teacher_logits(
     """
     resolved = load_recipe(recipe, overrides or []).with_data(data)
     path = Path(store) if store else Path(run_dir or f"runs/{Path(recipe).stem}") / "store"
-    units = plan_units(resolved, path)
+    units = plan_units.submit(resolved, path).result()
     groups = [units[i : i + units_per_task] for i in range(0, len(units), units_per_task)]
     get_run_logger().info("%d units to label in %d tasks, into %s", len(units), len(groups), path)
     progress = create_progress_artifact(progress=0.0, key="teacher-logits-progress", description=str(path))
@@ -49,7 +49,7 @@ def teacher_logits(
     for number, future in enumerate(futures, 1):
         reports.append(future.result())
         update_progress_artifact(progress, progress=100 * number / len(futures))  # type: ignore[arg-type]
-    sealed = seal_store(path)
+    sealed = seal_store.submit(path).result()
     return _summary(path, reports, sealed)
 
 

@@ -123,6 +123,8 @@ def _from_timm(name: str, checkpoint: str | None = None) -> nn.Module:
     if not name.startswith(("local-dir:", "hf-hub:")) and not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]) or "see timm.list_models()"
         raise UserError(f"timm has no model {name!r}; near it: {close}")
+    if checkpoint is not None and not Path(checkpoint).is_file():
+        raise UserError(f"there is no checkpoint file {checkpoint}; mend the path after the @")
     try:
         if checkpoint is None:
             return timm.create_model(name, pretrained=True)

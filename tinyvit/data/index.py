@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -77,10 +78,10 @@ def _index_shard(shard: Path) -> ShardEntry:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(max(0, status.st_size - len(TAR_END)))
         ended = file.read() == TAR_END and status.st_size % 512 == 0
-    keys = [sample.key for sample in read_samples(shard)]
     # A tar cut between two members reads as a shorter, healthy one; only its end marker is missing.
     if not ended:
         raise UserError(f"{shard} is cut short (no end-of-archive marker); fetch or make it again")
+    keys = [sample.key for sample in read_samples(shard)]
     if not keys:
         raise UserError(f"{shard} holds no samples; remove it or make it again")
     digests = np.array([key_digest(key) for key in keys], np.uint64)
@@ -128,7 +129,7 @@ def _load(path: Path) -> dict[str, ShardEntry]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {entry.name: entry for entry in _entries(dict(arrays))}
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return {}  # no index, or one that cannot be trusted: everything is read again
 
 

@@ -1,0 +1,91 @@
+"""The commands of the README against a real server, pool and worker on a free port."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support import ROOT, SMALL
+
+from flows.server import local_server
+from storage import LogitStore
+
+BIN = Path(sys.executable).parent
+OVERRIDES = "overrides=[" + ",".join(f'"{o}"' for o in SMALL) + "]"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def prefect(environment: dict[str, str], *arguments: str, timeout: int = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BIN / "prefect", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A server with both deployments; gives the environment in which `prefect` talks to it."""
+    port, home = free_port(), tmp_path_factory.mktemp("prefect")
+    environment = os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(home)}
+    with local_server(port, home):
+        deployed = prefect(environment, "--no-prompt", "deploy", "--all")
+        assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+        yield environment
+
+
+def test_both_literal_commands_end_in_completed(server: dict[str, str], small_data: Path, tmp_path: Path) -> None:
+    store, run = tmp_path / "store", tmp_path / "run"
+    common = ["--param", f"data={small_data}", "--param", f"store={store}", "--param", OVERRIDES, "--watch"]
+    labelled = prefect(server, "deployment", "run", "teacher-logits", *common)
+    assert labelled.returncode == 0, labelled.stdout + labelled.stderr
+    assert "Completed" in labelled.stdout
+    assert LogitStore.open(store).sealed
+
+    trained = prefect(server, "deployment", "run", "distill-student", *common, "--param", f"run_dir={run}")
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert "Completed" in trained.stdout
+    assert (run / "finetune" / "model.safetensors").is_file()
+
+    artifacts = httpx.post(f"{server['PREFECT_API_URL']}/artifacts/filter", json={}).json()
+    assert {"teacher-logits", "teacher-logits-progress", "distill-student", "distill-student-curves"} <= {
+        artifact["key"] for artifact in artifacts
+    }
+
+
+def test_bad_input_ends_in_failed_with_the_one_line(server: dict[str, str], tmp_path: Path) -> None:
+    failed = prefect(
+        server, "deployment", "run", "teacher-logits/teacher-logits", "--watch",
+        "--param", "data=/nowhere", "--param", f"store={tmp_path / 's'}",
+    )  # fmt: skip
+    assert failed.returncode == 1
+    runs = httpx.post(
+        f"{server['PREFECT_API_URL']}/flow_runs/filter",
+        json={"flow_runs": {"state": {"type": {"any_": ["FAILED"]}}}},
+    ).json()
+    assert [run["state"]["message"] for run in runs] == [
+        "there is no data folder /nowhere; give a folder of WebDataset .tar shards"
+    ]
+    assert runs[0]["run_count"] == 1
+
+
+def test_unknown_deployment_is_a_plain_failure(server: dict[str, str]) -> None:
+    failed = prefect(server, "deployment", "run", "no-such-deployment")
+    assert failed.returncode == 1
+    assert failed.stdout.splitlines() == ["Deployment 'no-such-deployment' not found!"]

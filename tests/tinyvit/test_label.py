@@ -1,0 +1,139 @@
+"""Stage 1 with the real teacher: what is stored is what the teacher said, however the run went."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+from support import command, label_all, small_arguments, tinyvit
+
+from storage import ENCODINGS, LogitStore, Unit
+from tinyvit.config import Recipe
+from tinyvit.data.images import decode
+from tinyvit.data.join import checked_samples, indexed_shards
+from tinyvit.losses import distillation_loss
+from tinyvit.replay import view
+from tinyvit.signal import TeacherSignal
+from tinyvit.teachers import Teacher
+
+UNIT_ARRAYS = ("class_id", "log_ratio", "residual", "seed", "valid", "view_digest", "committed")
+
+
+def assert_equal_stores(one: LogitStore, two: LogitStore) -> None:
+    for name in (*UNIT_ARRAYS, "shard_name", "shard_samples", "shard_sha256", "key_digest", "class_name"):
+        assert np.array_equal(np.asarray(one.array(name)[:]), np.asarray(two.array(name)[:]), equal_nan=False), name
+
+
+def live_views(store: LogitStore, recipe: Recipe, epoch: int, shard: int, count: int) -> torch.Tensor:
+    """The first views of a shard and epoch, made again."""
+    source, rows = indexed_shards(recipe.data.train, store.table)[shard], store.read(epoch, shard)
+    samples = [s for s, _ in zip(checked_samples(source), range(count), strict=False)]
+    size = recipe.label.input_size or 0
+    made = [view(decode(s.image), int(rows.seed[s.slot]), recipe.label.augment, size) for s in samples]
+    return torch.from_numpy(np.stack(made))
+
+
+def test_stored_loss_equals_the_live_teachers_within_the_encoding(
+    small_store: LogitStore, small_recipe: Recipe, teacher: Teacher
+) -> None:
+    bound = ENCODINGS[small_store.spec.encoding].max_error
+    for epoch, shard in ((0, 0), (1, 1), (2, 0)):
+        live_logits = teacher.answer(live_views(small_store, small_recipe, epoch, shard, 64))
+        live = TeacherSignal.from_logits(live_logits, small_store.spec.top_k)
+        rows = small_store.read(epoch, shard)
+        stored = TeacherSignal(
+            torch.from_numpy(rows.class_id[:64].astype(np.int64)),
+            torch.from_numpy(rows.log_ratio[:64]),
+            torch.from_numpy(rows.residual[:64]),
+            small_store.spec.num_classes,
+        )
+        # A forward pass in batches of another size may differ in the last bits and swap two nearly equal classes.
+        assert (stored.class_id == live.class_id).float().mean() > 0.999
+        # Each kept probability is off by at most the rounding of its ratio and of the ratios' sum.
+        assert (stored.probability.log() - live.probability.log())[live.log_ratio > -15].abs().max() < 2.5 * bound
+        student = torch.randn(64, 1000, generator=torch.Generator().manual_seed(epoch))
+        for residual in ("uniform", "ghost", "renormalise"):
+            gap = distillation_loss(student, stored, residual) - distillation_loss(student, live, residual)  # type: ignore[arg-type]
+            # |sum p (e^d - 1) log q| <= e^bound - 1 times the largest |log q - mean|, and that is under 5 here
+            assert gap.abs() < 5 * 2 * bound, residual
+
+
+def test_the_teacher_knows_what_it_sees(teacher: Teacher) -> None:
+    """Coffee is espresso (class 967): weights, class order and normalisation are right."""
+    coffee = Image.fromarray(skimage.data.coffee()).resize((224, 224), Image.Resampling.BICUBIC)
+    logits = teacher.answer(torch.from_numpy(np.array(coffee))[None])
+    assert logits.softmax(dim=1)[0, 967] > 0.9
+    assert teacher.classes is not None
+    assert "espresso" in teacher.classes[967]
+
+
+def test_number_of_workers_changes_no_bit(
+    small_store: LogitStore, small_recipe: Recipe, teacher: Teacher, tmp_path: Path
+) -> None:
+    assert_equal_stores(label_all(small_recipe, tmp_path / "s", teacher, workers=2), small_store)
+
+
+def test_a_run_killed_with_9_and_resumed_makes_the_same_store(
+    small_store: LogitStore, small_data: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    arguments = command("label", "example", "--store", path, "--workers", "1", *small_arguments(small_data))
+    run = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    commits = path / "committed" / "c"
+    deadline = time.monotonic() + 120
+    while not any(LogitStore.open(path).commitment(u) for u in [Unit(0, 0)] if commits.exists()):
+        assert time.monotonic() < deadline
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    missing = LogitStore.open(path).missing()
+    assert missing, "the kill came too late to prove anything"
+    done = tinyvit("label", "example", "--store", path, "--workers", "1", "--json", *small_arguments(small_data))
+    assert done.returncode == 0, done.stderr
+    assert f'"units_labelled_now": {len(missing)}' in done.stdout
+    assert_equal_stores(LogitStore.open(path), small_store)
+    assert not list(path.rglob("*.partial"))
+
+
+def test_a_sealed_store_is_not_labelled_again(small_store: LogitStore, small_data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "s"
+    shutil.copytree(small_store.path, copy)
+    done = tinyvit("label", "example", "--store", copy, "--json", *small_arguments(small_data))
+    assert done.returncode == 0, done.stderr
+    assert '"units_labelled_now": 0' in done.stdout
+    assert LogitStore.open(copy).sealed == small_store.sealed
+
+
+def test_a_teacher_of_ones_own_answers_what_is_not_finite_as_invalid(
+    small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_teacher.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        m = x.mean(dim=(1, 2, 3))\n"
+        "        out = torch.stack([m, -m, m * 0, m + 1], dim=1)\n"
+        "        out[m > m.median()] = float('nan')\n"
+        "        return out\n"
+        "def make():\n"
+        "    return Net()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    from tinyvit.teachers import load_teacher
+
+    own = load_teacher("python:own_teacher:make", torch.device("cpu"), None)
+    label = small_recipe.label.model_copy(update={"teacher": own.name, "top_k": 2})
+    recipe = small_recipe.model_copy(update={"label": label})
+    store = label_all(recipe, tmp_path / "s", own)
+    valid = np.concatenate([store.read(e, s).valid for e in range(3) for s in range(2)])
+    assert 0.3 < valid.mean() < 0.7
+    assert store.class_names is None
