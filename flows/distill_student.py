@@ -15,7 +15,7 @@ from tinyvit.config import load_recipe
 from tinyvit.curves import curves_png
 from tinyvit.errors import UserError
 
-RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1)
+RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
 
 
 @flow(name="distill-student", task_runner=RUNNER, log_prints=True)
@@ -62,9 +62,7 @@ def _publish(folder: Path, results: dict[str, Any]) -> None:
     for name, result in results.items():
         top1 = f"{result['val']['top1']:.1f}" if result["val"] else ""
         last = result["last"]
-        lines.append(
-            f"| {name} | {result['epochs']} | {result['images_per_s']:.0f} | {last['loss']:.3f} | {top1} |"
-        )
+        lines.append(f"| {name} | {result['epochs']} | {result['images_per_s']:.0f} | {last['loss']:.3f} | {top1} |")
     text = "\n".join([f"Student in `{folder}`", "", *lines])
     create_markdown_artifact(markdown=text, key="distill-student")
     picture = base64.b64encode(curves_png([folder / name for name in results])).decode()

@@ -68,7 +68,7 @@ def _wait_for_health(server: subprocess.Popen[bytes], port: int) -> None:
         if server.poll() is not None:
             raise ServerFault(f"the Prefect server ended with exit code {server.returncode} while it started")
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{port}/api/health", timeout=2):  # noqa: S310
+            with urllib.request.urlopen(f"http://{HOST}:{port}/api/health", timeout=2):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)

@@ -103,9 +103,7 @@ def check_store(recipe: Recipe, store: Path) -> str:
 
 @task(cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S, task_run_name="train {name}")
 @plain_fault
-def run_stage(
-    recipe: Recipe, run_dir: Path, store: Path | None, name: str, before: Path | None
-) -> dict[str, Any]:
+def run_stage(recipe: Recipe, run_dir: Path, store: Path | None, name: str, before: Path | None) -> dict[str, Any]:
     """One training stage, resumed where an earlier try stopped; returns its result."""
     opened = LogitStore.open(store) if store else None
     run = open_run(recipe, run_dir, opened, [name], default_workers(), default_progress())

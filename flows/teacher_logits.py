@@ -15,7 +15,7 @@ from tinyvit.config import load_recipe
 from tinyvit.store_facts import describe
 
 # One task at a time: a process holds one teacher, and the generators that replay seeds are the process's.
-RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1)
+RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
 
 
 @flow(name="teacher-logits", task_runner=RUNNER, log_prints=True)

@@ -30,8 +30,8 @@ class Encoding:
 
     def encode(self, log_ratio: NDArray[np.floating]) -> NDArray[np.unsignedinteger]:
         """Quantise log-ratios (any shape, at most 0) to the stored integers."""
-        steps = np.rint(np.maximum(log_ratio, self.floor) / self.scale)
-        return steps.astype(self.dtype)
+        steps: NDArray[np.unsignedinteger] = np.rint(np.maximum(log_ratio, self.floor) / self.scale).astype(self.dtype)
+        return steps
 
     def decode(self, stored: NDArray[np.unsignedinteger]) -> NDArray[np.float32]:
         """Undo `encode`, to float32 nats."""

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.array_spec import ArrayConfigParams
 
 from storage.encoding import ENCODINGS
 from storage.spec import ShardTable, StoreSpec
 
 # Absent and all-zero must differ: an all-zero chunk is written like any other.
-WRITE_CONFIG = {"write_empty_chunks": True}
+WRITE_CONFIG: ArrayConfigParams = {"write_empty_chunks": True}
 
 UNIT_ARRAYS = ("class_id", "log_ratio", "residual", "seed", "valid", "view_digest")
 
@@ -31,9 +32,7 @@ def class_id_dtype(num_classes: int) -> str:
     return "uint16" if num_classes <= np.iinfo(np.uint16).max + 1 else "uint32"
 
 
-def create_arrays(
-    group: zarr.Group, spec: StoreSpec, table: ShardTable, class_names: Sequence[str] | None
-) -> None:
+def create_arrays(group: zarr.Group, spec: StoreSpec, table: ShardTable, class_names: Sequence[str] | None) -> None:
     """Create every array of a store and fill in the data set's index and the names of the classes."""
     encoding = ENCODINGS[spec.encoding]
     views = (spec.epochs, len(table), table.slots)

@@ -43,7 +43,11 @@ class UnitRows:
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
                 raise StoreError(f"{name} has the shape {getattr(self, name).shape}, the unit needs {shape}")
-        ids, ratios, residual = self.class_id[self.valid], self.log_ratio[self.valid], self.residual[self.valid]
+        ids, ratios, residual = (
+            self.class_id[self.valid],
+            self.log_ratio[self.valid],
+            self.residual[self.valid],
+        )
         if faults := row_faults(spec, ids, ratios, residual):
             raise StoreError(f"rows cannot be stored: {'; '.join(faults)}")
 

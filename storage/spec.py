@@ -63,8 +63,7 @@ class StoreSpec:
             raise StoreError(f"encoding {self.encoding!r} is unknown; choose one of {', '.join(ENCODINGS)}")
         if not 1 <= self.top_k <= self.num_classes:
             raise StoreError(
-                f"top_k={self.top_k} does not fit {self.num_classes} classes; "
-                f"choose 1 to {self.num_classes}"
+                f"top_k={self.top_k} does not fit {self.num_classes} classes; choose 1 to {self.num_classes}"
             )
         if self.epochs < 1 or not 1 <= self.epochs_per_unit <= self.epochs:
             raise StoreError(
@@ -157,7 +156,10 @@ class ShardTable:
 
     def differences(self, other: ShardTable) -> list[str]:
         """Where two data sets disagree, by shard; empty when they hold the same samples in the same order."""
-        mine, theirs = dict(zip(self.name, self.sha256, strict=True)), dict(zip(other.name, other.sha256, strict=True))
+        mine, theirs = (
+            dict(zip(self.name, self.sha256, strict=True)),
+            dict(zip(other.name, other.sha256, strict=True)),
+        )
         found = [f"shard {name} is in the store, not in the data" for name in mine if name not in theirs]
         found += [f"shard {name} is in the data, not in the store" for name in theirs if name not in mine]
         found += [

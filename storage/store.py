@@ -66,9 +66,7 @@ class LogitStore:
         if _is_half_created(path):
             raise StoreError(f"{path} is a store whose creation was cut short; run teacher-logits again")
         try:
-            group = zarr.open_group(
-                DurableLocalStore(path, read_only=not writable), mode="r+" if writable else "r"
-            )
+            group = zarr.open_group(DurableLocalStore(path, read_only=not writable), mode="r+" if writable else "r")
         except (ValueError, KeyError, TypeError) as fault:
             raise StoreError(f"{path} is not a readable Zarr group ({fault}); restore or label again") from None
         return cls(path, group)
@@ -77,12 +75,12 @@ class LogitStore:
     def table(self) -> ShardTable:
         """The index of the data set that the store was made for."""
         if self._table is None:
-            samples = tuple(int(n) for n in self.array("shard_samples")[:])
-            digests = np.asarray(self.array("key_digest")[:])
+            samples = tuple(int(n) for n in self._whole("shard_samples"))
+            digests = self._whole("key_digest")
             self._table = ShardTable(
-                name=tuple(str(n) for n in self.array("shard_name")[:]),
+                name=tuple(str(n) for n in self._whole("shard_name")),
                 samples=samples,
-                sha256=tuple(str(n) for n in self.array("shard_sha256")[:]),
+                sha256=tuple(str(n) for n in self._whole("shard_sha256")),
                 key_digest=tuple(row[:n] for row, n in zip(digests, samples, strict=True)),
             )
         return self._table
@@ -92,7 +90,7 @@ class LogitStore:
         """The teacher's class names in the order of ids; None when it had none."""
         if "class_name" not in self._group:
             return None
-        return [str(name) for name in self.array("class_name")[:]]
+        return [str(name) for name in self._whole("class_name")]
 
     def array(self, name: str) -> zarr.Array[Any]:
         """A Zarr array of the store by name; StoreError when it is missing or not of the recorded type."""
@@ -110,7 +108,7 @@ class LogitStore:
 
     def missing(self) -> list[Unit]:
         """The units that no commit vouches for; what a resumed run has to do."""
-        committed = self._committed()
+        committed = self._whole("committed")
         return [unit for unit in self.units() if not committed[unit.block, unit.shard]]
 
     def write_unit(self, unit: Unit, rows: UnitRows) -> None:
@@ -142,7 +140,7 @@ class LogitStore:
 
     def commitment(self, unit: Unit) -> int:
         """The checksum that was committed for a unit; 0 when it was not."""
-        return int(self.array("committed")[unit.block, unit.shard])
+        return int(np.asarray(self.array("committed")[unit.block, unit.shard]))
 
     def read(self, epoch: int, shard: int) -> Rows:
         """One epoch of one shard, decoded. StoreError when its unit is not committed or a chunk is damaged."""
@@ -198,8 +196,8 @@ class LogitStore:
                 sizes[name] = sizes.get(name, 0) + file.stat().st_size
         return sizes
 
-    def _committed(self) -> NDArray[np.uint32]:
-        return np.asarray(self.array("committed")[:])
+    def _whole(self, name: str) -> NDArray[Any]:
+        return np.asarray(self.array(name)[:])
 
     def _part(self, name: str, epoch: int, shard: int) -> NDArray[Any]:
         try:

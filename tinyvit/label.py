@@ -150,7 +150,7 @@ class _Draft:
 
     @property
     def complete(self) -> bool:
-        return self._filled == self._rows.valid.shape[1]
+        return self._filled == len(self._rows.valid[0])
 
     @property
     def rows(self) -> UnitRows:
@@ -161,9 +161,7 @@ class _Draft:
         """Ask the teacher about a chunk [E, n] and keep the answer."""
         logits = teacher.answer(chunk.views.flatten(0, 1))
         finite = torch.isfinite(logits).all(dim=1)
-        signal = TeacherSignal.from_logits(
-            torch.where(finite[:, None], logits, 0.0), self._rows.class_id.shape[-1]
-        )
+        signal = TeacherSignal.from_logits(torch.where(finite[:, None], logits, 0.0), self._rows.class_id.shape[-1])
         shape, slots = tuple(chunk.digest.shape), chunk.slots.numpy()
         self._rows.class_id[:, slots] = signal.class_id.view(*shape, -1).cpu().numpy()
         self._rows.log_ratio[:, slots] = signal.log_ratio.view(*shape, -1).cpu().numpy()

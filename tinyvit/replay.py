@@ -130,9 +130,6 @@ def _erase(pixels: NDArray[np.uint8], augment: Augment, rng: np.random.Generator
 
 def _fill(mode: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.uint8]:
     """What stands in the hole: the mean colour, one random colour or random pixels, around ImageNet's mean."""
-    if mode == "const":
-        noise = np.zeros((1, 1, 3))
-    else:
-        noise = rng.standard_normal((1, 1, 3) if mode == "rand" else shape)
+    noise = rng.standard_normal(shape if mode == "pixel" else (1, 1, 3)) * (mode != "const")
     colours = np.clip(np.rint(MEAN_COLOUR + STD_COLOUR * noise), 0, 255).astype(np.uint8)
     return np.broadcast_to(colours, shape)

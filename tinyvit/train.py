@@ -35,7 +35,15 @@ from tinyvit.pixels import default_device, normalise
 from tinyvit.progress import Bar, Progress
 from tinyvit.provenance import library_versions, now
 from tinyvit.signal import TeacherSignal
-from tinyvit.students import adopt_weights, colours, create_student, input_size, load_weights, save_student, write_whole
+from tinyvit.students import (
+    adopt_weights,
+    colours,
+    create_student,
+    input_size,
+    load_weights,
+    save_student,
+    write_whole,
+)
 
 log = logging.getLogger("tinyvit")
 
@@ -119,11 +127,12 @@ class StageTrainer:
         self.folder = run.folder / name
         classes = _num_classes(run, stage)
         model = create_student(run.recipe.student, classes, stage.seed)
-        self.model = model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(run.device).to(memory_format=torch.channels_last)
         if before is not None:
             adopt_weights(self.model, load_weights(before))
         self.mean, self.std = colours(self.model)
         self.epoch = 0
+        self.metrics: list[dict[str, Any]] = []
         self.views = self._views(0)
         self.steps = self.views.batches(run.workers)
         if self.steps == 0:
@@ -131,9 +140,7 @@ class StageTrainer:
                 f"stage {name}: no whole batch of {stage.batch_size} in {sum(run.table.samples)} images split "
                 f"over {max(1, run.workers)} workers; lower stages.{name}.batch_size"
             )
-        self.optimiser = create_optimizer_v2(
-            self.model, opt="adamw", lr=stage.lr, weight_decay=stage.weight_decay
-        )
+        self.optimiser = create_optimizer_v2(self.model, opt="adamw", lr=stage.lr, weight_decay=stage.weight_decay)
         self.schedule: Scheduler = create_scheduler_v2(
             self.optimiser,
             num_epochs=stage.epochs,
@@ -217,8 +224,10 @@ class StageTrainer:
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
             logits = self.model(normalise(batch.views, self.mean, self.std, run.device))
         if stage.target == "teacher":
-            assert run.store and batch.class_id is not None
-            assert batch.log_ratio is not None and batch.log_residual is not None
+            assert run.store
+            assert batch.class_id is not None
+            assert batch.log_ratio is not None
+            assert batch.log_residual is not None
             classes = run.store.spec.num_classes
             signal = TeacherSignal(batch.class_id, batch.log_ratio, batch.log_residual, classes)
             signal = signal.truncate(stage.top_k or classes).to(run.device)
@@ -266,17 +275,18 @@ class StageTrainer:
     def _save_epoch(self, metrics: dict[str, Any]) -> None:
         """State first, metrics second: a line of metrics always belongs to a state that was saved."""
         log.info("%s: epoch %d: %s", self.name, self.epoch, _metrics_line(metrics))
+        self.metrics.append(metrics)
         buffer = io.BytesIO()
         state = {
             "digest": self.digest,
             "epoch": self.epoch,
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "metrics": [*self._metrics(), metrics],
+            "metrics": self.metrics,
         }
         torch.save(state, buffer)
         write_whole(self.folder / STATE, buffer.getvalue())
-        write_whole(self.folder / METRICS, "".join(json.dumps(m) + "\n" for m in state["metrics"]).encode())
+        self._write_metrics()
 
     def _load_state(self) -> bool:
         path = self.folder / STATE
@@ -290,26 +300,24 @@ class StageTrainer:
             )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.epoch = state["epoch"]
-        write_whole(self.folder / METRICS, "".join(json.dumps(m) + "\n" for m in state["metrics"]).encode())
+        self.epoch, self.metrics = state["epoch"], state["metrics"]
+        self._write_metrics()
         return True
 
-    def _metrics(self) -> list[dict[str, Any]]:
-        path = self.folder / METRICS
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    def _write_metrics(self) -> None:
+        write_whole(self.folder / METRICS, "".join(json.dumps(m) + "\n" for m in self.metrics).encode())
 
     def _forget(self) -> None:
         for name in (METRICS, RESULT):
             (self.folder / name).unlink(missing_ok=True)
 
     def _finish(self) -> dict[str, Any]:
-        metrics = self._metrics()
+        metrics = self.metrics
         result = {
             "stage": self.name,
             "target": self.stage.target,
             "epochs": self.epoch,
-            "images_per_s": sum(m["images"] for m in metrics)
-            / sum(m["images"] / m["images_per_s"] for m in metrics),
+            "images_per_s": sum(m["images"] for m in metrics) / sum(m["images"] / m["images_per_s"] for m in metrics),
             "skipped": sum(m["skipped"] for m in metrics),
             "last": metrics[-1],
             "val": metrics[-1].get("val"),

@@ -235,7 +235,7 @@ def test_sealing_sweeps_temporary_files_and_uncommitting_takes_the_seal_back(sto
 
 @pytest.mark.parametrize(("top_k", "epochs", "per_unit"), [(10, 3, 2), (0, 3, 2), (4, 3, 4), (4, 0, 1)])
 def test_a_specification_that_cannot_be_is_refused(top_k: int, epochs: int, per_unit: int) -> None:
-    with pytest.raises(StoreError, match="choose|must be"):
+    with pytest.raises(StoreError, match=r"choose|must be"):
         replace(SPEC, top_k=top_k, epochs=epochs, epochs_per_unit=per_unit)
 
 

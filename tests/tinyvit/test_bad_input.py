@@ -32,7 +32,16 @@ def label(store: Path, data: Path, *more: str) -> list[str]:
 
 
 def train(tmp: Path, store: Path, data: Path, *more: str) -> list[str]:
-    return ["train", "example", "--store", str(store), "--run-dir", str(tmp / "run"), *small_arguments(data), *more]
+    return [
+        "train",
+        "example",
+        "--store",
+        str(store),
+        "--run-dir",
+        str(tmp / "run"),
+        *small_arguments(data),
+        *more,
+    ]
 
 
 def reset(key: str, value: str) -> list[str]:
@@ -112,7 +121,10 @@ def other_data(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (reset("label.teacher", "pypi:efficientnet-lite1"), ["pypi:efficientnet-lite0", "pypi:efficientnet-lite1"]),
+        (
+            reset("label.teacher", "pypi:efficientnet-lite1"),
+            ["pypi:efficientnet-lite0", "pypi:efficientnet-lite1"],
+        ),
         (reset("label.augment.hflip", "0.1"), ["augment.hflip is 0.5 in the store, 0.1"]),
         (reset("stages.distill.top_k", "500"), ["wants top_k 500, the store holds 20"]),
         (reset("label.classes", "CLASSES"), ["class list"]),
@@ -123,7 +135,10 @@ def test_training_refuses_a_store_of_something_else(
     small_store: LogitStore, small_data: Path, tmp_path: Path, more: list[str], words: list[str]
 ) -> None:
     (tmp_path / "names.txt").write_text("\n".join(f"class {i}" for i in range(1000)))
-    places = {"OTHER": str(other_data(tmp_path)), "label.classes=CLASSES": f"label.classes={tmp_path / 'names.txt'}"}
+    places = {
+        "OTHER": str(other_data(tmp_path)),
+        "label.classes=CLASSES": f"label.classes={tmp_path / 'names.txt'}",
+    }
     more = [places.get(part, part) for part in more]
     assert_one_line(train(tmp_path, small_store.path, small_data, *more), "does not match this run", *words)
     assert not (tmp_path / "run").exists()
@@ -144,9 +159,7 @@ def test_labelling_refuses_to_add_to_a_store_of_something_else(
     assert LogitStore.open(small_store.path).sealed
 
 
-def test_replay_that_gives_other_pixels_is_refused(
-    small_store: LogitStore, small_data: Path, tmp_path: Path
-) -> None:
+def test_replay_that_gives_other_pixels_is_refused(small_store: LogitStore, small_data: Path, tmp_path: Path) -> None:
     copy = tmp_path / "s"
     shutil.copytree(small_store.path, copy)
     opened = LogitStore.open(copy, writable=True)
@@ -154,9 +167,7 @@ def test_replay_that_gives_other_pixels_is_refused(
     assert_one_line(train(tmp_path, copy, small_data), "cannot be remade", "has other pixels")
 
 
-def test_an_unsealed_and_an_absent_store_are_refused(
-    small_store: LogitStore, small_data: Path, tmp_path: Path
-) -> None:
+def test_an_unsealed_and_an_absent_store_are_refused(small_store: LogitStore, small_data: Path, tmp_path: Path) -> None:
     copy = tmp_path / "s"
     shutil.copytree(small_store.path, copy)
     opened = LogitStore.open(copy, writable=True)
@@ -167,7 +178,10 @@ def test_an_unsealed_and_an_absent_store_are_refused(
 
 
 def test_a_student_that_timm_cannot_make(small_store: LogitStore, small_data: Path, tmp_path: Path) -> None:
-    for change, word in (("student.name=tiny_vit_9m", "no model 'tiny_vit_9m'"), ("student.kwargs.colour=1", "colour")):
+    for change, word in (
+        ("student.name=tiny_vit_9m", "no model 'tiny_vit_9m'"),
+        ("student.kwargs.colour=1", "colour"),
+    ):
         assert_one_line(train(tmp_path, small_store.path, small_data, "--set", change), word)
 
 
@@ -191,5 +205,5 @@ def test_recipes_that_come_with_the_package_are_valid() -> None:
     assert "example" in recipe_names()
     for name in recipe_names():
         assert load_recipe(name).digest() == load_recipe(name).digest()
-    with pytest.raises(UserError, match="stages.distill"):
+    with pytest.raises(UserError, match=r"stages\.distill\.lr"):
         load_recipe("example", ["stages.distill.lr=-1"])

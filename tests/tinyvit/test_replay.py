@@ -80,7 +80,7 @@ def test_a_changed_parameter_changes_pixels() -> None:
 
 
 def test_erasing_covers_the_same_part_of_the_image_at_every_size() -> None:
-    plain = dict(auto_augment=None, color_jitter=0.0, erase_mode="const", scale=(1.0, 1.0), hflip=0.0)
+    plain = {"auto_augment": None, "color_jitter": 0.0, "erase_mode": "const", "scale": (1.0, 1.0), "hflip": 0.0}
     black = Image.new("RGB", (64, 64))
     holes = []
     for size in (64, 256):

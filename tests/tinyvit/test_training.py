@@ -52,9 +52,7 @@ def by_pixels(store: LogitStore, recipe: Recipe, epoch: int) -> dict[int, tuple[
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_view_arrives_once_with_its_own_row(
-    small_store: LogitStore, small_recipe: Recipe, workers: int
-) -> None:
+def test_every_view_arrives_once_with_its_own_row(small_store: LogitStore, small_recipe: Recipe, workers: int) -> None:
     places = by_pixels(small_store, small_recipe, epoch=1)
     rows = [small_store.read(1, shard) for shard in range(2)]
     seen = []
@@ -91,7 +89,9 @@ def test_steps_and_left_out_images_are_counted_beforehand(small_store: LogitStor
         assert read * batch_size + views.left_out(workers) == 500
 
 
-def test_invalid_rows_are_skipped_and_counted(small_store: LogitStore, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_rows_are_skipped_and_counted(
+    small_store: LogitStore, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = LogitStore.read
 
     def with_gaps(store: LogitStore, epoch: int, shard: int):  # type: ignore[no-untyped-def]
@@ -107,7 +107,17 @@ def test_invalid_rows_are_skipped_and_counted(small_store: LogitStore, small_rec
 
 
 def train_arguments(run: Path, store: Path, data: Path) -> list[str]:
-    return ["train", "example", "--run-dir", str(run), "--store", str(store), "--workers", "1", *small_arguments(data)]
+    return [
+        "train",
+        "example",
+        "--run-dir",
+        str(run),
+        "--store",
+        str(store),
+        "--workers",
+        "1",
+        *small_arguments(data),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +191,14 @@ def test_evaluate_and_export_agree_with_training(trained: Path, small_data: Path
 
 def test_training_on_labels_needs_no_store(small_data: Path, tmp_path: Path) -> None:
     done = tinyvit(
-        "train", "example", "--run-dir", tmp_path, "--stage", "finetune", "--json", *small_arguments(small_data)
+        "train",
+        "example",
+        "--run-dir",
+        tmp_path,
+        "--stage",
+        "finetune",
+        "--json",
+        *small_arguments(small_data),
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["finetune"]["last"]["images"] == 500

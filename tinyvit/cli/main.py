@@ -19,7 +19,8 @@ app.add_typer(store_app, name="store")
 
 RecipeName = Annotated[str, typer.Argument(help="name of a recipe, or a .yaml file")]
 DataFolder = Annotated[
-    Path | None, typer.Option("--data", help="folder of shards, or one with train/ and val/; default: the recipe's")
+    Path | None,
+    typer.Option("--data", help="folder of shards, or one with train/ and val/; default: the recipe's"),
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="override, such as label.top_k=10; repeatable")]
 Workers = Annotated[int | None, typer.Option(help="data processes; default: one a core beside this one, at most 8")]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import webdataset as wds
+from webdataset.writer import TarWriter
 
 from tinyvit.data.shards import IMAGE_SUFFIXES
 from tinyvit.errors import UserError
@@ -74,13 +74,11 @@ def _write_shard(path: Path, pictures: Sequence[Picture]) -> None:
     try:
         with aside.open("wb") as file:
             # mtime 0 and one owner: equal pictures make equal tars
-            with wds.TarWriter(file, encoder=False, mtime=0, user="root", group="root") as tar:
+            with TarWriter(file, encoder=False, mtime=0, user="root", group="root") as tar:
                 for picture in pictures:
                     content = picture.content
                     data = content.read_bytes() if isinstance(content, Path) else content
-                    tar.write(
-                        {"__key__": picture.key, picture.suffix: data, "cls": str(picture.label).encode()}
-                    )
+                    tar.write({"__key__": picture.key, picture.suffix: data, "cls": str(picture.label).encode()})
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

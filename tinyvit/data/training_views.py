@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import webdataset as wds
 from numpy.typing import NDArray
 from torch import Tensor
+from webdataset import filters
+from webdataset.pipeline import DataPipeline
 
 from storage import LogitStore, Rows
 from tinyvit.config import Augment
@@ -49,7 +51,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Called by the DataLoader: page-locked copies, which travel to the GPU while it computes."""
-        pinned = {
+        pinned: dict[str, Any] = {
             name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **pinned)
@@ -85,12 +87,12 @@ class TrainingViews:
     def read(self, worker: int, workers: int) -> Iterator[Batch]:
         """The batches of one worker."""
         rng = random.Random(f"{self.order_seed}/{self.epoch}/{worker}")
-        pipeline = wds.DataPipeline(
+        pipeline = DataPipeline(
             partial(iter, self._order()[worker :: max(1, workers)]),
             self._samples,
-            wds.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng),
+            filters.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng),
             self._views,
-            wds.batched(self.batch_size, collation_fn=_collate, partial=False),
+            filters.batched(self.batch_size, collation_fn=_collate, partial=False),
         )
         yield from pipeline
 

@@ -42,7 +42,7 @@ def test_same_seed_gives_identical_bytes_and_another_seed_another_order(tmp_path
 
 
 def test_a_picture_that_cannot_be_read_leaves_only_whole_shards(tmp_path: Path) -> None:
-    pictures = colours(8) + [Picture("absent", "png", tmp_path / "absent.png", 0)]
+    pictures = [*colours(8), Picture("absent", "png", tmp_path / "absent.png", 0)]
     with pytest.raises(FileNotFoundError):
         write_shards(pictures, tmp_path / "o", classes=["a"], per_shard=1, seed=0)
     files = list((tmp_path / "o").iterdir())

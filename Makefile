@@ -1,0 +1,50 @@
+# Everything runs in .venv, made by `make setup`; uv is fetched into .uv where the machine has none.
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint type bench server deploy constraints
+SHELL := /bin/bash
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv || echo .uv/bin/uv)
+READY := $(VENV)/.ready
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: $(READY) ## make .venv with exact versions (constraints.txt)
+
+run: $(READY) ## main job: label the example with its teacher, distil a student, compare with its twin
+	$(BIN)/python -m flows.example
+
+test: $(READY) ## all tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## ruff: style, faults, format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+bench: $(READY) ## the store against a flat file, on the rows of `make run`
+	$(BIN)/python benchmarks/store_against_flat_file.py runs/example/store
+
+server: $(READY) ## a Prefect server with its UI, a work pool and a worker, until Ctrl-C
+	$(BIN)/python -m flows.server
+
+deploy: $(READY) ## deploy both flows to that server
+	$(BIN)/prefect --no-prompt deploy --all
+
+constraints: $(UV) ## choose the versions in constraints.txt anew
+	$(UV) pip compile -q --universal --python-version 3.11 --no-header --no-annotate --all-extras \
+		--output-file constraints.txt --upgrade pyproject.toml
+
+# Bytecode is compiled once: torch, timm and Prefect are imported by every process of a run.
+$(READY): pyproject.toml constraints.txt | $(UV)
+	$(UV) venv -q --allow-existing --python '>=3.11,<3.14' $(VENV)
+	$(UV) pip install -q --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[flows,example,dev]'
+	@touch $@
+
+.uv/bin/uv:
+	python3 -m venv .uv
+	.uv/bin/python -m pip install -q uv
