@@ -71,8 +71,7 @@ def plan_units(recipe: Recipe, store: Path) -> list[Unit]:
 def label_group(recipe: Recipe, store: Path, units: list[Unit]) -> dict[str, float]:
     """Label those of these units that are still missing; returns counts and seconds."""
     opened = LogitStore.open(store, writable=True)
-    missing = set(opened.missing())
-    todo = [unit for unit in units if unit in missing]
+    todo = [unit for unit in units if not opened.commitment(unit)]
     if not todo:
         return {"units": 0, "views": 0, "invalid": 0, "seconds": 0.0}
     reports = list(label_units(opened, todo, recipe, _teacher(recipe), default_workers(), default_progress()))

@@ -71,6 +71,11 @@ class LogitStore:
             raise StoreError(f"{path} is not a readable Zarr group ({fault}); restore or label again") from None
         return cls(path, group)
 
+    @classmethod
+    def exists(cls, path: str | Path) -> bool:
+        """Whether a store was ever completely created at `path`, of whatever format version."""
+        return (Path(path) / "zarr.json").is_file() and not _is_half_created(Path(path))
+
     @property
     def table(self) -> ShardTable:
         """The index of the data set that the store was made for."""

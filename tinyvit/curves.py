@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tinyvit.train import METRICS
-
-
-def read_metrics(stage: Path) -> list[dict[str, Any]]:
-    """The lines of a stage's metrics.jsonl, one an epoch; empty when there is none yet."""
-    path = stage / METRICS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+from tinyvit.stage_folder import read_metrics
 
 
 def curves_png(stages: Sequence[Path]) -> bytes:

@@ -9,8 +9,8 @@ from typing import Any
 
 from tinyvit.data.shards import class_names
 from tinyvit.errors import UserError
+from tinyvit.stage_folder import RECORD, RESULT, read_json
 from tinyvit.students import CONFIG, WEIGHTS, load_student, write_whole
-from tinyvit.train import RESULT
 
 CARD = """# {architecture}, {classes} classes
 
@@ -31,17 +31,16 @@ def export_student(folder: Path, out: Path) -> dict[str, Any]:
     Loads the copy through plain timm before it says so. UserError for a stage that is not finished, or an
     `out` that is not empty.
     """
-    if not (folder / RESULT).is_file():
+    result, record = read_json(folder, RESULT), read_json(folder, RECORD)
+    if result is None or record is None:
         raise UserError(f"{folder} is not a finished stage (no {RESULT}); give the folder of one, RUN/STAGE")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; choose a new folder")
-    result = json.loads((folder / RESULT).read_text())
-    run = json.loads((folder.parent / "run.json").read_text())
     config = json.loads((folder / CONFIG).read_text())
     out.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, CONFIG):
         shutil.copyfile(folder / name, out / name)
-    names = class_names(Path(run["recipe"]["data"]["train"])) if result["target"] == "labels" else None
+    names = class_names(Path(record["recipe"]["data"]["train"])) if result["target"] == "labels" else None
     if names:
         write_whole(out / "classes.txt", ("\n".join(names) + "\n").encode())
     val = result["val"]
@@ -52,8 +51,8 @@ def export_student(folder: Path, out: Path) -> dict[str, Any]:
         epochs=result["epochs"],
         finished=result["finished"],
         accuracy=f"Top-1 on {val['images']} validation images: {val['top1']:.1f} %." if val else "Not evaluated.",
-        teacher=run["recipe"]["label"]["teacher"],
-        digest=run["recipe_digest"],
+        teacher=record["recipe"]["label"]["teacher"],
+        digest=record["recipe_digest"],
         name=out.name,
     )
     write_whole(out / "README.md", card.encode())

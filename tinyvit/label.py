@@ -43,13 +43,9 @@ def open_for_labelling(recipe: Recipe, path: Path, teacher: Teacher, progress: P
     table = index_folder(recipe.data.train, progress)
     try:
         spec = store_spec(recipe, teacher)
-        if not path.exists() or not any(path.iterdir()):
+        if not LogitStore.exists(path):
             return LogitStore.create(path, spec, table, teacher.classes)
-        try:
-            store = LogitStore.open(path, writable=True)
-        except StoreError:
-            # Only what `create` itself left unfinished is replaced; it refuses everything else.
-            return LogitStore.create(path, spec, table, teacher.classes)
+        store = LogitStore.open(path, writable=True)
     except StoreError as fault:
         raise UserError(str(fault)) from None
     differences = [*store.spec.differences(spec), *store.table.differences(table)]

@@ -6,12 +6,10 @@ a stage has finished is not done again, and a stage that was killed goes on afte
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from tinyvit.pixels import default_device, normalise
 from tinyvit.progress import Bar, Progress
 from tinyvit.provenance import library_versions, now
 from tinyvit.signal import TeacherSignal
+from tinyvit.stage_folder import RESULT, StageFolder, read_json
 from tinyvit.students import (
     adopt_weights,
     colours,
@@ -42,14 +41,9 @@ from tinyvit.students import (
     input_size,
     load_weights,
     save_student,
-    write_whole,
 )
 
 log = logging.getLogger("tinyvit")
-
-STATE = "state.pt"
-METRICS = "metrics.jsonl"
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -74,22 +68,51 @@ def train(run: Run, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def train_stage(run: Run, name: str, before: Path | None) -> dict[str, Any]:
-    """Run one stage, from the weights in the folder `before` or from fresh ones.
+    """Run one stage, from the weights in the folder `before` or from fresh ones, and return its result.
 
     The result holds stage, epochs, images_per_s, the last epoch's metrics, `val` (an Evaluation, for stages on
-    labels with validation shards) and `checkpoint`, a folder that timm loads. It is also kept as result.json.
+    labels with validation shards) and `checkpoint`, a folder that timm loads. A finished stage is not done again;
+    an unfinished one goes on with as many data processes as it began with, because they decide the order.
     """
     stage = run.recipe.stages[name]
-    history: list[Any] = [
-        run.recipe.student.model_dump(mode="json"),
-        list(run.table.sha256),
-        run.workers,
-        stage.model_dump(mode="json"),
-        run.recipe.augment_of(stage).model_dump(mode="json"),
-        run.store.spec.to_attributes() if run.store and stage.target == "teacher" else None,
-        json.loads((before / RESULT).read_text())["digest"] if before else None,
-    ]
-    return StageTrainer(run, name, stage, before, digest_of(history)).run()
+    folder = StageFolder(run.folder / name, _stage_digest(run, stage, before))
+    state = folder.read_state(run.device)
+    if state and (result := read_json(folder.path, RESULT)):
+        log.info("%s: already done, nothing to do", name)
+        return result
+    if state:
+        log.info("%s: resumed after epoch %d of %d", name, state["epoch"], stage.epochs)
+        run = replace(run, workers=state["workers"])
+    trainer = StageTrainer(run, name, stage, before)
+    folder.begin(_record(run))
+    return trainer.run(folder, state)
+
+
+def _stage_digest(run: Run, stage: Stage, before: Path | None) -> str:
+    """Of everything that decides the outcome of a stage."""
+    earlier = read_json(before, RESULT) if before else None
+    return digest_of(
+        [
+            run.recipe.student.model_dump(mode="json"),
+            list(run.table.sha256),
+            stage.model_dump(mode="json"),
+            run.recipe.augment_of(stage).model_dump(mode="json"),
+            run.store.spec.to_attributes() if run.store and stage.target == "teacher" else None,
+            earlier["digest"] if earlier else None,
+        ]
+    )
+
+
+def _record(run: Run) -> dict[str, Any]:
+    return {
+        "recipe": run.recipe.model_dump(mode="json"),
+        "recipe_digest": run.recipe.digest(),
+        "store": str(run.store.path) if run.store else None,
+        "libraries": library_versions(),
+        "device": str(run.device),
+        "workers": run.workers,
+        "time": now(),
+    }
 
 
 def open_run(
@@ -100,31 +123,20 @@ def open_run(
     workers: int,
     progress: Progress,
 ) -> Run:
-    """Check that the stages can run and record the recipe. UserError, one line, when they cannot."""
+    """Check that the stages can run. UserError, one line, when they cannot."""
     if unknown := [name for name in stages if name not in recipe.stages]:
         raise UserError(f"the recipe has no stage {unknown[0]!r}; it has {', '.join(recipe.stages)}")
     if store is None and (needy := [n for n in stages if recipe.stages[n].target == "teacher"]):
         raise UserError(f"the stage {needy[0]!r} learns from a store; give one, or name stages on labels only")
     table = store.table if store else index_folder(recipe.data.train, progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {
-        "recipe": recipe.model_dump(mode="json"),
-        "recipe_digest": recipe.digest(),
-        "libraries": library_versions(),
-        "store": str(store.path) if store else None,
-        "stages": list(stages),
-        "started": now(),
-    }
-    write_whole(folder / "run.json", (json.dumps(record, indent=2) + "\n").encode())
     return Run(recipe, folder, store, table, default_device(), workers, progress)
 
 
 class StageTrainer:
-    """One stage under way: model, optimiser, schedule and position, all of which `state.pt` keeps."""
+    """One stage under way: model, optimiser, schedule and position."""
 
-    def __init__(self, run: Run, name: str, stage: Stage, before: Path | None, digest: str) -> None:
-        self.run_settings, self.name, self.stage, self.digest = run, name, stage, digest
-        self.folder = run.folder / name
+    def __init__(self, run: Run, name: str, stage: Stage, before: Path | None) -> None:
+        self.settings, self.name, self.stage = run, name, stage
         classes = _num_classes(run, stage)
         model = create_student(run.recipe.student, classes, stage.seed)
         self.model = model.to(run.device).to(memory_format=torch.channels_last)
@@ -151,41 +163,35 @@ class StageTrainer:
             updates_per_epoch=self.steps,
         )[0]
 
-    def run(self) -> dict[str, Any]:
-        """Train to the end, from where the run folder says that the stage stands; returns the result."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        resumed = self._load_state()
-        if resumed and (self.folder / RESULT).is_file():
-            result: dict[str, Any] = json.loads((self.folder / RESULT).read_text())
-            log.info("%s: already done, nothing to do", self.name)
-            return result
-        if resumed:
-            log.info("%s: resumed after epoch %d of %d", self.name, self.epoch, self.stage.epochs)
-        else:
-            self._forget()
+    def run(self, folder: StageFolder, state: dict[str, Any] | None) -> dict[str, Any]:
+        """Train to the end, from the start or a saved state; returns the result."""
+        settings, stage = self.settings, self.stage
+        if state:
+            self._restore(state)
         self._announce()
-        steps = self.steps * (self.stage.epochs - self.epoch)
-        with self.run_settings.progress.task(self.name, steps * self.stage.batch_size, "images") as bar:
+        images = self.steps * (stage.epochs - self.epoch) * stage.batch_size
+        with settings.progress.task(self.name, images, "images") as bar:
             evaluator = self._evaluator()
-            epochs = [self._views(epoch) for epoch in range(self.epoch, self.stage.epochs)]
-            pin_memory = self.run_settings.device.type == "cuda"
-            for batches in run_streams(epochs, self.run_settings.workers, pin_memory):
+            epochs = [self._views(epoch) for epoch in range(self.epoch, stage.epochs)]
+            for batches in run_streams(epochs, settings.workers, pin_memory=settings.device.type == "cuda"):
                 metrics = self._train_epoch(batches, bar)
                 if evaluator:
                     metrics["val"] = evaluator.measure(self.model).as_dict()
-                self._save_epoch(metrics)
-        save_student(self.folder, self.model, self.run_settings.recipe.student)
-        return self._finish()
+                self.metrics.append(metrics)
+                folder.write_state(self._state())
+                log.info("%s: epoch %d: %s", self.name, self.epoch, _metrics_line(metrics))
+        save_student(folder.path, self.model, settings.recipe.student)
+        return folder.finish(self._result(folder.path))
 
     def _evaluator(self) -> Evaluator | None:
-        run = self.run_settings
+        run = self.settings
         if self.stage.target != "labels" or run.recipe.data.val is None:
             return None
         left = self.stage.epochs - self.epoch
         return Evaluator(self.model, run.recipe.data.val, run.device, run.workers, times=left)
 
     def _train_epoch(self, batches: Iterator[Batch], bar: Bar) -> dict[str, Any]:
-        run, stage = self.run_settings, self.stage
+        run, stage = self.settings, self.stage
         # Drop path and dropout draw from here; seeding each epoch makes a resumed run the same as a whole one.
         torch.manual_seed(digest_seed(stage.seed, self.name, self.epoch))
         self.model.train()
@@ -220,7 +226,7 @@ class StageTrainer:
 
     def _step(self, batch: Batch, update: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One update; returns the loss and the share of views on which the student's best class is right."""
-        run, stage = self.run_settings, self.stage
+        run, stage = self.settings, self.stage
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
             logits = self.model(normalise(batch.views, self.mean, self.std, run.device))
         if stage.target == "teacher":
@@ -246,7 +252,7 @@ class StageTrainer:
         return loss.detach(), agreed
 
     def _views(self, epoch: int) -> TrainingViews:
-        run, stage = self.run_settings, self.stage
+        run, stage = self.settings, self.stage
         replayed = run.store if stage.target == "teacher" else None
         return TrainingViews(
             shards=tuple(indexed_shards(run.recipe.data.train, run.table)),
@@ -262,7 +268,7 @@ class StageTrainer:
         )
 
     def _announce(self) -> None:
-        run, stage = self.run_settings, self.stage
+        run, stage = self.settings, self.stage
         parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
         left = self.views.left_out(run.workers)
         log.info(
@@ -272,61 +278,34 @@ class StageTrainer:
         if stage.target == "teacher" and run.store and stage.epochs > run.store.spec.epochs:
             log.info("%s: the store has %d epochs; they are used again in turn", self.name, run.store.spec.epochs)
 
-    def _save_epoch(self, metrics: dict[str, Any]) -> None:
-        """State first, metrics second: a line of metrics always belongs to a state that was saved."""
-        log.info("%s: epoch %d: %s", self.name, self.epoch, _metrics_line(metrics))
-        self.metrics.append(metrics)
-        buffer = io.BytesIO()
-        state = {
-            "digest": self.digest,
+    def _state(self) -> dict[str, Any]:
+        return {
             "epoch": self.epoch,
+            "workers": self.settings.workers,
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "metrics": self.metrics,
         }
-        torch.save(state, buffer)
-        write_whole(self.folder / STATE, buffer.getvalue())
-        self._write_metrics()
 
-    def _load_state(self) -> bool:
-        path = self.folder / STATE
-        if not path.is_file():
-            return False
-        state = torch.load(path, map_location=self.run_settings.device, weights_only=True)
-        if state["digest"] != self.digest:
-            raise UserError(
-                f"{self.folder} holds a stage of another recipe, store or data set; choose another run folder, "
-                f"or remove this one"
-            )
+    def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.epoch, self.metrics = state["epoch"], state["metrics"]
-        self._write_metrics()
-        return True
 
-    def _write_metrics(self) -> None:
-        write_whole(self.folder / METRICS, "".join(json.dumps(m) + "\n" for m in self.metrics).encode())
-
-    def _forget(self) -> None:
-        for name in (METRICS, RESULT):
-            (self.folder / name).unlink(missing_ok=True)
-
-    def _finish(self) -> dict[str, Any]:
+    def _result(self, folder: Path) -> dict[str, Any]:
         metrics = self.metrics
-        result = {
+        images = sum(m["images"] for m in metrics)
+        return {
             "stage": self.name,
             "target": self.stage.target,
             "epochs": self.epoch,
-            "images_per_s": sum(m["images"] for m in metrics) / sum(m["images"] / m["images_per_s"] for m in metrics),
+            "images_per_s": images / sum(m["images"] / m["images_per_s"] for m in metrics),
             "skipped": sum(m["skipped"] for m in metrics),
             "last": metrics[-1],
             "val": metrics[-1].get("val"),
-            "checkpoint": str(self.folder),
-            "digest": self.digest,
+            "checkpoint": str(folder),
             "finished": now(),
         }
-        write_whole(self.folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
-        return result
 
 
 def digest_seed(*parts: object) -> int:

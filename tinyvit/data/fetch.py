@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -28,38 +29,49 @@ Split = Literal["train", "t10k"]
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-# The files as https://github.com/zalandoresearch/fashion-mnist publishes them.
-FILES = {
-    "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
-    "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
-    "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
-    "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+# SHA-256 of pixels and then labels of each split, from the files of https://github.com/zalandoresearch/fashion-mnist
+DIGESTS = {
+    "train": "16d82e2b505296aa2b78bd5ea0992634f30419a4c97def7c907d154a35ac6157",
+    "t10k": "9f1ec356a747bfe4ebab3cfb722d3694c9ca737e2570f6f90cf31d7b6fd689d4",
 }
+FILES = {"train": "train-{}-idx{}-ubyte.gz", "t10k": "t10k-{}-idx{}-ubyte.gz"}
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("usr/share/datasets/fashion-mnist")
 HUB_REPOSITORY = "zalando-datasets/fashion_mnist"
+HUB_FILES = {
+    "train": "fashion_mnist/train-00000-of-00001.parquet",
+    "t10k": "fashion_mnist/test-00000-of-00001.parquet",
+}
 PER_SHARD = 2000
+
+Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 def fetch_fashion_mnist(out: Path, source: Path | None = None) -> dict[str, int]:
     """Make `out/train` (60,000 images) and `out/val` (10,000); returns the counts.
 
-    The four original files come from `source`, from Debian's package where it is installed or apt-get can
-    download it (no root needed), or from the Hugging Face hub. UserError, naming the ways, when none works.
+    The images come from the four original files in `source`, or from Debian's package where it is installed or
+    apt-get can download it (no root needed), or from the Hugging Face hub (needs pyarrow). UserError, naming the
+    ways, when none works.
     """
-    with _source(source) as folder:
-        counts: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    with _debian(source) as folder:
         for split, name in (("train", "train"), ("t10k", "val")):
-            pictures = fashion_mnist_pictures(folder, split)  # type: ignore[arg-type]
+            arrays = read_idx(folder, split) if folder else _from_hub(split)  # type: ignore[arg-type]
+            pictures = as_pictures(arrays, split)  # type: ignore[arg-type]
             write_shards(pictures, out / name, classes=CLASSES, per_shard=PER_SHARD, seed=0, prefix=name)
             counts[name] = len(pictures)
     return counts
 
 
-def fashion_mnist_pictures(folder: Path, split: Split) -> list[Picture]:
-    """One split as PNG pictures; keys are the split's name and the index in the original file."""
-    images = _idx(folder / f"{split}-images-idx3-ubyte.gz", 3)
-    labels = _idx(folder / f"{split}-labels-idx1-ubyte.gz", 1)
+def as_pictures(arrays: Arrays, split: Split) -> list[Picture]:
+    """Images [N, 28, 28] and labels [N] as PNG pictures; keys are the split's name and the place in the file.
+
+    UserError when they are not the published ones.
+    """
+    images, labels = arrays
+    if hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest() != DIGESTS[split]:
+        raise UserError(f"the {split} split is not the published Fashion-MNIST (its sha256 differs); fetch it again")
     name = "train" if split == "train" else "val"
     return [
         Picture(f"{name}-{i:05d}", "png", _png(pixels), int(label))
@@ -67,14 +79,19 @@ def fashion_mnist_pictures(folder: Path, split: Split) -> list[Picture]:
     ]
 
 
+def read_idx(folder: Path, split: Split) -> Arrays:
+    """Images and labels of a split from the original files. UserError when one is absent or damaged."""
+    return _idx(folder / FILES[split].format("images", 3), 3), _idx(folder / FILES[split].format("labels", 1), 1)
+
+
 def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """Read an IDX file: two zero bytes, type 8 (unsigned byte), the number of dimensions, their big-endian sizes."""
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != FILES[path.name]:
-        raise UserError(f"{path} is not the published file (its sha256 differs); fetch it again")
-    raw = gzip.decompress(content)
-    shape = np.frombuffer(raw, ">u4", dimensions, offset=4)
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    try:
+        raw = gzip.decompress(path.read_bytes())
+        shape = np.frombuffer(raw, ">u4", dimensions, offset=4)
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except (OSError, EOFError, ValueError, zlib.error) as fault:
+        raise UserError(f"{path} is absent or damaged ({fault}); fetch the original files again") from None
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
@@ -84,18 +101,14 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 @contextmanager
-def _source(given: Path | None) -> Iterator[Path]:
+def _debian(given: Path | None) -> Iterator[Path | None]:
+    """A folder with the original files: the given one, the installed package's, a downloaded one; or None."""
+    installed = Path("/") / DEBIAN_FOLDER
     with tempfile.TemporaryDirectory() as temporary:
-        for folder in (given,) if given else (Path("/") / DEBIAN_FOLDER,):
-            if all((folder / name).is_file() for name in FILES):
-                yield folder
-                return
-        if given:
-            raise UserError(f"{given} does not hold the four files {', '.join(FILES)}")
-        yield _from_debian(Path(temporary)) or _from_hub(Path(temporary))
+        yield given or (installed if installed.is_dir() else _download(Path(temporary)))
 
 
-def _from_debian(temporary: Path) -> Path | None:
+def _download(temporary: Path) -> Path | None:
     """Download and unpack Debian's package without installing it; None where that does not work."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         return None
@@ -109,13 +122,21 @@ def _from_debian(temporary: Path) -> Path | None:
     return temporary / "x" / DEBIAN_FOLDER
 
 
-def _from_hub(temporary: Path) -> Path:
+def _from_hub(split: Split) -> Arrays:
+    """Images and labels of a split from the hub's parquet files, where pictures are PNG bytes."""
+    ways = (
+        f"install Debian's {DEBIAN_PACKAGE}, or give --source with the four files of "
+        f"github.com/zalandoresearch/fashion-mnist"
+    )
     try:
-        for name in FILES:
-            hf_hub_download(HUB_REPOSITORY, name, repo_type="dataset", local_dir=temporary)
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        raise UserError(
-            f"Fashion-MNIST cannot be fetched: no Debian package {DEBIAN_PACKAGE} and no hub within reach; "
-            f"give --source with the four files of github.com/zalandoresearch/fashion-mnist"
-        ) from None
-    return temporary
+        from pyarrow.parquet import read_table
+    except ImportError:
+        raise UserError(f"without Debian's package the hub's files need `pip install pyarrow`; or {ways}") from None
+    try:
+        file = hf_hub_download(HUB_REPOSITORY, HUB_FILES[split], repo_type="dataset")
+    except (HfHubHTTPError, OSError) as fault:
+        reason = type(fault).__name__
+        raise UserError(f"Fashion-MNIST cannot be fetched from the hub ({reason}); {ways}") from None
+    columns = read_table(file).to_pydict()
+    images = [np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in columns["image"]]
+    return np.stack(images), np.array(columns["label"], np.uint8)

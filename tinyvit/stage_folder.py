@@ -1,0 +1,86 @@
+"""What a training stage leaves in its folder, and when it may be trusted.
+
+`record.json` says what the stage is, `state.pt` where it stands after its last whole epoch, `metrics.jsonl` has a
+line an epoch, `result.json` exists once it is finished. Each is seen whole or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinyvit.errors import UserError
+from tinyvit.students import write_whole
+
+STATE = "state.pt"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+RECORD = "record.json"
+
+
+class StageFolder:
+    """The folder of the stage that has this digest (of recipe, data, store and the stage before)."""
+
+    def __init__(self, path: Path, digest: str) -> None:
+        self.path, self._digest = path, digest
+
+    def read_state(self, device: torch.device) -> dict[str, Any] | None:
+        """The state after the last whole epoch; None when there is none. UserError for that of another stage."""
+        file = self.path / STATE
+        if not file.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as fault:
+            reason = str(fault).splitlines()[0]
+            raise UserError(f"{file} cannot be read ({reason}); remove it to start the stage anew") from None
+        if state["digest"] != self._digest:
+            raise UserError(
+                f"{self.path} holds a stage of another recipe, store or data set; choose another run folder, "
+                f"or remove this one"
+            )
+        return state
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        """Keep the state, then its metrics: a line of metrics always belongs to a state that was saved."""
+        buffer = io.BytesIO()
+        torch.save({**state, "digest": self._digest}, buffer)
+        write_whole(self.path / STATE, buffer.getvalue())
+        lines = "".join(json.dumps(metrics) + "\n" for metrics in state["metrics"])
+        write_whole(self.path / METRICS, lines.encode())
+
+    def begin(self, record: dict[str, Any]) -> None:
+        """Make the folder and say what stage it is for; what an older one left there without a state goes."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / STATE).is_file():
+            for name in (METRICS, RESULT):
+                (self.path / name).unlink(missing_ok=True)
+        self._write_json(RECORD, record)
+
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Keep the result, which says that the stage is finished, and return it."""
+        self._write_json(RESULT, {**result, "digest": self._digest})
+        return result
+
+    def _write_json(self, name: str, document: dict[str, Any]) -> None:
+        write_whole(self.path / name, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any] | None:
+    """RESULT or RECORD of a stage's folder; None when it is not there."""
+    file = folder / name
+    if not file.is_file():
+        return None
+    document: dict[str, Any] = json.loads(file.read_text())
+    return document
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a stage's metrics, one an epoch; empty when there are none yet."""
+    file = folder / METRICS
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
