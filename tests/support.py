@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from storage import LogitStore
@@ -47,6 +48,30 @@ def tinyvit(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedPro
 def command(*arguments: str | Path) -> list[str]:
     """The command line that runs the installed `tinyvit`."""
     return [str(Path(sys.executable).parent / "tinyvit"), *(str(a) for a in arguments)]
+
+
+def marked_environment(mark: str) -> dict[str, str]:
+    """An environment by which `left_running` knows every process that descends from the one started with it."""
+    return os.environ | {"TINYVIT_TEST_MARK": mark}
+
+
+def left_running(mark: str, seconds: float = 20) -> list[str]:
+    """Command lines of the processes with this mark that are still there after a while."""
+    deadline = time.monotonic() + seconds
+    while (found := _marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+def _marked(mark: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and f"TINYVIT_TEST_MARK={mark}".encode() in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+        except OSError:  # it ended while we looked
+            continue
+    return [line for line in found if line]
 
 
 def small_arguments(data: Path) -> list[str]:

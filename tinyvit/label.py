@@ -100,7 +100,8 @@ def label_units(
         augment=label.augment,
         size=label.input_size or teacher.input_size,
         run_seed=label.seed,
-        chunk=max(1, label.batch_size // max(len(plan.epochs) for plan in plans)),
+        # Never of what is left to do: what stands in a batch decides the last bits of the answers.
+        chunk=max(1, label.batch_size // store.spec.epochs_per_unit),
         probes=store.spec.probes,
         skip_broken=label.on_broken == "skip",
     )

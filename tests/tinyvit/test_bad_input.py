@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,35 @@ def test_a_student_that_timm_cannot_make(small_store: LogitStore, small_data: Pa
         ("student.kwargs.colour=1", "colour"),
     ):
         assert_one_line(train(tmp_path, small_store.path, small_data, "--set", change), word)
+
+
+@pytest.fixture
+def small_disk(small_store: LogitStore, tmp_path: Path) -> Iterator[Path]:
+    """A file system a little too small for the small store: some pages are missing for its last units."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    pages = sum(-(-f.stat().st_size // 4096) for f in small_store.path.rglob("*") if f.is_file())
+    size = f"size={4096 * (pages - 10)}"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], check=False)
+    if mounted.returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_leaves_what_was_committed_and_says_so(
+    small_store: LogitStore, small_data: Path, small_disk: Path
+) -> None:
+    assert_one_line(label(small_disk / "s", small_data), "the disk is full")
+    missing = LogitStore.open(small_disk / "s").missing()
+    assert 0 < len(missing) <= 4
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    done = tinyvit(*label(small_disk / "s", small_data, "--json"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["units_labelled_now"] == len(missing)
+    for name in ("class_id", "log_ratio", "residual", "committed"):
+        one, two = LogitStore.open(small_disk / "s").array(name), small_store.array(name)
+        assert (one[:] == two[:]).all(), name
 
 
 def test_a_place_that_cannot_be_written(small_data: Path) -> None:

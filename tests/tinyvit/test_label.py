@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -13,13 +14,15 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
-from support import command, label_all, small_arguments, tinyvit
+from support import command, label_all, left_running, marked_environment, small_arguments, tinyvit
 
 from storage import ENCODINGS, LogitStore, Unit
 from tinyvit.config import Recipe
 from tinyvit.data.images import decode
 from tinyvit.data.join import checked_samples, indexed_shards
+from tinyvit.label import label_units, open_for_labelling
 from tinyvit.losses import distillation_loss
+from tinyvit.progress import LogProgress
 from tinyvit.replay import view
 from tinyvit.signal import TeacherSignal
 from tinyvit.teachers import Teacher
@@ -81,12 +84,23 @@ def test_number_of_workers_changes_no_bit(
     assert_equal_stores(label_all(small_recipe, tmp_path / "s", teacher, workers=2), small_store)
 
 
+def test_units_labelled_one_at_a_time_are_the_same(
+    small_store: LogitStore, small_recipe: Recipe, teacher: Teacher, tmp_path: Path
+) -> None:
+    store = open_for_labelling(small_recipe, tmp_path / "s", teacher, LogProgress())
+    for unit in reversed(store.missing()):
+        list(label_units(store, [unit], small_recipe, teacher, 0, LogProgress()))
+    assert_equal_stores(store, small_store)
+
+
 def test_a_run_killed_with_9_and_resumed_makes_the_same_store(
     small_store: LogitStore, small_data: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "s"
     arguments = command("label", "example", "--store", path, "--workers", "1", *small_arguments(small_data))
-    run = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    run = subprocess.Popen(
+        arguments, env=marked_environment(str(path)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     commits = path / "committed" / "c"
     deadline = time.monotonic() + 120
     while not any(LogitStore.open(path).commitment(u) for u in [Unit(0, 0)] if commits.exists()):
@@ -95,6 +109,7 @@ def test_a_run_killed_with_9_and_resumed_makes_the_same_store(
         time.sleep(0.01)
     run.send_signal(signal.SIGKILL)
     run.wait()
+    assert left_running(str(path)) == []
     missing = LogitStore.open(path).missing()
     assert missing, "the kill came too late to prove anything"
     done = tinyvit("label", "example", "--store", path, "--workers", "1", "--json", *small_arguments(small_data))
@@ -137,3 +152,27 @@ def test_a_teacher_of_ones_own_answers_what_is_not_finite_as_invalid(
     valid = np.concatenate([store.read(e, s).valid for e in range(3) for s in range(2)])
     assert 0.3 < valid.mean() < 0.7
     assert store.class_names is None
+
+
+def test_ctrl_c_is_one_line_and_the_store_goes_on_from_there(
+    small_store: LogitStore, small_data: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    arguments = command("label", "example", "--store", path, "--workers", "1", *small_arguments(small_data))
+    # A session of its own, so that the signal reaches the whole group, as from a terminal, but not this test.
+    run = subprocess.Popen(
+        arguments, env=marked_environment(str(path)), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(path.glob("committed/c/*/*")):
+        assert time.monotonic() < deadline
+        assert run.poll() is None
+        time.sleep(0.01)
+    os.killpg(run.pid, signal.SIGINT)
+    _, stderr = run.communicate(timeout=60)
+    assert run.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert "tinyvit: interrupted; what was committed stays" in stderr
+    assert left_running(str(path)) == []
+    assert tinyvit("label", "example", "--store", path, *small_arguments(small_data)).returncode == 0
+    assert_equal_stores(LogitStore.open(path), small_store)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import typer
@@ -29,9 +31,18 @@ DISK_FAULTS = {
 }
 
 
+class Interrupted(BaseException):
+    """Ctrl-C. Not KeyboardInterrupt, which typer would answer by itself, without a word."""
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise Interrupted
+
+
 @contextmanager
 def one_line_faults() -> Iterator[None]:
     """Turn what a user can cause into one line on stderr and exit code 2; Ctrl-C into 130."""
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     except (UserError, StoreError) as fault:
@@ -40,7 +51,7 @@ def one_line_faults() -> Iterator[None]:
         if fault.errno not in DISK_FAULTS:
             raise
         _fail(f"{fault.filename or 'the output'}: {DISK_FAULTS[fault.errno]}")
-    except KeyboardInterrupt:
+    except Interrupted:
         typer.echo("tinyvit: interrupted; what was committed stays, the same command goes on from there", err=True)
         sys.exit(130)
 

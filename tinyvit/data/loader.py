@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -58,6 +60,7 @@ def run_streams(streams: Sequence[Stream], workers: int, pin_memory: bool = Fals
         multiprocessing_context=context,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=_end_with_parent,
     )
     for _ in streams:
         yield _items(loader)
@@ -66,6 +69,22 @@ def run_streams(streams: Sequence[Stream], workers: int, pin_memory: bool = Fals
 def run_stream(stream: Stream, workers: int, pin_memory: bool = False) -> Iterator[Any]:
     """Read one stream; see `run_streams`."""
     yield from next(run_streams([stream], workers, pin_memory))
+
+
+def _end_with_parent(_worker: int) -> None:
+    """End this worker when the process that asked for it is gone, even by kill -9.
+
+    torch's own watchdog compares parent ids; a fork server's children have the server as their parent, which in
+    turn lives as long as they do: without this, both would stay for ever.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _items(loader: DataLoader[Any]) -> Iterator[Any]:
