@@ -12,8 +12,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
-from prefect import task
+from prefect import Task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.exceptions import FailedRun
 from prefect.states import Failed
 
@@ -34,9 +35,8 @@ logging.getLogger("tinyvit").setLevel(logging.INFO)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# What a second try may cure: a file server that did not answer, a GPU that fell over. Bad input it never does.
-RETRIES = 2
-RETRY_DELAY_S = 10
+# The name of the state in which a run ends that the user has to mend something for.
+BAD_INPUT = "Bad input"
 
 
 def plain_fault(function: Callable[P, R]) -> Callable[P, R]:
@@ -50,24 +50,44 @@ def plain_fault(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except (UserError, StoreError, FailedRun) as fault:
-            return cast(R, Failed(message=str(fault)))
+            return cast(R, Failed(name=BAD_INPUT, message=str(fault)))
 
     return run
+
+
+def _may_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """A file server that did not answer, a GPU that fell over: a second try may do. Bad input it never mends."""
+    return state.name != BAD_INPUT
+
+
+def work(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A function as a task; `run_name` may name its parameters in braces."""
+
+    def as_task(function: Callable[P, R]) -> Task[P, R]:
+        return Task(
+            plain_fault(function),
+            name=name,
+            task_run_name=run_name,
+            cache_policy=NO_CACHE,
+            retries=2,
+            retry_delay_seconds=10,
+            retry_condition_fn=_may_heal,
+        )
+
+    return as_task
 
 
 def _teacher(recipe: Recipe) -> Teacher:
     return load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
 
 
-@task(name="plan units", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S)
-@plain_fault
+@work("plan units")
 def plan_units(recipe: Recipe, store: Path) -> list[Unit]:
     """Index the shards, make or open the store, and return the units that are missing."""
     return open_for_labelling(recipe, store, _teacher(recipe), default_progress()).missing()
 
 
-@task(name="label units", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S)
-@plain_fault
+@work("label units")
 def label_group(recipe: Recipe, store: Path, units: list[Unit]) -> dict[str, float]:
     """Label those of these units that are still missing; returns counts and seconds."""
     opened = LogitStore.open(store, writable=True)
@@ -83,8 +103,7 @@ def label_group(recipe: Recipe, store: Path, units: list[Unit]) -> dict[str, flo
     }
 
 
-@task(name="verify and seal", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S)
-@plain_fault
+@work("verify and seal")
 def seal_store(store: Path) -> str:
     """Read everything back and seal; returns when the store was sealed."""
     opened = LogitStore.open(store, writable=True)
@@ -93,15 +112,13 @@ def seal_store(store: Path) -> str:
     return opened.sealed
 
 
-@task(name="check store", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S)
-@plain_fault
+@work("check store")
 def check_store(recipe: Recipe, store: Path) -> str:
     """Refuse a store that does not fit the recipe, the shards or the libraries; returns when it was sealed."""
     return open_for_training(recipe, store, default_progress()).sealed
 
 
-@task(cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S, task_run_name="train {name}")
-@plain_fault
+@work("train stage", run_name="train {name}")
 def run_stage(recipe: Recipe, run_dir: Path, store: Path | None, name: str, before: Path | None) -> dict[str, Any]:
     """One training stage, resumed where an earlier try stopped; returns its result."""
     opened = LogitStore.open(store) if store else None

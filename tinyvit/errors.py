@@ -1,5 +1,18 @@
-"""The error for what a user can cause and mend."""
+"""What a user can cause and mend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 
 class UserError(ValueError):
     """Bad input: one line that says what is wrong and what to do."""
+
+
+def refuse_mismatch(store: Path, differences: Sequence[str], remedy: str) -> None:
+    """Raise UserError when a store and a run differ: the first three differences and what to do."""
+    if differences:
+        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+        named = "; ".join(differences[:3])
+        raise UserError(f"the store {store} does not match this run: {named}{more}; {remedy}")

@@ -20,7 +20,7 @@ from tinyvit.data.index import index_folder
 from tinyvit.data.join import indexed_shards
 from tinyvit.data.loader import run_stream
 from tinyvit.data.unit_views import UnitPlan, UnitViews, ViewChunk
-from tinyvit.errors import UserError
+from tinyvit.errors import UserError, refuse_mismatch
 from tinyvit.progress import Progress
 from tinyvit.provenance import library_versions, now
 from tinyvit.replay import probe_slots, view_seeds
@@ -48,9 +48,11 @@ def open_for_labelling(recipe: Recipe, path: Path, teacher: Teacher, progress: P
         store = LogitStore.open(path, writable=True)
     except StoreError as fault:
         raise UserError(str(fault)) from None
-    differences = [*store.spec.differences(spec), *store.table.differences(table)]
-    if differences:
-        raise UserError(_refusal(path, differences))
+    refuse_mismatch(
+        path,
+        [*store.spec.differences(spec), *store.table.differences(table)],
+        "choose another store path, or the recipe and data it was made with",
+    )
     return store
 
 
@@ -69,14 +71,6 @@ def store_spec(recipe: Recipe, teacher: Teacher) -> StoreSpec:
         augment=label.augment.model_dump(mode="json"),
         libraries=library_versions(),
         created=now(),
-    )
-
-
-def _refusal(path: Path, differences: Sequence[str]) -> str:
-    more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
-    return (
-        f"the store {path} does not match this run: {'; '.join(differences[:3])}{more}; "
-        f"choose another store path, or the recipe and data it was made with"
     )
 
 

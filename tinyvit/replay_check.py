@@ -13,7 +13,7 @@ from tinyvit.config import Recipe
 from tinyvit.data.images import BrokenImage, decode
 from tinyvit.data.index import index_folder
 from tinyvit.data.join import IndexedShard, checked_samples, indexed_shards
-from tinyvit.errors import UserError
+from tinyvit.errors import UserError, refuse_mismatch
 from tinyvit.progress import Progress
 from tinyvit.provenance import library_versions
 from tinyvit.replay import probe_slots, view, view_digest
@@ -38,12 +38,7 @@ def open_for_training(recipe: Recipe, path: Path, progress: Progress) -> LogitSt
         ]
     except StoreError as fault:
         raise UserError(str(fault)) from None
-    if differences:
-        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
-        raise UserError(
-            f"the store {path} does not match this run: {'; '.join(differences[:3])}{more}; "
-            f"give the store that was made for it"
-        )
+    refuse_mismatch(path, differences, "give the store that was made for it")
     check_replay(store, recipe)
     return store
 

@@ -82,7 +82,10 @@ def test_bad_input_ends_in_failed_with_the_one_line(server: dict[str, str], tmp_
     assert [run["state"]["message"] for run in runs] == [
         "there is no data folder /nowhere; give a folder of WebDataset .tar shards"
     ]
-    assert runs[0]["run_count"] == 1
+    tasks = httpx.post(
+        f"{server['PREFECT_API_URL']}/task_runs/filter", json={"flow_runs": {"id": {"any_": [runs[0]["id"]]}}}
+    ).json()
+    assert [(t["state_name"], t["run_count"]) for t in tasks] == [("Bad input", 1)]
 
 
 def test_unknown_deployment_is_a_plain_failure(server: dict[str, str]) -> None:
