@@ -54,14 +54,16 @@ def fetch_fashion_mnist(out: Path, source: Path | None = None) -> dict[str, int]
     apt-get can download it (no root needed), or from the Hugging Face hub (needs pyarrow). UserError, naming the
     ways, when none works.
     """
-    counts: dict[str, int] = {}
+    splits: dict[str, Split] = {"train": "train", "val": "t10k"}
     with _debian(source) as folder:
-        for split, name in (("train", "train"), ("t10k", "val")):
-            arrays = read_idx(folder, split) if folder else _from_hub(split)  # type: ignore[arg-type]
-            pictures = as_pictures(arrays, split)  # type: ignore[arg-type]
-            write_shards(pictures, out / name, classes=CLASSES, per_shard=PER_SHARD, seed=0, prefix=name)
-            counts[name] = len(pictures)
-    return counts
+        # Both are read and checked before one is written.
+        made = {
+            name: as_pictures(read_idx(folder, split) if folder else _from_hub(split), split)
+            for name, split in splits.items()
+        }
+    for name, pictures in made.items():
+        write_shards(pictures, out / name, classes=CLASSES, per_shard=PER_SHARD, seed=0, prefix=name)
+    return {name: len(pictures) for name, pictures in made.items()}
 
 
 def as_pictures(arrays: Arrays, split: Split) -> list[Picture]:
@@ -117,8 +119,9 @@ def _download(temporary: Path) -> Path | None:
     command = ["apt-get", "-q", *options, "download", DEBIAN_PACKAGE]
     if subprocess.run(command, cwd=temporary, capture_output=True, check=False).returncode != 0:  # noqa: S603
         return None
-    package = next(temporary.glob("*.deb"))
-    subprocess.run(["dpkg-deb", "-x", package, temporary / "x"], check=True)  # noqa: S603, S607
+    unpack = ["dpkg-deb", "-x", str(next(temporary.glob("*.deb"))), str(temporary / "x")]
+    if subprocess.run(unpack, capture_output=True, check=False).returncode != 0:  # noqa: S603
+        return None
     return temporary / "x" / DEBIAN_FOLDER
 
 

@@ -88,7 +88,7 @@ def _write_shard(path: Path, pictures: Sequence[Picture]) -> None:
 
 def _check(pictures: Sequence[Picture], out: Path) -> None:
     if not pictures:
-        raise UserError("there are no pictures to pack")
+        raise UserError("there are no pictures to pack; give at least one")
     key, count = Counter(picture.key for picture in pictures).most_common(1)[0]
     if count > 1:
         raise UserError(f"the key {key!r} stands for {count} pictures; rename files so that keys are unique")

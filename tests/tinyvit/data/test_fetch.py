@@ -86,6 +86,7 @@ def test_other_bytes_than_the_published_are_refused(miniature: dict[str, Arrays]
     write_idx(tmp_path, {**miniature, "t10k": split_arrays(2)})
     with pytest.raises(UserError, match="t10k split is not the published"):
         fetch_fashion_mnist(tmp_path / "o", tmp_path)
+    assert not (tmp_path / "o").exists(), "no split may be written while the other is not known to be sound"
 
 
 def test_absent_and_damaged_files_are_named(miniature: dict[str, Arrays], tmp_path: Path) -> None:
