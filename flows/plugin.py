@@ -32,11 +32,13 @@ def _resolving(read: Callable[..., Any]) -> Callable[..., Any]:
 @register_hook
 def setup_environment(*, ctx: Any) -> None:
     """Teach both clients the short names; another Prefect, where they are made differently, stays as it is."""
-    from prefect.client.orchestration import PrefectClient, SyncPrefectClient
+    import prefect.client.orchestration as clients
 
-    for client in (PrefectClient, SyncPrefectClient):
+    for name in ("PrefectClient", "SyncPrefectClient"):
+        client = getattr(clients, name, None)
         read = getattr(client, "read_deployment_by_name", None)
-        if read is None:
-            logging.getLogger(__name__).warning("short deployment names do not work with this Prefect; write NAME/NAME")
+        if client is None or read is None:
+            log = logging.getLogger(__name__)
+            log.warning("short deployment names do not work with this Prefect; write NAME/NAME")
         elif not hasattr(read, "__wrapped__"):
-            client.read_deployment_by_name = _resolving(read)  # type: ignore[method-assign]
+            client.read_deployment_by_name = _resolving(read)

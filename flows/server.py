@@ -23,6 +23,7 @@ HOST = "127.0.0.1"
 POOL = "local"
 START_SECONDS = 120
 STOP_SECONDS = 20
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ServerFault(RuntimeError):
@@ -91,19 +92,24 @@ def _is_taken(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def _on_terminate(_signal: int, _frame: FrameType | None) -> None:
+def _on_stop(_signal: int, _frame: FrameType | None) -> None:
+    # Once is enough: a second Ctrl-C would cut the stopping short and leave the server or the worker behind.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> int:
     """Run until Ctrl-C or SIGTERM (exit code 0), or until a child dies (1). A taken port: 2."""
     parser = argparse.ArgumentParser(prog="python -m flows.server", description=__doc__)
-    parser.add_argument("--port", type=int, default=4200)
+    parser.add_argument("--port", type=int, default=4200, choices=range(1, 65536), metavar="PORT")
     port = parser.parse_args().port
     if _is_taken(port):
         print(f"port {port} is taken; stop what listens there, or give another --port", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _on_terminate)
+    # SIGINT too: a shell's `... &` starts us with it ignored, the worker inherits that, and it stops by SIGINT.
+    for number in STOP_SIGNALS:
+        signal.signal(number, _on_stop)
     try:
         print("starting the Prefect server and a worker ...", flush=True)
         with local_server(port) as children:

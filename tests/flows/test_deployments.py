@@ -43,7 +43,9 @@ def prefect(environment: dict[str, str], *arguments: str, timeout: int = 300) ->
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A server with both deployments; gives the environment in which `prefect` talks to it."""
     port, home = free_port(), tmp_path_factory.mktemp("prefect")
-    environment = os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(home)}
+    # prefect.yaml names the project's folder by PWD, which keeps pointing at where pytest was started.
+    changes = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(home), "PWD": str(ROOT)}
+    environment = os.environ | changes
     with local_server(port, home):
         deployed = prefect(environment, "--no-prompt", "deploy", "--all")
         assert deployed.returncode == 0, deployed.stdout + deployed.stderr

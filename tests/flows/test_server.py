@@ -7,14 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from support import ROOT
 
 from flows.plugin import full_name
 
 
-def start(port: int, home: Path) -> subprocess.Popen[str]:
+def start(port: int, home: Path, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "flows.server", "--port", str(port)],
         cwd=ROOT,
@@ -22,6 +25,7 @@ def start(port: int, home: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=before,
     )
 
 
@@ -52,6 +56,41 @@ def test_sigterm_stops_server_and_worker(tmp_path: Path) -> None:
     assert len(processes_of(port)) >= 2
     run.send_signal(signal.SIGTERM)
     assert run.wait(60) == 0
+    assert processes_of(port) == []
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_stopping_ends_a_flow_run_where_sigint_was_ignored(signals: int, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    marker = tmp_path / "running"
+    (tmp_path / "sleeper.py").write_text(
+        "import pathlib, time\nfrom prefect import flow\n\n@flow\ndef sleeper() -> None:\n"
+        f"    pathlib.Path({str(marker)!r}).touch()\n    time.sleep(300)\n"
+    )
+    environment = os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(tmp_path)}
+    # As a shell's `make server &` starts it.
+    run = start(port, tmp_path, before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    assert run.stdout
+    while "ready" not in run.stdout.readline():
+        assert run.poll() is None, "it ended before it was ready"
+    for arguments in (
+        ["--no-prompt", "deploy", "sleeper.py:sleeper", "--name", "sleeper", "--pool", "local"],
+        ["deployment", "run", "sleeper/sleeper"],
+    ):
+        subprocess.run(
+            [sys.executable, "-m", "prefect", *arguments],
+            cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not marker.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    for _ in range(signals):
+        run.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    run.communicate(timeout=60)
     assert processes_of(port) == []
 
 
