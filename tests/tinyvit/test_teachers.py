@@ -1,0 +1,66 @@
+"""Teachers by name: what is loaded is what was named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from tinyvit.config import Student
+from tinyvit.errors import UserError
+from tinyvit.students import create_student, save_student
+from tinyvit.teachers import Teacher, load_teacher, weights_digest
+
+CPU = torch.device("cpu")
+VIEWS = torch.randint(256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_checkpoint_file_gives_the_same_teacher_as_its_source(teacher: Teacher, tmp_path: Path) -> None:
+    torch.save(teacher.model.state_dict(), tmp_path / "lite0.pth")
+    loaded = load_teacher(f"timm:tf_efficientnet_lite0@{tmp_path / 'lite0.pth'}", CPU, None)
+    assert loaded.weights_sha256 == teacher.weights_sha256
+    assert loaded.classes == teacher.classes
+    assert torch.equal(loaded.answer(VIEWS), teacher.answer(VIEWS))
+
+
+def test_a_fine_tuned_checkpoint_brings_its_own_number_of_classes(tmp_path: Path) -> None:
+    tuned = timm.create_model("resnet10t", num_classes=7).eval()
+    torch.save(tuned.state_dict(), tmp_path / "tuned.pth")
+    loaded = load_teacher(f"timm:resnet10t@{tmp_path / 'tuned.pth'}", CPU, None)
+    assert (loaded.num_classes, loaded.classes) == (7, None)
+    assert loaded.weights_sha256 == weights_digest(tuned)
+
+    (tmp_path / "names.txt").write_text("\n".join("abcdefg"))
+    named = load_teacher(f"timm:resnet10t@{tmp_path / 'tuned.pth'}", CPU, tmp_path / "names.txt")
+    assert named.classes == tuple("abcdefg")
+    (tmp_path / "short.txt").write_text("a\nb")
+    with pytest.raises(UserError, match="has 2 names"):
+        load_teacher(f"timm:resnet10t@{tmp_path / 'tuned.pth'}", CPU, tmp_path / "short.txt")
+
+
+def test_a_student_of_ours_can_teach(tmp_path: Path) -> None:
+    student = Student(name="tiny_vit_5m_224", kwargs={"img_size": 64, "depths": [1, 1, 1, 1]})
+    model = create_student(student, num_classes=5, seed=0)
+    save_student(tmp_path / "s", model, student)
+    loaded = load_teacher(f"timm:local-dir:{tmp_path / 's'}", CPU, None)
+    assert (loaded.num_classes, loaded.input_size) == (5, 64)
+    assert loaded.weights_sha256 == weights_digest(model)
+
+
+def test_a_checkpoint_of_another_model_is_refused(teacher: Teacher, tmp_path: Path) -> None:
+    torch.save(teacher.model.state_dict(), tmp_path / "lite0.pth")
+    with pytest.raises(UserError, match="does not fit the model resnet10t"):
+        load_teacher(f"timm:resnet10t@{tmp_path / 'lite0.pth'}", CPU, None)
+
+
+def test_one_changed_weight_is_another_teacher(teacher: Teacher) -> None:
+    before = weights_digest(teacher.model)
+    with torch.no_grad():
+        weight = next(teacher.model.parameters())
+        kept = weight[0, 0, 0, 0].item()
+        weight[0, 0, 0, 0] += 1e-3
+        assert weights_digest(teacher.model) != before
+        weight[0, 0, 0, 0] = kept
+    assert weights_digest(teacher.model) == before
