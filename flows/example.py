@@ -25,8 +25,8 @@ from flows.distill_student import distill_student
 from flows.teacher_logits import teacher_logits
 from storage import LogitStore
 from tinyvit.config import load_recipe
+from tinyvit.files import write_whole
 from tinyvit.report import write_report
-from tinyvit.students import write_whole
 
 HOME = Path("runs/example")
 LEAD = (

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from storage import LogitStore
 from tinyvit.config import Recipe
@@ -48,6 +50,15 @@ def tinyvit(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedPro
 def command(*arguments: str | Path) -> list[str]:
     """The command line that runs the installed `tinyvit`."""
     return [str(Path(sys.executable).parent / "tinyvit"), *(str(a) for a in arguments)]
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[Any], seconds: float = 120) -> None:
+    """Wait for a condition that a running process is to bring about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        assert process.poll() is None, "the process ended first"
+        time.sleep(0.01)
 
 
 def marked_environment(mark: str) -> dict[str, str]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from tinyvit.data.shards import class_names
 from tinyvit.errors import UserError
+from tinyvit.files import write_whole
 from tinyvit.stage_folder import RECORD, RESULT, read_json
-from tinyvit.students import CONFIG, WEIGHTS, load_student, write_whole
+from tinyvit.students import CONFIG, WEIGHTS, load_student
 
 CARD = """# {architecture}, {classes} classes
 

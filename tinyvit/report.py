@@ -17,9 +17,9 @@ from tinyvit.config import Augment
 from tinyvit.curves import draw, draw_accuracy
 from tinyvit.data.images import decode
 from tinyvit.data.join import checked_samples, indexed_shards
+from tinyvit.files import write_whole
 from tinyvit.replay import view
 from tinyvit.stage_folder import read_metrics
-from tinyvit.students import write_whole
 
 SHOWN_VIEWS = 4
 

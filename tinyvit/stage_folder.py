@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tinyvit.errors import UserError
-from tinyvit.students import write_whole
+from tinyvit.files import write_whole
 
 STATE = "state.pt"
 METRICS = "metrics.jsonl"

@@ -7,7 +7,6 @@ which `timm.create_model("local-dir:FOLDER")` needs to be told nothing else.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from torch import nn
 
 from tinyvit.config import Student
 from tinyvit.errors import UserError
+from tinyvit.files import write_whole
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -131,16 +131,6 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"there are no weights at {file}; give a .safetensors file or a stage's folder") from None
     except Exception as fault:  # safetensors has one error type of its own, which mypy cannot see
         raise UserError(f"{file} is not a whole safetensors file: {fault}") from None
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is seen complete or not at all, also after a power cut."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def _tuples(kwargs: dict[str, Any]) -> dict[str, Any]:

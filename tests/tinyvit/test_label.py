@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
-from support import command, label_all, left_running, marked_environment, small_arguments, tinyvit
+from support import command, label_all, left_running, marked_environment, small_arguments, tinyvit, wait_until
 
 from storage import ENCODINGS, LogitStore, Unit
 from tinyvit.config import Recipe
@@ -65,8 +64,7 @@ def test_stored_loss_equals_the_live_teachers_within_the_encoding(
         student = torch.randn(64, 1000, generator=torch.Generator().manual_seed(epoch))
         for residual in ("uniform", "ghost", "renormalise"):
             gap = distillation_loss(student, stored, residual) - distillation_loss(student, live, residual)  # type: ignore[arg-type]
-            # |sum p (e^d - 1) log q| <= e^bound - 1 times the largest |log q - mean|, and that is under 5 here
-            assert gap.abs() < 5 * 2 * bound, residual
+            assert gap.abs() < bound, residual
 
 
 def test_the_teacher_knows_what_it_sees(teacher: Teacher) -> None:
@@ -102,11 +100,7 @@ def test_a_run_killed_with_9_and_resumed_makes_the_same_store(
         arguments, env=marked_environment(str(path)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     commits = path / "committed" / "c"
-    deadline = time.monotonic() + 120
-    while not any(LogitStore.open(path).commitment(u) for u in [Unit(0, 0)] if commits.exists()):
-        assert time.monotonic() < deadline
-        assert run.poll() is None
-        time.sleep(0.01)
+    wait_until(lambda: commits.exists() and bool(LogitStore.open(path).commitment(Unit(0, 0))), run)
     run.send_signal(signal.SIGKILL)
     run.wait()
     assert left_running(str(path)) == []
@@ -163,11 +157,7 @@ def test_ctrl_c_is_one_line_and_the_store_goes_on_from_there(
     run = subprocess.Popen(
         arguments, env=marked_environment(str(path)), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 120
-    while not list(path.glob("committed/c/*/*")):
-        assert time.monotonic() < deadline
-        assert run.poll() is None
-        time.sleep(0.01)
+    wait_until(lambda: any(path.glob("committed/c/*/*")), run)
     os.killpg(run.pid, signal.SIGINT)
     _, stderr = run.communicate(timeout=60)
     assert run.returncode == 130, stderr

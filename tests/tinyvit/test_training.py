@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from support import command, small_arguments, tinyvit
+from support import command, small_arguments, tinyvit, wait_until
 
 from storage import LogitStore
 from tinyvit.config import Recipe
@@ -137,11 +136,7 @@ def test_a_run_killed_with_9_and_resumed_ends_in_identical_weights(
     run = tmp_path / "run"
     arguments = train_arguments(run, small_store.path, small_data)
     process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (run / "distill" / "metrics.jsonl").exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_until((run / "distill" / "metrics.jsonl").exists, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     epochs = len((run / "distill" / "metrics.jsonl").read_text().splitlines())

@@ -7,8 +7,8 @@ an entry is trusted as long as the file's size and time of change are the same.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from storage import ShardTable
 from tinyvit.data.shards import list_shards, read_samples
 from tinyvit.errors import UserError
+from tinyvit.files import write_whole
 from tinyvit.progress import Progress
 
 INDEX_NAME = "index.npz"
@@ -134,16 +135,16 @@ def _load(path: Path) -> dict[str, ShardEntry]:
 
 
 def _save(path: Path, entries: list[ShardEntry]) -> None:
-    """Write the index aside and rename it; a folder that cannot be written simply keeps none."""
+    """Keep the index beside the shards; a folder that cannot be written simply keeps none."""
     if not os.access(path.parent, os.W_OK):
         return
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-        np.savez(
-            file,
-            name=np.array([e.name for e in entries]),
-            samples=np.array([e.samples for e in entries], np.int64),
-            sha256=np.array([e.sha256 for e in entries]),
-            key_digest=np.concatenate([e.key_digest for e in entries]),
-            stamp=np.array([e.stamp for e in entries], np.int64),
-        )
-    Path(file.name).replace(path)
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        name=np.array([e.name for e in entries]),
+        samples=np.array([e.samples for e in entries], np.int64),
+        sha256=np.array([e.sha256 for e in entries]),
+        key_digest=np.concatenate([e.key_digest for e in entries]),
+        stamp=np.array([e.stamp for e in entries], np.int64),
+    )
+    write_whole(path, buffer.getvalue())
