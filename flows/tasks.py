@@ -90,8 +90,8 @@ def plan_units(recipe: Recipe, store: Path) -> list[Unit]:
 @work("label units")
 def label_group(recipe: Recipe, store: Path, units: list[Unit]) -> dict[str, float]:
     """Label those of these units that are still missing; returns counts and seconds."""
-    opened = LogitStore.open(store, writable=True)
-    todo = [unit for unit in units if not opened.commitment(unit)]
+    opened = LogitStore.open(store)
+    todo = [unit for unit in units if not opened.committed(unit)]
     if not todo:
         return {"units": 0, "views": 0, "invalid": 0, "seconds": 0.0}
     reports = list(label_units(opened, todo, recipe, _teacher(recipe), default_workers(), default_progress()))
@@ -106,7 +106,7 @@ def label_group(recipe: Recipe, store: Path, units: list[Unit]) -> dict[str, flo
 @work("verify and seal")
 def seal_store(store: Path) -> str:
     """Read everything back and seal; returns when the store was sealed."""
-    opened = LogitStore.open(store, writable=True)
+    opened = LogitStore.open(store)
     if not opened.sealed:
         finish(opened, default_progress())
     return opened.sealed

@@ -4,7 +4,7 @@ Numpy in, numpy out. The package knows nothing of models, images or workflows: i
 commits them last, refuses what does not match and reads one epoch of one shard at a time.
 """
 
-from storage.encoding import ENCODINGS, Encoding
+from storage.encoding import ENCODINGS, SELECTIONS
 from storage.rows import Rows, UnitRows
 from storage.spec import FORMAT_VERSION, ShardTable, StoreError, StoreSpec, Unit, digest_of
 from storage.store import LogitStore
@@ -13,7 +13,7 @@ from storage.verify import verify
 __all__ = [
     "ENCODINGS",
     "FORMAT_VERSION",
-    "Encoding",
+    "SELECTIONS",
     "LogitStore",
     "Rows",
     "ShardTable",

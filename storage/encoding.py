@@ -1,46 +1,280 @@
-"""How log-ratios become small integers: a linear scale that CF-aware readers undo by themselves."""
+"""How the answer for a view becomes small integers and comes back.
 
+A row is a walk around the circle of class ids: it begins at the best class and meets the other kept classes in
+ascending order. Stored are the steps of the walk, so `class_id = cumsum(class_step) % num_classes`. Gaps of a
+set cost about half the bits of ids in the order of their probability, for they do not say that order, which the
+values say already; and as similar classes have near ids, small gaps are common.
+
+Values of the lossy encodings are uniform steps of sqrt(p). For a small error e of sqrt(p) a class adds about
+2 e^2 to the Kullback-Leibler divergence whatever its probability (the metric of Fisher information), so no bit
+goes to digits that the loss cannot see: on average the divergence of K classes is at most K / (6 levels^2).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+# What level 0 means, in levels: the classes that round to it are many and mostly far less likely than the cell's
+# middle. 1/8 is the best power of two on real rows (benchmarks/results/storage_*.md).
+ZERO_LEVEL = 0.125
+
+# Of float16; below it numbers lose digits.
+SMALLEST_NORMAL = np.float32(2.0**-14)
+
+# A column of a row in the low bits of a number whose high bits it is sorted by.
+COLUMN_BITS = 24
+
+Floats = NDArray[np.float32]
+Unsigned = NDArray[np.unsignedinteger]
+
+
+def step_dtype(num_classes: int) -> str:
+    """The smallest unsigned type in which a walk of nearly two rounds does not overflow."""
+    return "uint16" if 2 * num_classes <= np.iinfo(np.uint16).max + 1 else "uint32"
+
+
+def walk(
+    class_id: NDArray[np.integer], present: NDArray[np.bool_], num_classes: int
+) -> tuple[Unsigned, NDArray[np.integer]]:
+    """Steps [N, K] of the walk and the order of the entries in it [N, K].
+
+    The first entry stays first; entries that are not `present` come last, with step 0.
+    """
+    # Distance and column in one number: sorting numbers is ten times as fast as sorting indices by them.
+    distance = (class_id - class_id[:, :1]).astype(np.int64) % num_classes
+    distance[~present] = num_classes
+    packed = distance << COLUMN_BITS
+    packed |= np.arange(class_id.shape[1])
+    packed.sort(axis=1)
+    order = packed & ((1 << COLUMN_BITS) - 1)
+    distance = packed >> COLUMN_BITS
+    steps = np.diff(distance, axis=1, prepend=0)
+    steps[distance == num_classes] = 0
+    steps[:, 0] = class_id[:, 0]
+    return steps.astype(step_dtype(num_classes)), order
+
+
+def class_ids(steps: Unsigned, num_classes: int) -> Unsigned:
+    """Undo `walk`: ids [K, S] from steps [K, S], an entry a row of memory so that the sums run along S."""
+    ids = np.empty_like(steps)
+    ids[0] = steps[0]
+    around = steps.dtype.type(num_classes)
+    over = np.empty_like(steps[0])
+    for entry in range(1, len(steps)):
+        np.add(ids[entry - 1], steps[entry], out=ids[entry])
+        # Below num_classes the difference wraps to a large number, so the smaller one is the remainder.
+        np.subtract(ids[entry], around, out=over)
+        np.minimum(ids[entry], over, out=ids[entry])
+    return ids
+
 
 @dataclass(frozen=True)
-class Encoding:
-    """A linear quantisation of log(p_k / p_1), which is 0 for the best class and negative below.
-
-    `scale` is the CF `scale_factor` (negative: the stored integer grows as the class gets less likely),
-    so a reader computes `stored * scale`. Ratios below `floor` are stored as `floor`.
-    """
+class Encoding(ABC):
+    """How probabilities and the residual of rows are stored."""
 
     name: str
-    dtype: str
-    scale: float
 
-    @property
-    def floor(self) -> float:
-        """The smallest log-ratio that can be told apart, in nats."""
-        return self.scale * float(np.iinfo(self.dtype).max)
+    @abstractmethod
+    def value_dtype(self, top_k: int) -> str:
+        """The type of stored values in a store of this K."""
 
-    @property
-    def max_error(self) -> float:
-        """The largest rounding error of a log-ratio above `floor`, in nats."""
-        return abs(self.scale) / 2
+    @abstractmethod
+    def encode(self, probability: NDArray[np.floating], residual: Floats, top_k: int) -> Unsigned | NDArray[np.float16]:
+        """Stored values [N, K] of walked rows (0: no such entry); `residual` [N] as it will be read back."""
 
-    def encode(self, log_ratio: NDArray[np.floating]) -> NDArray[np.unsignedinteger]:
-        """Quantise log-ratios (any shape, at most 0) to the stored integers."""
-        steps: NDArray[np.unsignedinteger] = np.rint(np.maximum(log_ratio, self.floor) / self.scale).astype(self.dtype)
+    @abstractmethod
+    def decode(self, values: NDArray[np.generic], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
+        """Probabilities [N, K] float32; `steps` [K, N] where rows may have fewer than K entries, else None."""
+
+    @abstractmethod
+    def describe(self, top_k: int) -> str:
+        """The formula that undoes `encode`, for the attributes of the array."""
+
+    residual_dtype = "uint16"
+
+    def encode_residual(self, residual: NDArray[np.floating]) -> Unsigned:
+        """The angle of the residual, sin(angle)^2 = residual, in steps of pi / 2 / largest: fine at both ends.
+
+        The last step is kept for nothing: a row always has some mass on its kept classes.
+        """
+        largest = np.iinfo(self.residual_dtype).max
+        angle = np.arcsin(np.sqrt(np.clip(residual.astype(np.float64), 0, 1)))
+        steps: Unsigned = np.minimum(np.rint(angle * (2 * largest / np.pi)), largest - 1).astype(self.residual_dtype)
         return steps
 
-    def decode(self, stored: NDArray[np.unsignedinteger]) -> NDArray[np.float32]:
-        """Undo `encode`, to float32 nats."""
-        return stored.astype(np.float32) * np.float32(self.scale)
+    def decode_residual(self, stored: Unsigned, *, all_kept: bool) -> Floats:
+        """Undo `encode_residual`, to the mass [N] float32; 0 when every class is kept."""
+        if all_kept:
+            return np.zeros(stored.shape, np.float32)
+        angle = np.maximum(stored, ZERO_LEVEL) * (np.pi / 2 / np.iinfo(self.residual_dtype).max)
+        mass: Floats = (np.sin(angle) ** 2).astype(np.float32)
+        return mass
 
 
-# 1/16 nat covers ratios down to 1.2e-7, the resolution of the teacher's own float32 softmax; 1/2048 nat is
-# finer than the half unit in the last place of a float16 probability.
+@dataclass(frozen=True)
+class Levels(Encoding):
+    """sqrt(p) in `levels` uniform steps. The best class takes what the others and the residual leave.
+
+    Stored are levels above the row's lowest one, and in the first place that lowest level: rows differ in it,
+    and what is left is alike in all rows.
+    """
+
+    levels: int
+    dtype: str
+    residual_dtype: str
+
+    def value_dtype(self, top_k: int) -> str:
+        return self.dtype
+
+    def encode(self, probability: NDArray[np.floating], residual: Floats, top_k: int) -> Unsigned:
+        present = probability[:, 1:] > 0
+        exact = np.sqrt(probability[:, 1:]) * np.float32(self.levels)
+        level = np.rint(exact).astype(np.int32)
+        self._balance(level, exact, present, probability[:, 0], residual)
+        self._keep_the_best_first(level, present, residual)
+        lowest = np.min(level, axis=1, initial=np.iinfo(np.int32).max, where=present, keepdims=True)
+        lowest[~present.any(axis=1)] = 0
+        values: Unsigned = np.concatenate([lowest, np.where(present, level - lowest, 0)], axis=1).astype(self.dtype)
+        return values
+
+    def _balance(
+        self,
+        level: NDArray[np.int32],
+        exact: NDArray[np.floating],
+        present: NDArray[np.bool_],
+        best: NDArray[np.floating],
+        residual: Floats,
+    ) -> None:
+        """Round some classes the other way where the errors of all would move the best one by half a level.
+
+        Errors do not cancel in a flat answer, whose classes all round alike. Those nearest to the middle between
+        two levels lose least.
+        """
+        rows = np.flatnonzero(present.any(axis=1))
+        for _ in range(level.shape[1]):
+            spare = 1 - residual[rows] - self._others(level, present, rows) - best[rows]
+            off = np.abs(spare) > np.sqrt(best[rows]) / self.levels
+            rows, spare = rows[off], spare[off, None]
+            if not len(rows):
+                return
+            way = np.where(spare > 0, 1, -1)
+            change = np.abs(2 * level[rows] * way + 1) / self.levels**2
+            better = present[rows] & (level[rows] + way >= 1) & (change < 2 * np.abs(spare))
+            loss = np.where(better, (level[rows] - exact[rows]) * way, np.inf)
+            pick = loss.argmin(axis=1)
+            found = better[np.arange(len(rows)), pick]
+            rows = rows[found]
+            level[rows, pick[found]] += way[found, 0]
+
+    def _keep_the_best_first(self, level: NDArray[np.int32], present: NDArray[np.bool_], residual: Floats) -> None:
+        """Lower levels where rounding would put another class above the best one, which takes the remainder."""
+        rows = np.flatnonzero(present.any(axis=1))
+        while len(rows):
+            highest = level[rows].max(axis=1)
+            p = self._squares(highest.astype(np.float32))
+            above = (1 - residual[rows] - self._others(level, present, rows) < p) & (highest > 0)
+            rows = rows[above]
+            level[rows, level[rows].argmax(axis=1)] -= 1
+
+    def _others(self, level: NDArray[np.int32], present: NDArray[np.bool_], rows: NDArray[np.intp]) -> Floats:
+        """The mass that all classes but the best would be read with."""
+        squares = self._squares(level[rows].astype(np.float32))
+        return np.asarray(squares.sum(axis=1, where=present[rows]))
+
+    def _squares(self, level: Floats) -> Floats:
+        """Probabilities of levels, in place."""
+        np.maximum(level, np.float32(ZERO_LEVEL), out=level)
+        level *= np.float32(1 / self.levels)
+        return np.multiply(level, level, out=level)
+
+    def decode(self, values: NDArray[np.generic], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
+        level = values.astype(np.float32)
+        level += level[:, :1].copy()
+        p = self._squares(level)
+        if steps is not None:
+            p[(steps == 0).T] = 0
+        p[:, 0] = 0
+        p[:, 0] = np.maximum(1 - residual - p.sum(axis=1), np.float32((ZERO_LEVEL / self.levels) ** 2))
+        return p
+
+    def describe(self, top_k: int) -> str:
+        return (
+            f"entry 0 is the row's lowest level; p of the others = (max(value + entry 0, {ZERO_LEVEL}) / "
+            f"{self.levels})^2, where class_step is not 0; p of entry 0 = 1 - residual - the sum of the others"
+        )
+
+
+@dataclass(frozen=True)
+class Halves(Encoding):
+    """Probabilities as float16."""
+
+    @cached_property
+    def table(self) -> Floats:
+        """Every float16 from 0 on as float32; 0 as half of the smallest one, for a kept class is not impossible."""
+        values = np.arange(1 << 15, dtype=np.uint16).view(np.float16).astype(np.float32)
+        values[0] = 2.0**-26
+        return values
+
+    def value_dtype(self, top_k: int) -> str:
+        return "float16"
+
+    def encode(self, probability: NDArray[np.floating], residual: Floats, top_k: int) -> NDArray[np.float16]:
+        # Numbers below the normal range by multiplication, for the same reason as in `decode`; 2^-24 is their step.
+        normal = np.maximum(probability, SMALLEST_NORMAL).astype(np.float16).view(np.uint16)
+        small = np.rint(np.minimum(probability, SMALLEST_NORMAL) * 2**24).astype(np.uint16)
+        bits: NDArray[np.uint16] = np.where(probability < SMALLEST_NORMAL, small, normal)
+        return bits.view(np.float16)
+
+    def decode(self, values: NDArray[np.generic], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
+        # By table: numpy converts numbers below 6e-5 one by one. Values are not negative, so half of it does.
+        p: Floats = self.table.take(values.view(np.uint16) & 0x7FFF)
+        if steps is not None:
+            absent = (steps == 0).T
+            absent[:, 0] = False
+            p[absent] = 0
+        return p
+
+    def describe(self, top_k: int) -> str:
+        return "the probability of the entry, where class_step is not 0; 0 means 2^-26"
+
+
+@dataclass(frozen=True)
+class Counts(Encoding):
+    """Of K draws, how many hit the class."""
+
+    residual_dtype = "uint8"
+
+    def value_dtype(self, top_k: int) -> str:
+        return "uint8" if top_k <= np.iinfo(np.uint8).max else "uint16"
+
+    def encode(self, probability: NDArray[np.floating], residual: Floats, top_k: int) -> Unsigned:
+        counts: Unsigned = np.rint(probability * top_k).astype(self.value_dtype(top_k))
+        return counts
+
+    def decode(self, values: NDArray[np.generic], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
+        p: Floats = values.astype(np.float32) * np.float32(1 / top_k)
+        return p
+
+    def describe(self, top_k: int) -> str:
+        return f"draws that hit the class; p = value / {top_k}; the residual is 0"
+
+
 ENCODINGS: dict[str, Encoding] = {
     encoding.name: encoding
-    for encoding in (Encoding("compact", "uint8", -1 / 16), Encoding("fine", "uint16", -1 / 2048))
+    for encoding in (
+        # 320: K=100 costs a divergence of at most 1.7e-4 on average.
+        Levels("compact", 320, "uint8", "uint8"),
+        Levels("fine", 4096, "uint16", "uint16"),
+        Halves("exact"),
+        Counts("counts"),
+    )
 }
+
+# Which classes of an answer are kept: the K best, the fewest that reach a mass (at most K), or those that K
+# random draws hit.
+SELECTIONS = ("top_k", "mass", "sampled")

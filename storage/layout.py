@@ -1,130 +1,178 @@
 """The arrays of a store: names, dimensions, chunks and codecs. The one place that decides bytes on disk.
 
 Unit arrays keep one Zarr shard object for each unit, so that one owner writes it whole, with one inner chunk
-an epoch, so that a reader fetches a single epoch by byte range. Every chunk ends in a CRC-32C: zstd alone
-decodes a flipped bit without a word.
+an epoch, so that a reader fetches a single epoch by byte range. Every chunk ends in a CRC-32C: a compressor
+alone decodes a flipped bit without a word.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.core.array_spec import ArrayConfigParams
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
 
-from storage.encoding import ENCODINGS
-from storage.spec import ShardTable, StoreSpec
+from storage.chunks import BLOCK_BYTES, LEVEL, UnitArray
+from storage.encoding import ENCODINGS, step_dtype
+from storage.spec import ShardTable, StoreSpec, digest_of
 
-# Absent and all-zero must differ: an all-zero chunk is written like any other.
-WRITE_CONFIG: ArrayConfigParams = {"write_empty_chunks": True}
-
-UNIT_ARRAYS = ("class_id", "log_ratio", "residual", "seed", "valid", "view_digest")
-
-# Key digests of this many data shards share an object, so that the index of 2,048 shards is 32 files.
+# Key digests of this many data shards share an object, so that the index of 2,048 shards is 32 objects.
 KEY_GROUP = 64
 
+INDEX_ARRAYS = ("shard_name", "shard_samples", "shard_sha256", "key_digest", "class_name")
 
-def class_id_dtype(num_classes: int) -> str:
-    """The smallest unsigned type that holds every class id."""
-    return "uint16" if num_classes <= np.iinfo(np.uint16).max + 1 else "uint32"
+ABOUT = {
+    "class_step": "steps of a walk from the best class around the class ids; class_id = cumsum(class_step) % classes",
+    "value": "",
+    "residual": "",
+    "seed": "seed that remakes the view",
+    "valid": "the row holds a teacher's answer",
+    "view_digest": "CRC-32 of the pixels of probe views before normalisation",
+}
 
 
-def create_arrays(group: zarr.Group, spec: StoreSpec, table: ShardTable, class_names: Sequence[str] | None) -> None:
-    """Create every array of a store and fill in the data set's index and the names of the classes."""
-    encoding = ENCODINGS[spec.encoding]
-    views = (spec.epochs, len(table), table.slots)
-    unit_dims = ("epoch", "shard", "slot")
-    scale = {"scale_factor": encoding.scale, "add_offset": 0.0, "units": "nat"}
-    for name, dtype, shape, dims, attributes in (
-        (
-            "class_id",
-            class_id_dtype(spec.num_classes),
-            (*views, spec.top_k),
-            (*unit_dims, "rank"),
-            {"long_name": "class of each rank, best first"},
-        ),
-        (
-            "log_ratio",
-            encoding.dtype,
-            (*views, spec.top_k),
-            (*unit_dims, "rank"),
-            {"long_name": "log(p_k / p_1)", **scale},
-        ),
-        (
-            "residual",
-            "float16",
-            views,
-            unit_dims,
-            {"long_name": "log of the probability mass outside the ranks", "units": "nat"},
-        ),
-        ("seed", "uint32", views, unit_dims, {"long_name": "seed that remakes the view"}),
-        ("valid", "bool", views, unit_dims, {"long_name": "the row holds a teacher's answer"}),
-        (
-            "view_digest",
-            "uint32",
-            (spec.epochs, len(table), spec.probes),
-            ("epoch", "shard", "probe"),
-            {"long_name": "CRC-32 of the pixels of probe views before normalisation"},
-        ),
-    ):
-        chunk = (1, 1, *shape[2:])
-        _create(group, name, dtype, shape, chunk, dims, (spec.epochs_per_unit, *chunk[1:]), attributes)
-    _create(group, "committed", "uint32", (spec.blocks, len(table)), (1, 1), ("block", "shard"))
+def unit_arrays(spec: StoreSpec, slots: int) -> dict[str, UnitArray]:
+    """The arrays that a unit consists of, in the order of its checksum."""
+    encoding, rows = ENCODINGS[spec.encoding], (slots, spec.top_k)
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {
+        "class_step": (step_dtype(spec.num_classes), rows),
+        "value": (encoding.value_dtype(spec.top_k), rows),
+        "residual": (encoding.residual_dtype, rows[:1]),
+        "seed": ("uint32", rows[:1]),
+        "valid": ("bool", rows[:1]),
+        "view_digest": ("uint32", (spec.probes,)),
+    }
+    return {
+        name: UnitArray(name, np.dtype(dtype), shape, spec.epochs_per_unit, entry_first=name == "class_step")
+        for name, (dtype, shape) in shapes.items()
+    }
+
+
+def new_objects(spec: StoreSpec, table: ShardTable, class_names: Sequence[str] | None) -> dict[str, bytes]:
+    """Every object of an empty store by key, the group's document, which makes it one, last."""
+    memory: dict[str, Any] = {}
+    group = zarr.create_group(MemoryStore(memory))
+    _create_unit_arrays(group, spec, table)
     _create_index(group, table)
     if class_names is not None:
         names = np.array(class_names, dtype=object)
-        _create(group, "class_name", "str", names.shape, names.shape, ("class",))[:] = names
+        _create_whole(group, "class_name", "str", ("class",), names)
+    documents = {name: array_digest(memory[f"{name}/zarr.json"].to_bytes()) for name in group}
+    group.attrs.put(
+        {
+            **spec.to_attributes(
+                table_digest=table.digest(),
+                class_name_digest=digest_of(list(class_names or [])),
+                document_digests=documents,
+            ),
+            "sealed": "",
+            "seal_digest": "",
+        }
+    )
+    objects = {key: value.to_bytes() for key, value in memory.items()}
+    objects["zarr.json"] = objects.pop("zarr.json")
+    return objects
+
+
+def array_digest(document: bytes) -> str:
+    """SHA-256 of an array's zarr.json as the JSON that it is."""
+    return digest_of(json.loads(document))
+
+
+def read_array(objects: dict[str, bytes], name: str) -> np.ndarray[Any, Any]:
+    """All values of an array whose objects are at hand. ValueError or RuntimeError where one is damaged."""
+    buffer = default_buffer_prototype().buffer
+    store = MemoryStore({key: buffer.from_bytes(data) for key, data in objects.items()})
+    values: np.ndarray[Any, Any] = np.asarray(zarr.open_array(store, path=name, mode="r")[:])
+    return values
+
+
+def _create_unit_arrays(group: zarr.Group, spec: StoreSpec, table: ShardTable) -> None:
+    encoding = ENCODINGS[spec.encoding]
+    largest = np.iinfo(encoding.residual_dtype).max
+    about = ABOUT | {
+        "value": encoding.describe(spec.top_k),
+        "residual": "0: every class is kept"
+        if spec.nothing_outside
+        else f"mass outside the entries = sin(max(residual, 1/8) * pi / {2 * largest})^2",
+    }
+    for array in unit_arrays(spec, table.slots).values():
+        dims = ("epoch", "shard", "probe") if array.name == "view_digest" else ("epoch", "shard", "slot", "entry")
+        chunk = (1, 1, *array.shape)
+        group.create_array(
+            array.name,
+            shape=(spec.epochs, len(table), *array.shape),
+            dtype=array.dtype,
+            chunks=chunk,
+            shards=(spec.epochs_per_unit, *chunk[1:]),
+            filters=[TransposeCodec(order=(0, 1, 3, 2))] if array.entry_first else [],
+            serializer=BytesCodec(endian="little"),
+            compressors=[
+                BloscCodec(
+                    typesize=array.dtype.itemsize,
+                    cname="zstd",
+                    clevel=LEVEL,
+                    shuffle="shuffle" if array.dtype.itemsize > 1 else "noshuffle",
+                    blocksize=BLOCK_BYTES,
+                ),
+                Crc32cCodec(),
+            ],
+            fill_value=0,
+            dimension_names=dims[: len(chunk)],
+            attributes={"long_name": about[array.name]},
+        )
+    group.create_array(
+        "committed",
+        shape=(spec.epochs, len(table)),
+        dtype="uint32",
+        chunks=(spec.epochs_per_unit, 1),
+        compressors=[Crc32cCodec()],
+        fill_value=0,
+        dimension_names=("epoch", "shard"),
+        attributes={"long_name": "checksum of an epoch of a unit; 0: not there"},
+    )
 
 
 def _create_index(group: zarr.Group, table: ShardTable) -> None:
-    count = len(table)
     for name, dtype, values in (
         ("shard_name", "str", np.array(table.name, dtype=object)),
         ("shard_samples", "uint32", np.array(table.samples, dtype=np.uint32)),
         ("shard_sha256", "str", np.array(table.sha256, dtype=object)),
     ):
-        _create(group, name, dtype, (count,), (count,), ("shard",))[:] = values
-    group_size = min(KEY_GROUP, count)
-    digests = _create(
-        group,
+        _create_whole(group, name, dtype, ("shard",), values)
+    padded = np.zeros((len(table), table.slots), np.uint64)
+    for row, keys in zip(padded, table.key_digest, strict=True):
+        row[: len(keys)] = keys
+    digests = group.create_array(
         "key_digest",
-        "uint64",
-        (count, table.slots),
-        (1, table.slots),
-        ("shard", "slot"),
-        (group_size, table.slots),
-        {"long_name": "BLAKE2b-64 of the sample's key"},
+        shape=padded.shape,
+        dtype="uint64",
+        chunks=(min(KEY_GROUP, len(table)), table.slots),
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        fill_value=0,
+        dimension_names=("shard", "slot"),
+        attributes={"long_name": "BLAKE2b-64 of the sample's key"},
+        config={"write_empty_chunks": True},
     )
-    for first in range(0, count, group_size):
-        keys = table.key_digest[first : first + group_size]
-        padded = np.zeros((len(keys), table.slots), np.uint64)
-        for row, values in zip(padded, keys, strict=True):
-            row[: len(values)] = values
-        digests[first : first + len(keys)] = padded
+    digests[:] = padded
 
 
-def _create(
-    group: zarr.Group,
-    name: str,
-    dtype: str,
-    shape: tuple[int, ...],
-    chunks: tuple[int, ...],
-    dims: tuple[str, ...],
-    shards: tuple[int, ...] | None = None,
-    attributes: dict[str, Any] | None = None,
-) -> zarr.Array[Any]:
-    return group.create_array(
+def _create_whole(
+    group: zarr.Group, name: str, dtype: str, dims: tuple[str, ...], values: np.ndarray[Any, Any]
+) -> None:
+    array = group.create_array(
         name,
-        shape=shape,
+        shape=values.shape,
         dtype=dtype,
-        chunks=chunks,
-        shards=shards,
+        chunks=values.shape,
         compressors=[ZstdCodec(level=3), Crc32cCodec()],
         fill_value="" if dtype == "str" else 0,
         dimension_names=dims,
-        attributes=attributes or {},
-        config=WRITE_CONFIG,
+        config={"write_empty_chunks": True},
     )
+    array[:] = values

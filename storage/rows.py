@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.spec import StoreError, StoreSpec, Unit
+from storage.spec import StoreError, StoreSpec
+
+# Kept probabilities and residual sum to one; float16 values and float32 sums of a thousand of them miss it by this.
+SUM_TOLERANCE = 2e-3
 
 
 @dataclass(frozen=True)
 class UnitRows:
-    """The answers for one unit: E epochs, S samples, the K best classes of each view, P probes.
+    """The answers for one unit: E epochs, S samples, at most K classes of each view, P probes.
 
-    class_id    [E, S, K] integer, best first
-    log_ratio   [E, S, K] float, log(p_k / p_1): 0 first, never rising
-    residual    [E, S] float, log of the probability mass outside the K classes; -inf when there is none
+    class_id    [E, S, K] integer, the best class first, the others in any order
+    probability [E, S, K] float; 0 where a row has fewer than K classes, whatever the id there
+    residual    [E, S] float, the probability mass outside the kept classes
     seed        [E, S] uint32, remakes the view
     valid       [E, S] bool; rows that are not valid may hold anything
     view_digest [E, P] uint32, checksums of the probe views
     """
 
     class_id: NDArray[np.integer]
-    log_ratio: NDArray[np.floating]
+    probability: NDArray[np.floating]
     residual: NDArray[np.floating]
     seed: NDArray[np.uint32]
     valid: NDArray[np.bool_]
@@ -34,7 +36,7 @@ class UnitRows:
         """Raise StoreError unless shapes and values are what the store promises its readers."""
         wanted = {
             "class_id": (epochs, samples, spec.top_k),
-            "log_ratio": (epochs, samples, spec.top_k),
+            "probability": (epochs, samples, spec.top_k),
             "residual": (epochs, samples),
             "seed": (epochs, samples),
             "valid": (epochs, samples),
@@ -43,77 +45,56 @@ class UnitRows:
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
                 raise StoreError(f"{name} has the shape {getattr(self, name).shape}, the unit needs {shape}")
-        ids, ratios, residual = (
-            self.class_id[self.valid],
-            self.log_ratio[self.valid],
-            self.residual[self.valid],
-        )
-        if faults := row_faults(spec, ids, ratios, residual):
+        ids, p, residual = self.class_id[self.valid], self.probability[self.valid], self.residual[self.valid]
+        if faults := row_faults(spec, ids, p, residual):
             raise StoreError(f"rows cannot be stored: {'; '.join(faults)}")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One epoch of one shard as read back: S samples, K classes.
+    """One epoch of one shard as read back: S samples, K entries.
 
-    class_id  [S, K] uint16 or uint32, best first
-    log_ratio [S, K] float32 nats
-    residual  [S] float32, log of the mass outside the K classes
-    seed      [S] uint32
-    valid     [S] bool; the other fields of a row that is not valid mean nothing
+    class_id    [S, K] uint16 or uint32: the best class first, the others in ascending order from it, around
+    probability [S, K] float32; 0 where a row has fewer than K classes (the id then repeats the last one)
+    residual    [S] float32, the mass outside the kept classes; with the probabilities it sums to one
+    seed        [S] uint32
+    valid       [S] bool; the other fields of a row that is not valid mean nothing
+    view_digest [P] uint32, checksums of the probe views
     """
 
     class_id: NDArray[np.unsignedinteger]
-    log_ratio: NDArray[np.float32]
+    probability: NDArray[np.float32]
     residual: NDArray[np.float32]
     seed: NDArray[np.uint32]
     valid: NDArray[np.bool_]
-
-    def probabilities(self) -> NDArray[np.float32]:
-        """[S, K] float32: the kept probabilities; with exp(residual) each row sums to one."""
-        return probabilities(self.log_ratio, self.residual)
-
-
-def probabilities(log_ratio: NDArray[np.floating], residual: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Kept probabilities from ratios [..., K] and the log of the mass outside them [...].
-
-    The kept mass is 1 - exp(residual), computed without cancellation, and shared out by the ratios: rounding
-    of the ratios moves mass between kept classes but never invents or loses any.
-    """
-    ratios = np.exp(log_ratio.astype(np.float32))
-    kept = -np.expm1(residual.astype(np.float32))
-    shares: NDArray[np.float32] = ratios * (kept / ratios.sum(axis=-1))[..., None]
-    return shares
+    view_digest: NDArray[np.uint32]
 
 
 def row_faults(
     spec: StoreSpec,
     class_id: NDArray[np.integer],
-    log_ratio: NDArray[np.floating],
+    probability: NDArray[np.floating],
     residual: NDArray[np.floating],
 ) -> list[str]:
     """What is impossible in these valid rows ([N, K], [N, K], [N]); empty when nothing is."""
     faults = []
     if class_id.size and (class_id.min() < 0 or class_id.max() >= spec.num_classes):
         faults.append(f"a class id outside 0..{spec.num_classes - 1}")
-    ordered = np.sort(class_id, axis=-1)
-    if (ordered[:, 1:] == ordered[:, :-1]).any():
-        faults.append("a class twice in one row")
-    if not np.isfinite(log_ratio).all() or (log_ratio > 0).any():
-        faults.append("a log-ratio that is not a finite number at most 0")
-    elif (log_ratio[:, :1] != 0).any() or (np.diff(log_ratio, axis=-1) > 0).any():
-        faults.append("classes that are not in the order of their probability")
-    if np.isnan(residual).any() or (residual > 0).any():
-        faults.append("a residual that is not a log-probability")
+    with np.errstate(invalid="ignore"):
+        present = probability > 0
+        # Absent entries get numbers of their own, so that they repeat nothing.
+        ordered = np.where(present, class_id.astype(np.int32), -1 - np.arange(class_id.shape[1], dtype=np.int32))
+        ordered.sort(axis=-1)
+        if (ordered[:, 1:] == ordered[:, :-1]).any():
+            faults.append("a class twice in one row")
+        if not ((probability >= 0) & (probability <= 1)).all():
+            faults.append("a probability that is not a number from 0 to 1")
+        elif not present[:, 0].all() or (probability[:, 1:].max(axis=-1, initial=0) > probability[:, 0]).any():
+            faults.append("a first class that is not the best")
+        elif spec.selection == "top_k" and not present.all():
+            faults.append("fewer classes than the store keeps of each view")
+        if not ((residual >= 0) & (residual <= 1)).all():
+            faults.append("a residual that is not a number from 0 to 1")
+        elif not faults and (np.abs(probability.sum(axis=-1) + residual - 1) > SUM_TOLERANCE).any():
+            faults.append("probabilities that do not sum to one with the residual")
     return faults
-
-
-def unit_checksum(unit: Unit, arrays: dict[str, NDArray[np.generic]]) -> int:
-    """The non-zero number that commits a unit: a CRC-32 of its place and of every stored value in it.
-
-    Naming the place makes a unit that was copied or swapped over another one as detectable as a flipped bit.
-    """
-    crc = zlib.crc32(f"{unit.block}/{unit.shard}".encode())
-    for name in sorted(arrays):
-        crc = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), zlib.crc32(name.encode(), crc))
-    return crc or 1

@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.encoding import ENCODINGS
+from storage.encoding import ENCODINGS, SELECTIONS
 
 FORMAT = "logit-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+# Attributes beside the specification: digests of the data set's index, the class names and the arrays' documents.
+DIGESTS = ("table_digest", "class_name_digest", "document_digests")
 
 
 class StoreError(ValueError):
@@ -39,7 +43,9 @@ class StoreSpec:
     """Everything that decides what the rows mean; it stands in the attributes of the Zarr group.
 
     `teacher` names the model (name, source, weights and class-list digests, input size, mean, std),
-    `augment` is the augmentation that made the views, `libraries` the versions that replayed it.
+    `augment` is the augmentation that made the views, `libraries` the versions that replayed it. `selection` says
+    which classes are kept: the `top_k` best, the fewest of them that reach the probability `mass`, or those that
+    `top_k` random draws hit (`sampled`).
     """
 
     data: str
@@ -53,6 +59,8 @@ class StoreSpec:
     augment: Mapping[str, Any]
     libraries: Mapping[str, str]
     created: str
+    selection: str = "top_k"
+    mass: float | None = None
     probes: int = 4
     augment_digest: str = field(default="")
 
@@ -61,6 +69,12 @@ class StoreSpec:
             object.__setattr__(self, "augment_digest", digest_of(dict(self.augment)))
         if self.encoding not in ENCODINGS:
             raise StoreError(f"encoding {self.encoding!r} is unknown; choose one of {', '.join(ENCODINGS)}")
+        if self.selection not in SELECTIONS:
+            raise StoreError(f"selection {self.selection!r} is unknown; choose one of {', '.join(SELECTIONS)}")
+        if (self.selection == "sampled") != (self.encoding == "counts"):
+            raise StoreError("sampled rows are stored as counts, and only they: choose both or neither")
+        if (self.selection == "mass") != (self.mass is not None) or not 0 < (self.mass or 1) <= 1:
+            raise StoreError(f"mass={self.mass}: the selection `mass` needs one in 0..1, the others none")
         if not 1 <= self.top_k <= self.num_classes:
             raise StoreError(
                 f"top_k={self.top_k} does not fit {self.num_classes} classes; choose 1 to {self.num_classes}"
@@ -72,6 +86,11 @@ class StoreSpec:
             )
 
     @property
+    def nothing_outside(self) -> bool:
+        """Whether no answer has mass outside its kept classes."""
+        return self.selection == "sampled" or (self.selection == "top_k" and self.top_k == self.num_classes)
+
+    @property
     def blocks(self) -> int:
         """How many blocks of epochs there are; the last may be shorter."""
         return -(-self.epochs // self.epochs_per_unit)
@@ -81,9 +100,9 @@ class StoreSpec:
         first = unit.block * self.epochs_per_unit
         return range(first, min(first + self.epochs_per_unit, self.epochs))
 
-    def to_attributes(self) -> dict[str, Any]:
-        """The attributes of the Zarr group, with a digest that shows a later edit."""
-        body = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+    def to_attributes(self, **digests: Any) -> dict[str, Any]:
+        """The attributes of the Zarr group, with digests of what else was made with it and one over all of them."""
+        body = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self), **digests}
         return {**body, "spec_digest": digest_of(body)}
 
     @classmethod
@@ -97,9 +116,9 @@ class StoreSpec:
                 f"use the release that wrote it"
             )
         names = [f.name for f in fields(cls)]
-        if missing := [name for name in names if name not in attributes]:
+        if missing := [name for name in (*names, *DIGESTS) if name not in attributes]:
             raise StoreError(f"the store's attributes lack {', '.join(missing)}; it is damaged, label again")
-        body = {key: attributes[key] for key in ["format", "format_version", *names]}
+        body = {key: attributes[key] for key in ["format", "format_version", *names, *DIGESTS]}
         if digest_of(body) != attributes.get("spec_digest"):
             raise StoreError("the store's attributes were changed after it was made; restore zarr.json")
         return cls(**{name: attributes[name] for name in names})
@@ -148,6 +167,13 @@ class ShardTable:
 
     def __len__(self) -> int:
         return len(self.name)
+
+    def digest(self) -> str:
+        """SHA-256 of the whole index."""
+        sha = hashlib.sha256(digest_of([self.name, self.samples, self.sha256]).encode())
+        for keys in self.key_digest:
+            sha.update(keys.astype("<u8").tobytes())
+        return sha.hexdigest()
 
     @property
     def slots(self) -> int:

@@ -2,237 +2,299 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from storage.durable import DurableLocalStore, sweep
-from storage.encoding import ENCODINGS
-from storage.layout import UNIT_ARRAYS, WRITE_CONFIG, class_id_dtype, create_arrays
-from storage.rows import Rows, UnitRows, unit_checksum
-from storage.spec import FORMAT, ShardTable, StoreError, StoreSpec, Unit
+from storage.chunks import DamagedObject, UnitArray, checked, checksum
+from storage.layout import KEY_GROUP, array_digest, new_objects, read_array, unit_arrays
+from storage.objects import Objects, Part, open_objects
+from storage.packing import Values, pack, unpack
+from storage.rows import Rows, UnitRows
+from storage.spec import ShardTable, StoreError, StoreSpec, Unit, digest_of
 
-CREATING = "creating"
+# Writing a unit is repeated when it does not read back as written: another process wrote the same unit.
+WRITE_ATTEMPTS = 5
+# Commits fetched at once for a seal.
+SEAL_BATCH = 256
+
+ROOT_KEY = "zarr.json"
 
 
 class LogitStore:
     """A sparse record of a teacher's answers; made with `create` or `open`.
 
-    Arrays are opened lazily by zarr; do not carry an instance over a fork, open another one in the worker.
+    `location` is a folder or a URL. An instance may be shared by threads and, on a local disk, carried over a
+    fork; a remote one is opened anew in each process.
     """
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
-        self.path = path
-        self._group = group
-        self._arrays: dict[str, zarr.Array[Any]] = {}
+    def __init__(self, objects: Objects, attributes: dict[str, Any]) -> None:
+        self.objects = objects
+        self.location = objects.location
         try:
-            self.spec = StoreSpec.from_attributes(group.attrs.asdict())
+            self.spec = StoreSpec.from_attributes(attributes)
         except StoreError as fault:
-            raise StoreError(f"{path}: {fault}") from None
-        self._table: ShardTable | None = None
+            raise StoreError(f"{self.location}: {fault}") from None
+        self._attributes = attributes
 
     @classmethod
     def create(
-        cls, path: str | Path, spec: StoreSpec, table: ShardTable, class_names: Sequence[str] | None = None
+        cls, location: str | Path, spec: StoreSpec, table: ShardTable, class_names: Sequence[str] | None = None
     ) -> LogitStore:
         """Make an empty store for these shards; `class_names`, where known, has a name for every class.
 
-        The specification is written last, so a creation that was cut short leaves no store: the next `create`
+        The group's document is written last, so a creation that was cut short leaves no store: the next `create`
         starts anew. StoreError when a store or other data is already there.
         """
-        path = Path(path)
         if class_names is not None and len(class_names) != spec.num_classes:
             raise StoreError(f"{len(class_names)} class names for {spec.num_classes} classes; give one for each")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())) and not _is_half_created(path):
-            raise StoreError(f"{path} already exists; open it to resume, or choose another path")
-        shutil.rmtree(path, ignore_errors=True)
-        group = zarr.create_group(DurableLocalStore(path), attributes={"format": FORMAT, CREATING: True})
-        create_arrays(group, spec, table, class_names)
-        group.attrs.put({**spec.to_attributes(), "sealed": ""})
-        return cls(path, group)
+        objects = open_objects(location)
+        made = new_objects(spec, table, class_names)
+        # What a creation that was cut short may have left is written over; anything else is not ours to touch.
+        if any(key not in made or key == ROOT_KEY for key, _ in objects.sizes()):
+            raise StoreError(f"{location} already exists; open it to resume, or choose another path")
+        objects.sweep()
+        for key, data in made.items():
+            objects.put(key, data)
+        return cls.open(location)
 
     @classmethod
-    def open(cls, path: str | Path, *, writable: bool = False) -> LogitStore:
+    def open(cls, location: str | Path) -> LogitStore:
         """Open an existing store; StoreError when there is none or it is of another format or version."""
-        path = Path(path)
-        if not (path / "zarr.json").is_file():
-            raise StoreError(f"there is no logit store at {path}; run teacher-logits first, or mend the path")
-        if _is_half_created(path):
-            raise StoreError(f"{path} is a store whose creation was cut short; run teacher-logits again")
+        objects = open_objects(location)
+        document = objects.get(ROOT_KEY)
+        if document is None:
+            raise StoreError(f"there is no logit store at {location}; run teacher-logits first, or mend the path")
         try:
-            group = zarr.open_group(DurableLocalStore(path, read_only=not writable), mode="r+" if writable else "r")
-        except (ValueError, KeyError, TypeError) as fault:
-            raise StoreError(f"{path} is not a readable Zarr group ({fault}); restore or label again") from None
-        return cls(path, group)
+            attributes = json.loads(document)["attributes"]
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(f"{location} is not a readable Zarr group; restore its zarr.json or label again") from None
+        if not isinstance(attributes, dict):
+            raise StoreError(f"{location} is not a readable Zarr group; restore its zarr.json or label again")
+        return cls(objects, attributes)
 
     @classmethod
-    def exists(cls, path: str | Path) -> bool:
-        """Whether a store was ever completely created at `path`, of whatever format version."""
-        return (Path(path) / "zarr.json").is_file() and not _is_half_created(Path(path))
+    def exists(cls, location: str | Path) -> bool:
+        """Whether a store was ever completely created at `location`, of whatever format version."""
+        return open_objects(location).get(ROOT_KEY) is not None
 
-    @property
+    @cached_property
     def table(self) -> ShardTable:
-        """The index of the data set that the store was made for."""
-        if self._table is None:
-            samples = tuple(int(n) for n in self._whole("shard_samples"))
-            digests = self._whole("key_digest")
-            self._table = ShardTable(
-                name=tuple(str(n) for n in self._whole("shard_name")),
-                samples=samples,
-                sha256=tuple(str(n) for n in self._whole("shard_sha256")),
-                key_digest=tuple(row[:n] for row, n in zip(digests, samples, strict=True)),
-            )
-        return self._table
+        """The index of the data set that the store was made for. StoreError when it is damaged."""
+        samples = tuple(int(n) for n in self._index_array("shard_samples"))
+        digests = self._index_array("key_digest")
+        table = ShardTable(
+            name=tuple(str(n) for n in self._index_array("shard_name")),
+            samples=samples,
+            sha256=tuple(str(n) for n in self._index_array("shard_sha256")),
+            key_digest=tuple(row[:n] for row, n in zip(digests, samples, strict=True)),
+        )
+        if table.digest() != self._attributes["table_digest"]:
+            raise StoreError(f"{self.location}: the data set's index is not the one that was written; restore it")
+        return table
 
-    @property
+    @cached_property
     def class_names(self) -> list[str] | None:
-        """The teacher's class names in the order of ids; None when it had none."""
-        if "class_name" not in self._group:
+        """The teacher's class names in the order of ids; None when it had none. StoreError when damaged."""
+        if "class_name" not in self._attributes["document_digests"]:
             return None
-        return [str(name) for name in self._whole("class_name")]
+        names = [str(name) for name in self._index_array("class_name")]
+        if digest_of(names) != self._attributes["class_name_digest"]:
+            raise StoreError(f"{self.location}: the class names are not the ones that were written; restore them")
+        return names
 
-    def array(self, name: str) -> zarr.Array[Any]:
-        """A Zarr array of the store by name; StoreError when it is missing or not of the recorded type."""
-        if name not in self._arrays:
-            found = self._group.get(name)
-            if not isinstance(found, zarr.Array):
-                raise StoreError(f"{self.path}: the array {name} is missing; restore it or label again")
-            self._arrays[name] = found.with_config(WRITE_CONFIG)
-        return self._arrays[name]
+    @cached_property
+    def arrays(self) -> dict[str, UnitArray]:
+        """How the arrays of a unit are kept."""
+        return unit_arrays(self.spec, self.table.slots)
 
     def units(self) -> list[Unit]:
         """Every planned unit: shard after shard within a block of epochs."""
-        shards = self.array("committed").shape[1]
-        return [Unit(block, shard) for block in range(self.spec.blocks) for shard in range(shards)]
+        return [Unit(block, shard) for block in range(self.spec.blocks) for shard in range(len(self.table))]
 
     def missing(self) -> list[Unit]:
         """The units that no commit vouches for; what a resumed run has to do."""
-        committed = self._whole("committed")
-        return [unit for unit in self.units() if not committed[unit.block, unit.shard]]
+        committed = {key for key, _ in self.objects.sizes("committed/c/")}
+        return [unit for unit in self.units() if commit_key(unit) not in committed]
 
     def write_unit(self, unit: Unit, rows: UnitRows) -> None:
-        """Write a unit whole and commit it last. Safe to repeat; StoreError when the rows are impossible."""
+        """Write a unit whole, commit it last and read it back. Safe to repeat; takes a seal back first.
+
+        StoreError when the rows are impossible, or when other processes keep writing other rows for this unit.
+        Of several writers the last one to finish has read back what stands there, so no mixture stays.
+        """
         epochs, samples = self.spec.epochs_of(unit), self.table.samples[unit.shard]
         rows.check(self.spec, len(epochs), samples)
-        encoded = self._encode(rows)
-        self.array("committed")[unit.block, unit.shard] = 0
-        for name, values in encoded.items():
-            array = self.array(name)
-            padded = np.zeros((len(epochs), 1, *array.shape[2:]), array.dtype)
-            padded[:, 0, : values.shape[1]] = values
-            array[epochs.start : epochs.stop, unit.shard : unit.shard + 1] = padded
-        self.array("committed")[unit.block, unit.shard] = unit_checksum(unit, encoded)
-
-    def read_unit(self, unit: Unit) -> dict[str, NDArray[Any]]:
-        """The stored arrays of a unit without padding, as they were checksummed: {name: [E, S or P, ...]}."""
-        epochs, samples = self.spec.epochs_of(unit), self.table.samples[unit.shard]
-        return {
-            name: np.asarray(self.array(name)[epochs.start : epochs.stop, unit.shard])[
-                :, : self.spec.probes if name == "view_digest" else samples
-            ]
-            for name in UNIT_ARRAYS
-        }
-
-    def checksum(self, unit: Unit) -> int:
-        """The checksum of a unit's values as they read back now."""
-        return unit_checksum(unit, self.read_unit(unit))
-
-    def commitment(self, unit: Unit) -> int:
-        """The checksum that was committed for a unit; 0 when it was not."""
-        return int(np.asarray(self.array("committed")[unit.block, unit.shard]))
+        packed = [pack(rows, number, self.spec, self.arrays) for number in range(len(epochs))]
+        objects: dict[str, bytes] = {}
+        sums = []
+        for name, array in self.arrays.items():
+            data, checksums = array.encode([values[name] for values in packed])
+            objects[array.key(unit.block, unit.shard)] = data
+            sums.append(checksums)
+        commitments = np.zeros(self.spec.epochs_per_unit, "<u4")
+        for number, epoch in enumerate(epochs):
+            commitments[number] = commitment(epoch, unit.shard, [checksums[number] for checksums in sums])
+        body = commitments.tobytes()
+        objects[commit_key(unit)] = body + checksum(body)
+        self.unseal()
+        for _ in range(WRITE_ATTEMPTS):
+            self.objects.delete(commit_key(unit))
+            for key, data in objects.items():
+                self.objects.put(key, data)
+            if self.objects.fetch([Part(key) for key in objects]) == list(objects.values()):
+                return
+        raise StoreError(f"{self.location}: another process writes the same unit; give each its own units")
 
     def read(self, epoch: int, shard: int) -> Rows:
-        """One epoch of one shard, decoded. StoreError when its unit is not committed or a chunk is damaged."""
-        unit = Unit(epoch // self.spec.epochs_per_unit, shard)
-        if not self.commitment(unit):
+        """One epoch of one shard, decoded. StoreError when its unit is not committed or anything is damaged."""
+        block, number = divmod(epoch, self.spec.epochs_per_unit)
+        try:
+            values = self._values(Unit(block, shard), number)
+            return unpack(values, self.table.samples[shard], self.spec)
+        except DamagedObject as fault:
             raise StoreError(
-                f"{self.path}: epoch {epoch} of shard {self.table.name[shard]} is not labelled yet; "
-                f"run teacher-logits again"
-            )
-        samples = self.table.samples[shard]
-        stored = {name: self._part(name, epoch, shard)[:samples] for name in UNIT_ARRAYS[:5]}
-        return Rows(
-            class_id=stored["class_id"],
-            log_ratio=ENCODINGS[self.spec.encoding].decode(stored["log_ratio"]),
-            residual=stored["residual"].astype(np.float32),
-            seed=stored["seed"],
-            valid=stored["valid"],
-        )
+                f"{self.location}: epoch {epoch} of shard {self.table.name[shard]}: {fault}; "
+                f"run `tinyvit store verify --repair`, then teacher-logits again"
+            ) from None
 
-    def view_digests(self, epoch: int, shard: int) -> NDArray[np.uint32]:
-        """[P] the checksums of the probe views of one epoch of one shard."""
-        return self._part("view_digest", epoch, shard)
+    def read_unit(self, unit: Unit) -> UnitRows:
+        """A whole unit as `write_unit` takes it; StoreError as from `read`."""
+        epochs = [self.read(epoch, unit.shard) for epoch in self.spec.epochs_of(unit)]
+        return UnitRows(**{name: np.stack([getattr(rows, name) for rows in epochs]) for name in vars(epochs[0])})
 
-    def seal(self) -> str:
-        """Declare the store complete; returns the time. StoreError when units are missing."""
-        if missing := self.missing():
-            raise StoreError(f"{self.path}: {len(missing)} units are missing; run teacher-logits again")
-        sweep(self.path)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._group.attrs.update({"sealed": now})
-        return now
+    def stored_values(self, unit: Unit) -> Iterator[Values]:
+        """The stored values of each epoch of a unit, as `pack` made them. DamagedObject where they are not."""
+        for number in range(len(self.spec.epochs_of(unit))):
+            yield self._values(unit, number)
 
-    def unseal(self) -> None:
-        """Take the seal back, before units are labelled again."""
-        self._group.attrs.update({"sealed": ""})
+    def committed(self, unit: Unit) -> bool:
+        """Whether a commit vouches for a unit."""
+        return self.objects.get(commit_key(unit)) is not None
 
     def uncommit(self, unit: Unit) -> None:
         """Forget a unit, so that the next labelling run redoes it; takes the seal back first."""
         self.unseal()
-        self.array("committed")[unit.block, unit.shard] = 0
+        self.objects.delete(commit_key(unit))
+
+    def seal(self) -> str:
+        """Declare the store complete; returns the time. StoreError when units are missing."""
+        if missing := self.missing():
+            raise StoreError(f"{self.location}: {len(missing)} units are missing; run teacher-logits again")
+        self.objects.sweep()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._set_seal(now, self._seal_digest(now))
+        return now
+
+    def unseal(self) -> None:
+        """Take the seal back, before units are labelled again."""
+        if self.sealed:
+            self._set_seal("", "")
 
     @property
     def sealed(self) -> str:
         """When the store was sealed (ISO 8601); empty when it was not."""
-        return str(self._group.attrs.get("sealed", ""))
+        return str(self._attributes.get("sealed", ""))
+
+    def faults(self) -> list[str]:
+        """What is wrong with the store beside its units: documents, index, class names, seal."""
+        found = []
+        for name, digest in self._attributes["document_digests"].items():
+            document = self.objects.get(f"{name}/{ROOT_KEY}")
+            try:
+                if document is None or array_digest(document) != digest:
+                    found.append(f"{name}/{ROOT_KEY} is not the one that was written")
+            except ValueError:
+                found.append(f"{name}/{ROOT_KEY} is not readable")
+        try:
+            table = LogitStore(self.objects, self._attributes).table
+            keys = np.concatenate(table.key_digest)
+            if len(np.unique(keys)) != len(keys):
+                found.append("two samples have the same key")
+            LogitStore(self.objects, self._attributes).class_names  # noqa: B018
+        except StoreError as fault:
+            return [*found, str(fault)]
+        if self.sealed and self._attributes.get("seal_digest") != self._seal_digest(self.sealed):
+            found.append("the seal is not that of the committed units")
+        return found
 
     def stored_bytes(self) -> dict[str, int]:
-        """Bytes on disk by array, and `metadata` for all zarr.json files."""
+        """Bytes by array, and `metadata` for all zarr.json documents."""
         sizes: dict[str, int] = {"metadata": 0}
-        for file in self.path.rglob("*"):
-            if file.is_file():
-                name = "metadata" if file.name == "zarr.json" else file.relative_to(self.path).parts[0]
-                sizes[name] = sizes.get(name, 0) + file.stat().st_size
+        for key, size in self.objects.sizes():
+            name = "metadata" if key.endswith(ROOT_KEY) else key.partition("/")[0]
+            sizes[name] = sizes.get(name, 0) + size
         return sizes
 
-    def _whole(self, name: str) -> NDArray[Any]:
-        return np.asarray(self.array(name)[:])
-
-    def _part(self, name: str, epoch: int, shard: int) -> NDArray[Any]:
-        try:
-            return np.asarray(self.array(name)[epoch, shard])
-        except (ValueError, RuntimeError) as fault:
-            raise StoreError(
-                f"{self.path}: {name} of epoch {epoch}, shard {shard} is damaged ({fault}); "
-                f"run `tinyvit store verify` and label again"
-            ) from None
-
-    def _encode(self, rows: UnitRows) -> dict[str, NDArray[Any]]:
-        """The arrays as they are stored; rows that are not valid become zeros, so that bytes are reproducible."""
-        keep = rows.valid[..., None]
-        # Below the range of float16 lies no mass that matters; -inf stays, it says that nothing is left out.
-        residual = np.where(rows.valid, rows.residual, 0).astype(np.float16)
-        return {
-            "class_id": np.where(keep, rows.class_id, 0).astype(class_id_dtype(self.spec.num_classes)),
-            "log_ratio": ENCODINGS[self.spec.encoding].encode(np.where(keep, rows.log_ratio, 0)),
-            "residual": residual,
-            "seed": rows.seed,
-            "valid": rows.valid,
-            "view_digest": rows.view_digest,
+    def _values(self, unit: Unit, number: int) -> Values:
+        """The stored values of epoch `number` of a unit, found to be the committed ones."""
+        keys = {name: array.key(unit.block, unit.shard) for name, array in self.arrays.items()}
+        alone = self.spec.epochs_per_unit == 1
+        # A unit of one epoch is read whole; of a longer one the index first, then the epoch's bytes.
+        parts = [Part(keys[name], 0 if alone else array.index_part) for name, array in self.arrays.items()]
+        committed, *found = self.objects.fetch([Part(commit_key(unit)), *parts])
+        if committed is None:
+            raise DamagedObject("it is not labelled yet")
+        if lacking := [name for name, data in zip(self.arrays, found, strict=True) if data is None]:
+            raise DamagedObject(f"{lacking[0]} is missing")
+        data = {name: piece for name, piece in zip(self.arrays, found, strict=True) if piece is not None}
+        wanted = {
+            name: array.chunk_part(unit.block, unit.shard, data[name][array.index_part :], number)
+            for name, array in self.arrays.items()
         }
+        if alone:
+            chunks = [data[name][p.start : p.start + (p.length or 0)] for name, p in wanted.items()]
+        else:
+            chunks = [piece or b"" for piece in self.objects.fetch(list(wanted.values()))]
+        pairs = [array.decode(chunk) for array, chunk in zip(self.arrays.values(), chunks, strict=True)]
+        promised = np.frombuffer(checked(committed, "the commit"), "<u4")
+        epoch = unit.block * self.spec.epochs_per_unit + number
+        if number >= len(promised) or promised[number] != commitment(epoch, unit.shard, [sum_ for _, sum_ in pairs]):
+            raise DamagedObject("its values are not the ones that were committed")
+        return {name: values for name, (values, _) in zip(self.arrays, pairs, strict=True)}
+
+    def _seal_digest(self, time: str) -> str:
+        sha = hashlib.sha256(f"{time} {self._attributes['spec_digest']}".encode())
+        units = self.units()
+        for first in range(0, len(units), SEAL_BATCH):
+            for committed in self.objects.fetch([Part(commit_key(u)) for u in units[first : first + SEAL_BATCH]]):
+                sha.update(committed or b"")
+        return sha.hexdigest()
+
+    def _set_seal(self, time: str, digest: str) -> None:
+        document = json.loads(self.objects.get(ROOT_KEY) or b"{}")
+        document["attributes"] |= {"sealed": time, "seal_digest": digest}
+        self.objects.put(ROOT_KEY, json.dumps(document, indent=2).encode())
+        self._attributes = document["attributes"]
+
+    def _index_array(self, name: str) -> NDArray[Any]:
+        keys = [f"{name}/{ROOT_KEY}", f"{name}/c/0", f"{name}/c/0/0"]
+        if name == "key_digest":
+            groups = -(-len(self._index_array("shard_samples")) // KEY_GROUP)
+            keys = [keys[0], *(f"{name}/c/{group}/0" for group in range(groups))]
+        found = zip(keys, self.objects.fetch([Part(key) for key in keys]), strict=True)
+        try:
+            return read_array({key: data for key, data in found if data is not None}, name)
+        except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as fault:
+            line = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+            raise StoreError(f"{self.location}: the array {name} cannot be read ({line}); restore it") from None
 
 
-def _is_half_created(path: Path) -> bool:
-    if not (path / "zarr.json").is_file():
-        return all(file.suffix == ".partial" for file in path.iterdir())
-    try:
-        attributes = zarr.open_group(DurableLocalStore(path, read_only=True), mode="r").attrs
-        return attributes.get("format") == FORMAT and bool(attributes.get(CREATING))
-    except (ValueError, KeyError, TypeError):
-        return False
+def commit_key(unit: Unit) -> str:
+    """The key of the object that commits a unit: a chunk of the array `committed`."""
+    return f"committed/c/{unit.block}/{unit.shard}"
+
+
+def commitment(epoch: int, shard: int, checksums: Sequence[bytes]) -> int:
+    """The non-zero number that commits an epoch of a unit: a CRC-32C of its place and its arrays' checksums.
+
+    Naming the place makes an object that was copied or swapped over another one as detectable as a flipped bit.
+    """
+    return int.from_bytes(checksum(f"{epoch}/{shard}".encode() + b"".join(checksums)), "little") or 1

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import zarr
+
 from storage import LogitStore
 from tinyvit.config import Recipe
 from tinyvit.label import finish, label_units, open_for_labelling
@@ -40,6 +43,15 @@ def label_all(recipe: Recipe, path: Path, teacher: Teacher, workers: int = 0) ->
         list(label_units(store, missing, recipe, teacher, workers, progress))
     finish(store, progress)
     return store
+
+
+def assert_equal_stores(one: LogitStore, two: LogitStore) -> None:
+    """Every array of two stores, read by stock zarr, is the same."""
+    groups = [zarr.open_group(store.location, mode="r") for store in (one, two)]
+    assert sorted(groups[0]) == sorted(groups[1])
+    for name in groups[0]:
+        values = [np.asarray(group[name][:]) for group in groups]  # type: ignore[index]
+        assert np.array_equal(*values), name
 
 
 def tinyvit(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

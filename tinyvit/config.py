@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from storage import ENCODINGS, digest_of
+from storage import digest_of
 from tinyvit.errors import UserError
 
 Residual = Literal["uniform", "ghost", "renormalise"]
@@ -59,7 +59,13 @@ class Label(Section):
     epochs: int = Field(ge=1, description="views of each image")
     epochs_per_unit: int = Field(ge=1, description="views made from one reading of a shard")
     top_k: int = Field(ge=1, description="classes kept of each answer")
-    encoding: str = Field(default="compact", description="precision of the stored ratios")
+    select: Literal["top_k", "mass", "sampled"] = Field(
+        default="top_k", description="keep the top_k best classes, the fewest that reach `mass`, or top_k random draws"
+    )
+    mass: float | None = Field(default=None, gt=0, le=1, description="for select=mass, such as 0.99")
+    encoding: Literal["compact", "fine", "exact", "counts"] | None = Field(
+        default=None, description="precision of the stored probabilities; null: compact, for sampled rows counts"
+    )
     input_size: int | None = Field(default=None, ge=16, description="pixels a side; null: the teacher's own")
     batch_size: int = Field(default=256, ge=1, description="views a forward pass")
     seed: int = Field(default=0, ge=0, lt=2**63, description="decides the seed of every view")
@@ -70,11 +76,18 @@ class Label(Section):
 
     @model_validator(mode="after")
     def _known(self) -> Label:
-        if self.encoding not in ENCODINGS:
-            raise ValueError(f"encoding {self.encoding!r} is not one of {', '.join(ENCODINGS)}")
+        if (self.select == "mass") != (self.mass is not None):
+            raise ValueError("mass is for select=mass, which needs it: give both or neither")
+        if (self.select == "sampled") != (self.stored_as == "counts"):
+            raise ValueError("sampled rows are stored as counts, and only they: leave encoding out")
         if self.epochs_per_unit > self.epochs:
             raise ValueError(f"epochs_per_unit {self.epochs_per_unit} is more than epochs {self.epochs}")
         return self
+
+    @property
+    def stored_as(self) -> str:
+        """The encoding of the store."""
+        return self.encoding or ("counts" if self.select == "sampled" else "compact")
 
 
 class Student(Section):

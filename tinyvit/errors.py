@@ -10,7 +10,7 @@ class UserError(ValueError):
     """Bad input: one line that says what is wrong and what to do."""
 
 
-def refuse_mismatch(store: Path, differences: Sequence[str], remedy: str) -> None:
+def refuse_mismatch(store: str | Path, differences: Sequence[str], remedy: str) -> None:
     """Raise UserError when a store and a run differ: the first three differences and what to do."""
     if differences:
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""

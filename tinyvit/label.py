@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from storage import LogitStore, ShardTable, StoreError, StoreSpec, Unit, UnitRows, verify
 from tinyvit.config import Recipe
@@ -38,14 +39,14 @@ class UnitReport:
     seconds: float
 
 
-def open_for_labelling(recipe: Recipe, path: Path, teacher: Teacher, progress: Progress) -> LogitStore:
+def open_for_labelling(recipe: Recipe, path: str | Path, teacher: Teacher, progress: Progress) -> LogitStore:
     """The store at `path`, new or resumed. UserError when it belongs to other data, teacher or augmentation."""
     table = index_folder(recipe.data.train, progress)
     try:
         spec = store_spec(recipe, teacher)
         if not LogitStore.exists(path):
             return LogitStore.create(path, spec, table, teacher.classes)
-        store = LogitStore.open(path, writable=True)
+        store = LogitStore.open(path)
     except StoreError as fault:
         raise UserError(str(fault)) from None
     refuse_mismatch(
@@ -65,7 +66,9 @@ def store_spec(recipe: Recipe, teacher: Teacher) -> StoreSpec:
         epochs_per_unit=label.epochs_per_unit,
         top_k=label.top_k,
         num_classes=teacher.num_classes,
-        encoding=label.encoding,
+        encoding=label.stored_as,
+        selection=label.select,
+        mass=label.mass,
         run_seed=label.seed,
         teacher=teacher.record(label.input_size or teacher.input_size),
         augment=label.augment.model_dump(mode="json"),
@@ -127,12 +130,13 @@ class _Draft:
     def __init__(self, plan: UnitPlan, spec: StoreSpec, run_seed: int) -> None:
         epochs, samples = len(plan.epochs), plan.shard.samples
         name = plan.shard.path.name
+        self._spec = spec
         self._filled = 0
         self._digest = np.zeros((epochs, samples), np.uint32)
         self._probes = probe_slots(samples, spec.probes)
         self._rows = UnitRows(
             class_id=np.zeros((epochs, samples, spec.top_k), np.int32),
-            log_ratio=np.zeros((epochs, samples, spec.top_k), np.float32),
+            probability=np.zeros((epochs, samples, spec.top_k), np.float32),
             residual=np.zeros((epochs, samples), np.float32),
             seed=np.stack([view_seeds(run_seed, name, epoch, samples) for epoch in plan.epochs]),
             valid=np.zeros((epochs, samples), np.bool_),
@@ -152,19 +156,29 @@ class _Draft:
         """Ask the teacher about a chunk [E, n] and keep the answer."""
         logits = teacher.answer(chunk.views.flatten(0, 1))
         finite = torch.isfinite(logits).all(dim=1)
-        signal = TeacherSignal.from_logits(torch.where(finite[:, None], logits, 0.0), self._rows.class_id.shape[-1])
+        signal = self._keep(torch.where(finite[:, None], logits, 0.0), self._rows.seed[:, chunk.slots.numpy()])
         shape, slots = tuple(chunk.digest.shape), chunk.slots.numpy()
         self._rows.class_id[:, slots] = signal.class_id.view(*shape, -1).cpu().numpy()
-        self._rows.log_ratio[:, slots] = signal.log_ratio.view(*shape, -1).cpu().numpy()
-        self._rows.residual[:, slots] = signal.log_residual.view(shape).cpu().numpy()
+        self._rows.probability[:, slots] = signal.probability.view(*shape, -1).cpu().numpy()
+        self._rows.residual[:, slots] = signal.residual.view(shape).cpu().numpy()
         self._rows.valid[:, slots] = finite.view(shape).cpu().numpy() & chunk.decoded.numpy()
         self._digest[:, slots] = chunk.digest.numpy()
         self._filled += len(slots)
 
+    def _keep(self, logits: torch.Tensor, seeds: NDArray[np.uint32]) -> TeacherSignal:
+        """The classes of each answer [E * n, C] that the store is to keep."""
+        spec = self._spec
+        if spec.selection == "sampled":
+            flat = torch.from_numpy(seeds.astype(np.int64)).flatten()
+            return TeacherSignal.sampled_from_logits(logits, spec.top_k, flat)
+        if spec.mass is not None:
+            return TeacherSignal.from_logits_by_mass(logits, spec.top_k, spec.mass)
+        return TeacherSignal.from_logits(logits, spec.top_k)
+
 
 def verify_units(store: LogitStore, progress: Progress) -> list[str]:
     """Read every committed unit back; one line for each fault, empty when the store is sound."""
-    faults = []
+    faults = store.faults()
     table: ShardTable = store.table
     units = len(store.units()) - len(store.missing())
     with progress.task("verify", units, "units") as bar:
@@ -177,5 +191,5 @@ def verify_units(store: LogitStore, progress: Progress) -> list[str]:
 def finish(store: LogitStore, progress: Progress) -> None:
     """Verify what was labelled and seal the store. UserError with the first fault when it is not sound."""
     if faults := verify_units(store, progress):
-        raise UserError(f"{store.path} has {len(faults)} faulty units, the first: {faults[0]}; label them again")
+        raise UserError(f"{store.location} has {len(faults)} faulty units, the first: {faults[0]}; label them again")
     store.seal()

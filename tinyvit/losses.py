@@ -10,8 +10,8 @@ from tinyvit.signal import TeacherSignal
 def distillation_loss(logits: Tensor, signal: TeacherSignal, residual: Residual) -> Tensor:
     """Mean cross-entropy in nats of student logits [B, C] against the teacher's answer.
 
-    The mass r outside the K kept classes is
-    - `uniform`: spread over the C - K other classes (TinyViT, section 3.1),
+    The mass r outside the kept classes, which may be fewer than K, is
+    - `uniform`: spread over the other classes (TinyViT, section 3.1),
     - `ghost`: held by one extra class, whose student probability is the sum over the other classes,
     - `renormalise`: left out, the kept classes scaled up to one.
     The gradient is that of the Kullback-Leibler divergence, which differs by the teacher's constant entropy.
@@ -20,18 +20,18 @@ def distillation_loss(logits: Tensor, signal: TeacherSignal, residual: Residual)
     log_q = logits - logits.logsumexp(dim=1, keepdim=True)
     kept_log_q = log_q.gather(1, signal.class_id)
     kept = signal.probability
-    if residual == "renormalise":
-        return -(signal.log_ratio.softmax(dim=1) * kept_log_q).sum(dim=1).mean()
     loss = -(kept * kept_log_q).sum(dim=1)
-    others = signal.num_classes - signal.class_id.shape[1]
-    if others == 0:
+    if residual == "renormalise":
+        return (loss / kept.sum(dim=1)).mean()
+    if signal.class_id.shape[1] == signal.num_classes:
         return loss.mean()
-    mass = signal.log_residual.exp()
     if residual == "uniform":
-        outside = (log_q.sum(dim=1) - kept_log_q.sum(dim=1)) / others
+        present = signal.present
+        others = signal.num_classes - present.sum(dim=1)
+        outside = (log_q.sum(dim=1) - (kept_log_q * present).sum(dim=1)) / others.clamp(min=1)
     else:
         outside = log_q.scatter(1, signal.class_id, float("-inf")).logsumexp(dim=1)
-    return (loss - mass * outside).mean()
+    return (loss - signal.residual * outside).mean()
 
 
 def agreement(logits: Tensor, signal: TeacherSignal) -> Tensor:

@@ -22,7 +22,7 @@ from tinyvit.replay import probe_slots, view, view_digest
 PROBED_SHARDS = 4
 
 
-def open_for_training(recipe: Recipe, path: Path, progress: Progress) -> LogitStore:
+def open_for_training(recipe: Recipe, path: str | Path, progress: Progress) -> LogitStore:
     """The sealed store at `path`, found to fit the recipe and its data. UserError when it does not."""
     try:
         store = LogitStore.open(path)
@@ -65,6 +65,8 @@ def _recipe_differences(recipe: Recipe, store: LogitStore) -> list[str]:
     for name, stage in recipe.stages.items():
         if stage.target == "teacher" and (stage.top_k or 1) > spec.top_k:
             found.append(f"stage {name} wants top_k {stage.top_k}, the store holds {spec.top_k}")
+        if stage.target == "teacher" and stage.top_k and spec.selection == "sampled":
+            found.append(f"stage {name} wants top_k {stage.top_k}, which would bias the sampled rows of the store")
     return found
 
 
@@ -76,12 +78,12 @@ def check_replay(store: LogitStore, recipe: Recipe) -> None:
         shard = shards[i * len(shards) // count]
         epoch = i * store.spec.epochs // count
         if drifted := _drifted_slot(store, recipe, shard, epoch):
-            raise UserError(f"the views of {store.path} cannot be remade: {drifted}; {_versions(store)}")
+            raise UserError(f"the views of {store.location} cannot be remade: {drifted}; {_versions(store)}")
 
 
 def _drifted_slot(store: LogitStore, recipe: Recipe, shard: IndexedShard, epoch: int) -> str:
     """What differs among the probe views of one shard and epoch; empty when nothing does."""
-    rows, wanted = store.read(epoch, shard.number), store.view_digests(epoch, shard.number)
+    rows = store.read(epoch, shard.number)
     slots = probe_slots(shard.samples, store.spec.probes)
     size = int(store.spec.teacher["input_size"])
     for sample in checked_samples(shard):
@@ -91,7 +93,7 @@ def _drifted_slot(store: LogitStore, recipe: Recipe, shard: IndexedShard, epoch:
             pixels = view(decode(sample.image), int(rows.seed[sample.slot]), recipe.label.augment, size)
         except BrokenImage as fault:
             return f"{sample.key!r} of {shard.path.name} does not decode any more ({fault})"
-        if view_digest(pixels) != int(wanted[slots.index(sample.slot)]):
+        if view_digest(pixels) != int(rows.view_digest[slots.index(sample.slot)]):
             return f"the view of {sample.key!r} in {shard.path.name}, epoch {epoch}, has other pixels"
     return ""
 

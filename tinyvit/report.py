@@ -20,6 +20,7 @@ from tinyvit.data.join import checked_samples, indexed_shards
 from tinyvit.files import write_whole
 from tinyvit.replay import view
 from tinyvit.stage_folder import read_metrics
+from tinyvit.store_facts import best_classes
 
 SHOWN_VIEWS = 4
 
@@ -72,7 +73,7 @@ def _views(store: LogitStore, data: Path) -> list[dict[str, Any]]:
         rows = store.read(epoch, 0)
         if rows.valid[sample.slot]:
             pixels = view(decode(sample.image), int(rows.seed[sample.slot]), augment, size)
-            best = zip(rows.class_id[sample.slot], rows.probabilities()[sample.slot], strict=True)
+            best = best_classes(rows, sample.slot)
             shown.append(
                 {
                     "key": sample.key,
@@ -81,7 +82,7 @@ def _views(store: LogitStore, data: Path) -> list[dict[str, Any]]:
                     "source": _data_uri(_png(Image.fromarray(pixels)), "png"),
                     "classes": [
                         {"share": f"{100 * p:.1f} %", "name": names[int(c)] if names else f"class {c}"}
-                        for c, p in list(best)[:5]
+                        for c, p in best[:5]
                     ],
                 }
             )

@@ -1,68 +1,109 @@
 """What a teacher says about a batch of views: one type, whether the teacher is live or its answer is stored.
 
-Shapes: B views, K kept classes, C classes in all.
+Shapes: B views, at most K kept classes, C classes in all.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class TeacherSignal:
-    """The K most probable classes of each view and what lies outside them.
+    """The classes that were kept of each answer and what lies outside them.
 
-    class_id     [B, K] int64, best first
-    log_ratio    [B, K] float32, log(p_k / p_1)
-    log_residual [B] float32, log of the mass outside the K classes; -inf when there is none
-    num_classes  C
+    class_id    [B, K] int64, the best class first, the others in any order
+    probability [B, K] float32; 0 where an answer has fewer than K classes (the id there repeats a kept one)
+    residual    [B] float32, the mass outside; with the probabilities it sums to one
+    num_classes C
     """
 
     class_id: Tensor
-    log_ratio: Tensor
-    log_residual: Tensor
+    probability: Tensor
+    residual: Tensor
     num_classes: int
 
     @classmethod
     def from_logits(cls, logits: Tensor, top_k: int) -> TeacherSignal:
         """The K best classes of logits [B, C]. Needs 1 <= top_k <= C.
 
-        The residual is the log-sum-exp of the other logits, never one minus a sum: that difference loses all
-        its digits where the teacher is sure.
+        The residual is the mass of the other logits, never one minus a sum: that difference loses all its digits
+        where the teacher is sure.
         """
-        logits = logits.float()
-        best, class_id = logits.topk(top_k, dim=1)
-        log_mass = logits.logsumexp(dim=1)
-        outside = logits.scatter(1, class_id, float("-inf")).logsumexp(dim=1) - log_mass
-        # Rounding may leave a residual a hair above zero nats when all mass is outside.
-        return cls(class_id, best - best[:, :1], outside.clamp(max=0.0), logits.shape[1])
+        log_p = logits.float().log_softmax(dim=1)
+        best, class_id = log_p.topk(top_k, dim=1)
+        outside = log_p.scatter(1, class_id, float("-inf")).logsumexp(dim=1)
+        # A class that was kept has some probability, even where float32 has none left.
+        tiny = torch.finfo(torch.float32).tiny
+        return cls(class_id, best.exp().clamp_min(tiny), outside.exp().clamp(max=1.0), logits.shape[1])
+
+    @classmethod
+    def from_logits_by_mass(cls, logits: Tensor, top_k: int, mass: float) -> TeacherSignal:
+        """The fewest best classes that hold this probability mass, at most K."""
+        best = cls.from_logits(logits, top_k)
+        before = best.probability.cumsum(dim=1) - best.probability
+        dropped = before >= mass
+        dropped[:, 0] = False
+        residual = best.residual + (best.probability * dropped).sum(dim=1)
+        kept = best.probability.masked_fill(dropped, 0.0)
+        return _with_absent(best.class_id, kept, residual.clamp(max=1.0), best.num_classes)
+
+    @classmethod
+    def sampled_from_logits(cls, logits: Tensor, draws: int, seeds: Tensor) -> TeacherSignal:
+        """Classes that random draws from the answer hit, each with its share of the draws; [B, draws] entries.
+
+        Unbiased: the expected share of a class is its probability, where the best K leave a bias towards sure
+        answers (random-sampling knowledge distillation, arXiv 2503.16870). The draws of a row are systematic,
+        evenly spaced from one random start, so that a share is within 1 / draws of its expectation; `seeds` [B]
+        decide the starts. Needs draws <= C.
+        """
+        p = logits.double().softmax(dim=1)
+        starts = _uniform(seeds).to(p.device)
+        points = (torch.arange(draws, device=p.device) + starts[:, None]) / draws
+        hit = torch.searchsorted(p.cumsum(dim=1), points, right=True).clamp(max=p.shape[1] - 1)
+        counts = torch.zeros_like(p, dtype=torch.float32).scatter_add_(
+            1, hit, torch.ones_like(hit, dtype=torch.float32)
+        )
+        count, class_id = counts.topk(draws, dim=1)
+        return _with_absent(class_id, count / draws, torch.zeros(len(p), device=p.device), p.shape[1])
 
     @property
-    def probability(self) -> Tensor:
-        """[B, K] float32: kept probabilities, which with exp(log_residual) sum to one."""
-        kept = -torch.expm1(self.log_residual)
-        return self.log_ratio.softmax(dim=1) * kept[:, None]
+    def present(self) -> Tensor:
+        """[B, K] bool: entries that hold a class."""
+        return self.probability > 0
 
     def truncate(self, top_k: int) -> TeacherSignal:
-        """The same answer with fewer classes; the mass of the others joins the residual."""
+        """The same answer with its K best classes only; the mass of the others joins the residual."""
         if top_k >= self.class_id.shape[1]:
             return self
-        dropped = self.probability[:, top_k:].log().logsumexp(dim=1)
-        return TeacherSignal(
-            self.class_id[:, :top_k],
-            self.log_ratio[:, :top_k],
-            torch.logaddexp(self.log_residual, dropped).clamp(max=0.0),
-            self.num_classes,
-        )
+        kept, place = self.probability.topk(top_k, dim=1)
+        residual = self.residual + self.probability.scatter(1, place, 0.0).sum(dim=1)
+        return _with_absent(self.class_id.gather(1, place), kept, residual.clamp(max=1.0), self.num_classes)
 
     def to(self, device: torch.device) -> TeacherSignal:
         """The same answer on another device."""
         return TeacherSignal(
             self.class_id.to(device, non_blocking=True),
-            self.log_ratio.to(device, non_blocking=True),
-            self.log_residual.to(device, non_blocking=True),
+            self.probability.to(device, non_blocking=True),
+            self.residual.to(device, non_blocking=True),
             self.num_classes,
         )
+
+
+def _with_absent(class_id: Tensor, probability: Tensor, residual: Tensor, num_classes: int) -> TeacherSignal:
+    """Entries of probability 0 name the first class, so that they add nothing to the set of those that are there."""
+    named = torch.where(probability > 0, class_id, class_id[:, :1])
+    return TeacherSignal(named, probability, residual, num_classes)
+
+
+def _uniform(seeds: Tensor) -> Tensor:
+    """[B] float64 in [0, 1) from integer seeds, which may be consecutive (the finaliser of SplitMix64)."""
+    mixed = seeds.cpu().numpy().astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return torch.from_numpy((mixed >> np.uint64(11)) * 2.0**-53)

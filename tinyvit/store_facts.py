@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from storage import LogitStore
+import numpy as np
+
+from storage import LogitStore, Rows
 
 
 def describe(store: LogitStore) -> dict[str, Any]:
@@ -26,6 +28,7 @@ def describe(store: LogitStore) -> dict[str, Any]:
         "rows": rows,
         "top_k": spec.top_k,
         "classes": spec.num_classes,
+        "selection": spec.selection if spec.mass is None else f"mass {spec.mass}",
         "encoding": spec.encoding,
         "teacher": dict(spec.teacher),
         "augment": dict(spec.augment),
@@ -36,3 +39,10 @@ def describe(store: LogitStore) -> dict[str, Any]:
         "bytes_per_row": sum(sizes.values()) / rows if rows else 0.0,
         "bytes_of": dict(sorted(sizes.items())),
     }
+
+
+def best_classes(rows: Rows, slot: int) -> list[tuple[int, float]]:
+    """The kept classes of a view as (class id, probability), most probable first."""
+    order = np.argsort(-rows.probability[slot], kind="stable")
+    kept = order[rows.probability[slot][order] > 0]
+    return [(int(c), float(p)) for c, p in zip(rows.class_id[slot][kept], rows.probability[slot][kept], strict=True)]

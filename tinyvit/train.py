@@ -107,7 +107,7 @@ def _record(run: Run) -> dict[str, Any]:
     return {
         "recipe": run.recipe.model_dump(mode="json"),
         "recipe_digest": run.recipe.digest(),
-        "store": str(run.store.path) if run.store else None,
+        "store": run.store.location if run.store else None,
         "libraries": library_versions(),
         "device": str(run.device),
         "workers": run.workers,
@@ -232,10 +232,10 @@ class StageTrainer:
         if stage.target == "teacher":
             assert run.store
             assert batch.class_id is not None
-            assert batch.log_ratio is not None
-            assert batch.log_residual is not None
+            assert batch.probability is not None
+            assert batch.residual is not None
             classes = run.store.spec.num_classes
-            signal = TeacherSignal(batch.class_id, batch.log_ratio, batch.log_residual, classes)
+            signal = TeacherSignal(batch.class_id, batch.probability, batch.residual, classes)
             signal = signal.truncate(stage.top_k or classes).to(run.device)
             loss, agreed = distillation_loss(logits, signal, stage.residual), agreement(logits, signal)
         else:
@@ -262,7 +262,7 @@ class StageTrainer:
             epoch=epoch,
             run_seed=stage.seed,
             order_seed=stage.seed,
-            store=replayed.path if replayed else None,
+            store=replayed.location if replayed else None,
             store_epoch=epoch % replayed.spec.epochs if replayed else 0,
             skip_broken=run.recipe.label.on_broken == "skip",
         )

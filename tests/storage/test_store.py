@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import zarr
 
-from storage import ENCODINGS, LogitStore, ShardTable, StoreError, StoreSpec, Unit, UnitRows, verify
+from storage import FORMAT_VERSION, LogitStore, ShardTable, StoreError, StoreSpec, Unit, UnitRows, verify
+from storage.objects import LocalObjects
 
 SAMPLES = (5, 3)
 SPEC = StoreSpec(
@@ -34,22 +35,27 @@ TABLE = ShardTable(
 )
 
 
+UNIT_ARRAYS = ("class_step", "value", "residual", "seed", "valid", "view_digest", "committed")
+
+
+def unit_file(store: LogitStore, name: str, unit: Unit) -> Path:
+    """The file that holds an array of a unit."""
+    folder = Path(store.location) / name / "c" / str(unit.block) / str(unit.shard)
+    return next((file for file in folder.rglob("*") if file.is_file()), folder)
+
+
 def random_rows(unit: Unit, spec: StoreSpec = SPEC) -> UnitRows:
     """Rows of real shape: the best classes of random logits."""
     rng = np.random.default_rng([unit.block, unit.shard])
     shape = (len(spec.epochs_of(unit)), SAMPLES[unit.shard])
     logits = rng.normal(scale=3, size=(*shape, spec.num_classes))
-    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    order = np.argsort(-log_p, axis=-1)
-    best = np.take_along_axis(log_p, order[..., : spec.top_k], -1)
-    rest = np.take_along_axis(log_p, order[..., spec.top_k :], -1)
-    with np.errstate(divide="ignore"):
-        residual = np.log(np.exp(rest).sum(-1))
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    order = np.argsort(-p, axis=-1)
     return UnitRows(
         class_id=order[..., : spec.top_k],
-        log_ratio=best - best[..., :1],
-        residual=residual,
-        seed=rng.integers(2**32, size=shape, dtype=np.uint32),
+        probability=np.take_along_axis(p, order[..., : spec.top_k], -1),
+        residual=np.take_along_axis(p, order[..., spec.top_k :], -1).sum(-1),
+        seed=rng.permutation(1000)[: shape[0] * shape[1]].reshape(shape).astype(np.uint32),
         valid=np.ones(shape, bool),
         view_digest=rng.integers(2**32, size=(shape[0], spec.probes), dtype=np.uint32),
     )
@@ -57,29 +63,37 @@ def random_rows(unit: Unit, spec: StoreSpec = SPEC) -> UnitRows:
 
 @pytest.fixture
 def store(tmp_path: Path) -> LogitStore:
-    made = LogitStore.create(tmp_path / "store", SPEC, TABLE, [f"class {i}" for i in range(9)])
+    return made_store(tmp_path / "store")
+
+
+def made_store(path: Path, spec: StoreSpec = SPEC) -> LogitStore:
+    made = LogitStore.create(path, spec, TABLE, [f"class {i}" for i in range(9)])
     for unit in made.units():
-        made.write_unit(unit, random_rows(unit))
+        made.write_unit(unit, random_rows(unit, spec))
     return made
 
 
-def test_rows_read_back_within_the_error_of_the_encoding(store: LogitStore) -> None:
-    for unit in store.units():
-        wanted = random_rows(unit)
-        for e, epoch in enumerate(SPEC.epochs_of(unit)):
-            rows = store.read(epoch, unit.shard)
-            assert (rows.class_id == wanted.class_id[e]).all()
+def faulty_units(store: LogitStore) -> dict[Unit, list[str]]:
+    return {unit: found for unit, found in verify(LogitStore.open(store.location)) if found}
+
+
+@pytest.mark.parametrize("epochs_per_unit", [1, 2, 3])
+def test_rows_read_back_whatever_the_length_of_a_unit(tmp_path: Path, epochs_per_unit: int) -> None:
+    spec = replace(SPEC, epochs_per_unit=epochs_per_unit)
+    made = made_store(tmp_path / "s", spec)
+    for unit in made.units():
+        wanted = random_rows(unit, spec)
+        for e, epoch in enumerate(spec.epochs_of(unit)):
+            rows = made.read(epoch, unit.shard)
+            assert (rows.class_id[:, 0] == wanted.class_id[e, :, 0]).all()
+            assert (np.sort(rows.class_id) == np.sort(wanted.class_id[e])).all()
             assert (rows.seed == wanted.seed[e]).all()
-            assert np.abs(rows.log_ratio - wanted.log_ratio[e]).max() <= ENCODINGS["compact"].max_error + 1e-6
-            assert np.allclose(rows.probabilities().sum(-1) + np.exp(rows.residual), 1, atol=1e-6)
-
-
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_encoding_error_is_within_its_bound_down_to_its_floor(encoding: str) -> None:
-    kind = ENCODINGS[encoding]
-    ratios = np.linspace(kind.floor, 0, 10_001)
-    assert np.abs(kind.decode(kind.encode(ratios)) - ratios).max() <= kind.max_error * 1.001
-    assert kind.decode(kind.encode(np.array([-np.float64(1e6)])))[0] == pytest.approx(kind.floor)
+            assert (rows.view_digest == wanted.view_digest[e]).all()
+            assert np.allclose(rows.probability.sum(-1) + rows.residual, 1, atol=1e-6)
+            best_first = np.argsort(rows.class_id), np.argsort(wanted.class_id[e])
+            found = np.take_along_axis(rows.probability, best_first[0], -1)
+            close = np.take_along_axis(wanted.probability[e], best_first[1], -1)
+            assert np.abs(np.sqrt(found) - np.sqrt(close)).max() < 0.01
 
 
 def test_a_store_with_every_class_kept_has_no_residual(tmp_path: Path) -> None:
@@ -87,8 +101,8 @@ def test_a_store_with_every_class_kept_has_no_residual(tmp_path: Path) -> None:
     made = LogitStore.create(tmp_path / "s", spec, TABLE)
     made.write_unit(Unit(0, 0), random_rows(Unit(0, 0), spec))
     rows = made.read(0, 0)
-    assert (rows.residual == -np.inf).all()
-    assert np.allclose(rows.probabilities().sum(-1), 1, atol=1e-6)
+    assert (rows.residual == 0).all()
+    assert np.allclose(rows.probability.sum(-1), 1, atol=1e-6)
 
 
 def test_missing_units_are_what_was_not_committed(tmp_path: Path) -> None:
@@ -103,58 +117,75 @@ def test_missing_units_are_what_was_not_committed(tmp_path: Path) -> None:
         made.seal()
 
 
-@pytest.mark.parametrize("name", ["class_id", "valid", "view_digest", "committed"])
+@pytest.mark.parametrize("name", ["class_step", "valid", "view_digest", "committed"])
 def test_a_write_that_dies_leaves_the_unit_uncommitted(
     store: LogitStore, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unit = Unit(0, 1)
-    real = type(store.array("seed")).__setitem__
+    unit, real = Unit(0, 1), LocalObjects.put
 
-    def full_disk(array: zarr.Array, place: object, values: object) -> None:
-        if array.basename == name and not (name == "committed" and values == 0):
+    def full_disk(objects: LocalObjects, key: str, data: bytes) -> None:
+        if key.startswith(name):
             raise OSError(28, "No space left on device")
-        real(array, place, values)
+        real(objects, key, data)
 
-    monkeypatch.setattr(zarr.Array, "__setitem__", full_disk)
+    monkeypatch.setattr(LocalObjects, "put", full_disk)
     with pytest.raises(OSError, match="No space"):
         store.write_unit(unit, random_rows(unit))
     monkeypatch.undo()
-    assert LogitStore.open(store.path).missing() == [unit]
+    assert LogitStore.open(store.location).missing() == [unit]
 
 
-def test_every_flipped_bit_of_unit_data_is_noticed(store: LogitStore) -> None:
-    files = [f for f in store.path.rglob("*") if f.is_file() and "/c/" in str(f) and "class_name" not in str(f)]
-    unit_files = [f for f in files if f.relative_to(store.path).parts[0] in
-                  ("class_id", "log_ratio", "residual", "seed", "valid", "view_digest", "committed")]  # fmt: skip
-    rng = np.random.default_rng(0)
-    for file in unit_files:
-        content = file.read_bytes()
-        place, bit = int(rng.integers(len(content))), 1 << int(rng.integers(8))
-        file.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
-        opened = LogitStore.open(store.path)
-        try:
-            noticed = any(faults for _, faults in verify(opened)) or bool(opened.missing())
-        except (ValueError, RuntimeError):
-            noticed = True
-        assert noticed, f"bit {bit} of byte {place} of {file}"
-        file.write_bytes(content)
-    assert not any(faults for _, faults in verify(LogitStore.open(store.path)))
+# Not `valid`: every row of both units is, so the objects say the same.
+@pytest.mark.parametrize("name", [name for name in UNIT_ARRAYS if name != "valid"])
+def test_objects_swapped_between_units_are_noticed_by_every_reader(store: LogitStore, name: str) -> None:
+    one, two = (unit_file(store, name, Unit(block, 0)) for block in (0, 1))
+    shutil.copy(one, two)
+    assert list(faulty_units(store)) == [Unit(1, 0)]
+    with pytest.raises(StoreError, match="not the ones that were committed"):
+        store.read(2, 0)
 
 
-def test_units_swapped_between_shards_are_noticed(store: LogitStore) -> None:
-    for name in ("class_id", "log_ratio", "residual", "seed", "valid", "view_digest", "committed"):
-        parts = ["0", "0", "0", "0"][: len(store.array(name).shape)]
-        one = store.path / name / "c" / "/".join(["0", "0", *parts[2:]])
-        two = store.path / name / "c" / "/".join(["1", "0", *parts[2:]])
-        shutil.copy(one, two)
-    faults = {unit: found for unit, found in verify(LogitStore.open(store.path)) if found}
-    assert Unit(1, 0) in faults
+def test_a_whole_unit_of_another_place_is_noticed_by_every_reader(store: LogitStore) -> None:
+    for name in UNIT_ARRAYS:
+        shutil.copy(unit_file(store, name, Unit(0, 0)), unit_file(store, name, Unit(1, 0)))
+    assert list(faulty_units(store)) == [Unit(1, 0)]
+    with pytest.raises(StoreError, match="not the ones that were committed"):
+        store.read(2, 0)
 
 
-def test_absent_chunk_of_a_committed_unit_is_noticed(store: LogitStore) -> None:
-    shutil.rmtree(store.path / "valid" / "c" / "0" / "0")
-    faults = {unit: found for unit, found in verify(LogitStore.open(store.path)) if found}
-    assert list(faults) == [Unit(0, 0)]
+def test_a_whole_unit_of_another_store_breaks_the_seal(store: LogitStore, tmp_path: Path) -> None:
+    store.seal()
+    other = made_store(tmp_path / "other")
+    other.write_unit(Unit(1, 0), replace(random_rows(Unit(1, 0)), seed=np.arange(5, dtype=np.uint32)[None]))
+    for name in UNIT_ARRAYS:
+        shutil.copy(unit_file(other, name, Unit(1, 0)), unit_file(store, name, Unit(1, 0)))
+    assert LogitStore.open(store.location).faults() == ["the seal is not that of the committed units"]
+
+
+def test_an_absent_object_of_a_committed_unit_is_noticed(store: LogitStore) -> None:
+    unit_file(store, "valid", Unit(0, 0)).unlink()
+    assert faulty_units(store) == {Unit(0, 0): ["valid is missing"]}
+
+
+def test_a_sealed_store_that_lost_a_commit_is_noticed(store: LogitStore) -> None:
+    store.seal()
+    unit_file(store, "committed", Unit(0, 1)).unlink()
+    assert faulty_units(store) == {Unit(0, 1): ["not committed"]}
+
+
+def test_changed_documents_index_and_names_are_noticed(store: LogitStore) -> None:
+    path = Path(store.location)
+    for name, old, new, message in (
+        ("value/zarr.json", b"320", b"321", "value/zarr.json is not the one"),
+        ("class_name/c/0", b"", None, "class_name cannot be read"),
+        ("shard_sha256/c/0", b"", b"x", "shard_sha256 cannot be read"),
+    ):
+        before = (path / name).read_bytes()
+        (path / name).write_bytes(before[:-9] if new is None else before.replace(old, new))
+        assert message in str(LogitStore.open(path).faults())
+        (path / name).write_bytes(before)
+    zarr.open_group(path, mode="r+")["key_digest"][0, 0] = 99
+    assert "index is not the one that was written" in str(LogitStore.open(path).faults())
 
 
 @pytest.mark.parametrize(
@@ -162,9 +193,11 @@ def test_absent_chunk_of_a_committed_unit_is_noticed(store: LogitStore) -> None:
     [
         ({"class_id": lambda r: np.full_like(r.class_id, 9)}, "class id outside"),
         ({"class_id": lambda r: np.zeros_like(r.class_id)}, "a class twice"),
-        ({"log_ratio": lambda r: r.log_ratio[..., ::-1]}, "order"),
-        ({"log_ratio": lambda r: r.log_ratio * np.nan}, "not a finite number"),
-        ({"residual": lambda r: r.residual * 0 + 0.1}, "residual"),
+        ({"probability": lambda r: r.probability[..., ::-1]}, "not the best"),
+        ({"probability": lambda r: r.probability * np.nan}, "not a number from 0 to 1"),
+        ({"probability": lambda r: r.probability * [1, 1, 1, 0]}, "fewer classes"),
+        ({"residual": lambda r: r.residual - 1}, "residual that is not"),
+        ({"residual": lambda r: r.residual * 0 + 0.9}, "do not sum to one"),
         ({"seed": lambda r: r.seed[:1]}, "seed has the shape"),
     ],
 )
@@ -178,16 +211,16 @@ def test_impossible_rows_are_refused(store: LogitStore, change: dict, message: s
 def test_invalid_rows_are_stored_as_nothing_and_marked(store: LogitStore) -> None:
     rows = random_rows(Unit(0, 0))
     rows.valid[0, 2] = False
-    rows.log_ratio[0, 2] = np.nan
+    rows.probability[0, 2] = np.nan
     store.write_unit(Unit(0, 0), rows)
     read = store.read(0, 0)
     assert list(read.valid) == [True, True, False, True, True]
-    assert not any(faults for _, faults in verify(store))
+    assert not faulty_units(store)
 
 
 def test_creating_over_a_store_or_other_data_is_refused(store: LogitStore, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="already exists"):
-        LogitStore.create(store.path, SPEC, TABLE)
+        LogitStore.create(store.location, SPEC, TABLE)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("years of work")
     with pytest.raises(StoreError, match="already exists"):
@@ -195,40 +228,53 @@ def test_creating_over_a_store_or_other_data_is_refused(store: LogitStore, tmp_p
     assert (tmp_path / "other" / "thesis.tex").exists()
 
 
-def test_a_creation_cut_short_is_no_store_and_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "s"
-    monkeypatch.setattr("storage.store.create_arrays", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+@pytest.mark.parametrize("after", [1, 7, 15])
+def test_a_creation_cut_short_is_no_store_and_is_made_anew(
+    tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real, puts = tmp_path / "s", LocalObjects.put, iter(range(100))
+
+    def killed(objects: LocalObjects, key: str, data: bytes) -> None:
+        if next(puts) == after:
+            raise KeyboardInterrupt
+        real(objects, key, data)
+
+    monkeypatch.setattr(LocalObjects, "put", killed)
     with pytest.raises(KeyboardInterrupt):
         LogitStore.create(path, SPEC, TABLE)
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="cut short"):
+    assert not LogitStore.exists(path)
+    with pytest.raises(StoreError, match="no logit store"):
         LogitStore.open(path)
     assert LogitStore.create(path, SPEC, TABLE).missing()
 
 
-def test_another_version_and_an_edited_attribute_are_refused(store: LogitStore) -> None:
-    group = zarr.open_group(store.path, mode="r+")
-    for name, value, message in (
-        ("top_k", 3, "were changed"),
-        ("format_version", 2, "format_version 2"),
-        ("format", "thing", "not a logit store"),
-    ):
+@pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION + 1])
+def test_another_version_is_refused_with_both_numbers(store: LogitStore, version: int) -> None:
+    zarr.open_group(store.location, mode="r+").attrs["format_version"] = version
+    with pytest.raises(StoreError, match=f"format_version {version}, this program reads {FORMAT_VERSION}"):
+        LogitStore.open(store.location)
+
+
+def test_an_edited_attribute_is_refused(store: LogitStore) -> None:
+    group = zarr.open_group(store.location, mode="r+")
+    for name, value, message in (("top_k", 3, "were changed"), ("format", "thing", "not a logit store")):
         before = group.attrs[name]
         group.attrs[name] = value
         with pytest.raises(StoreError, match=message):
-            LogitStore.open(store.path)
+            LogitStore.open(store.location)
         group.attrs[name] = before
-    assert LogitStore.open(store.path).spec == SPEC
+    assert LogitStore.open(store.location).spec == SPEC
 
 
 def test_sealing_sweeps_temporary_files_and_uncommitting_takes_the_seal_back(store: LogitStore) -> None:
-    leftover = store.path / "seed" / "c" / "0.1234.partial"
+    leftover = Path(store.location) / "seed" / "c" / "0.1234.partial"
     leftover.write_bytes(b"half")
     assert store.seal()
     assert not leftover.exists()
-    assert LogitStore.open(store.path).sealed
+    assert LogitStore.open(store.location).sealed
     store.uncommit(Unit(0, 0))
-    reopened = LogitStore.open(store.path)
+    reopened = LogitStore.open(store.location)
     assert not reopened.sealed
     assert reopened.missing() == [Unit(0, 0)]
 
@@ -240,7 +286,7 @@ def test_a_specification_that_cannot_be_is_refused(top_k: int, epochs: int, per_
 
 
 def test_the_index_and_the_class_names_come_back(store: LogitStore) -> None:
-    reopened = LogitStore.open(store.path)
+    reopened = LogitStore.open(store.location)
     assert not reopened.table.differences(TABLE)
     assert all((a == b).all() for a, b in zip(reopened.table.key_digest, TABLE.key_digest, strict=True))
     assert reopened.class_names == [f"class {i}" for i in range(9)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -13,9 +14,18 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
-from support import command, label_all, left_running, marked_environment, small_arguments, tinyvit, wait_until
+from support import (
+    assert_equal_stores,
+    command,
+    label_all,
+    left_running,
+    marked_environment,
+    small_arguments,
+    tinyvit,
+    wait_until,
+)
 
-from storage import ENCODINGS, LogitStore, Unit
+from storage import LogitStore, Unit
 from tinyvit.config import Recipe
 from tinyvit.data.images import decode
 from tinyvit.data.join import checked_samples, indexed_shards
@@ -25,13 +35,6 @@ from tinyvit.progress import LogProgress
 from tinyvit.replay import view
 from tinyvit.signal import TeacherSignal
 from tinyvit.teachers import Teacher
-
-UNIT_ARRAYS = ("class_id", "log_ratio", "residual", "seed", "valid", "view_digest", "committed")
-
-
-def assert_equal_stores(one: LogitStore, two: LogitStore) -> None:
-    for name in (*UNIT_ARRAYS, "shard_name", "shard_samples", "shard_sha256", "key_digest", "class_name"):
-        assert np.array_equal(np.asarray(one.array(name)[:]), np.asarray(two.array(name)[:]), equal_nan=False), name
 
 
 def live_views(store: LogitStore, recipe: Recipe, epoch: int, shard: int, count: int) -> torch.Tensor:
@@ -46,25 +49,25 @@ def live_views(store: LogitStore, recipe: Recipe, epoch: int, shard: int, count:
 def test_stored_loss_equals_the_live_teachers_within_the_encoding(
     small_store: LogitStore, small_recipe: Recipe, teacher: Teacher
 ) -> None:
-    bound = ENCODINGS[small_store.spec.encoding].max_error
     for epoch, shard in ((0, 0), (1, 1), (2, 0)):
         live_logits = teacher.answer(live_views(small_store, small_recipe, epoch, shard, 64))
         live = TeacherSignal.from_logits(live_logits, small_store.spec.top_k)
         rows = small_store.read(epoch, shard)
         stored = TeacherSignal(
             torch.from_numpy(rows.class_id[:64].astype(np.int64)),
-            torch.from_numpy(rows.log_ratio[:64]),
+            torch.from_numpy(rows.probability[:64]),
             torch.from_numpy(rows.residual[:64]),
             small_store.spec.num_classes,
         )
-        # A forward pass in batches of another size may differ in the last bits and swap two nearly equal classes.
-        assert (stored.class_id == live.class_id).float().mean() > 0.999
-        # Each kept probability is off by at most the rounding of its ratio and of the ratios' sum.
-        assert (stored.probability.log() - live.probability.log())[live.log_ratio > -15].abs().max() < 2.5 * bound
+        one, two = (torch.zeros(64, 1000).scatter(1, s.class_id, s.probability) for s in (stored, live))
+        # Half a level of sqrt(p) a class; the best class, the remainder, may be off by the sum of some.
+        assert (one.sqrt() - two.sqrt()).abs().max() < 1.5 / 320
+        assert (stored.residual.sqrt() - live.residual.sqrt()).abs().max() < 0.5 * math.pi / 510
         student = torch.randn(64, 1000, generator=torch.Generator().manual_seed(epoch))
         for residual in ("uniform", "ghost", "renormalise"):
-            gap = distillation_loss(student, stored, residual) - distillation_loss(student, live, residual)  # type: ignore[arg-type]
-            assert gap.abs() < bound, residual
+            losses = [distillation_loss(student, s, residual) for s in (stored, live)]  # type: ignore[arg-type]
+            # Nats, of a loss of about 7. What is left out moves between classes whose log q differ by a few nats.
+            assert abs(losses[0] - losses[1]) < 5e-3, residual
 
 
 def test_the_teacher_knows_what_it_sees(teacher: Teacher) -> None:
@@ -100,7 +103,7 @@ def test_a_run_killed_with_9_and_resumed_makes_the_same_store(
         arguments, env=marked_environment(str(path)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     commits = path / "committed" / "c"
-    wait_until(lambda: commits.exists() and bool(LogitStore.open(path).commitment(Unit(0, 0))), run)
+    wait_until(lambda: commits.exists() and LogitStore.open(path).committed(Unit(0, 0)), run)
     run.send_signal(signal.SIGKILL)
     run.wait()
     assert left_running(str(path)) == []
@@ -115,7 +118,7 @@ def test_a_run_killed_with_9_and_resumed_makes_the_same_store(
 
 def test_a_sealed_store_is_not_labelled_again(small_store: LogitStore, small_data: Path, tmp_path: Path) -> None:
     copy = tmp_path / "s"
-    shutil.copytree(small_store.path, copy)
+    shutil.copytree(small_store.location, copy)
     done = tinyvit("label", "example", "--store", copy, "--json", *small_arguments(small_data))
     assert done.returncode == 0, done.stderr
     assert '"units_labelled_now": 0' in done.stdout

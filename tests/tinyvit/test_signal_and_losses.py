@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -20,14 +22,16 @@ def dense(signal: TeacherSignal, residual: str) -> torch.Tensor:
     """[B, C] or, for the ghost class, [B, C + 1]: the target that the sparse loss must equal."""
     target = torch.zeros(len(signal.class_id), CLASSES + 1, dtype=torch.float64)
     probability = signal.probability.double()
-    mass = signal.log_residual.double().exp()
+    mass = signal.residual.double()
     if residual == "renormalise":
         probability = probability / probability.sum(dim=1, keepdim=True)
     elif residual == "uniform":
-        target[:, :CLASSES] = (mass / (CLASSES - signal.class_id.shape[1]))[:, None]
+        target[:, :CLASSES] = (mass / (CLASSES - signal.present.sum(dim=1)))[:, None]
     else:
         target[:, CLASSES] = mass
-    return target.scatter(1, signal.class_id, probability)
+    for row, (ids, there) in enumerate(zip(signal.class_id, signal.present, strict=True)):
+        target[row, ids[there]] = probability[row, there]
+    return target
 
 
 @pytest.mark.parametrize("residual", ["uniform", "ghost", "renormalise"])
@@ -48,7 +52,7 @@ def test_all_classes_kept_is_plain_soft_cross_entropy(logits: torch.Tensor) -> N
     signal = TeacherSignal.from_logits(logits, CLASSES)
     student = logits.flip(0)
     wanted = torch.nn.functional.cross_entropy(student, logits.softmax(dim=1)).item()
-    assert (signal.log_residual == float("-inf")).all()
+    assert (signal.residual == 0).all()
     for residual in ("uniform", "ghost", "renormalise"):
         assert distillation_loss(student, signal, residual).item() == pytest.approx(wanted, rel=1e-5)  # type: ignore[arg-type]
 
@@ -57,8 +61,7 @@ def test_residual_keeps_its_digits_where_the_teacher_is_sure() -> None:
     logits = torch.full((1, CLASSES), -40.0)
     logits[0, 3] = 0.0
     signal = TeacherSignal.from_logits(logits, 1)
-    wanted = torch.log(torch.tensor(29.0, dtype=torch.float64)) - 40
-    assert signal.log_residual.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert signal.residual.item() == pytest.approx(29 * math.exp(-40), rel=1e-5)
     assert signal.class_id.tolist() == [[3]]
 
 
@@ -66,7 +69,60 @@ def test_fewer_classes_at_read_time_are_what_a_smaller_k_would_have_kept(logits:
     short, cut = TeacherSignal.from_logits(logits, 4), TeacherSignal.from_logits(logits, 12).truncate(4)
     assert torch.equal(short.class_id, cut.class_id)
     assert torch.allclose(short.probability, cut.probability, atol=1e-6)
-    assert torch.allclose(short.log_residual, cut.log_residual, atol=1e-5)
+    assert torch.allclose(short.residual, cut.residual, atol=1e-6)
+
+
+@pytest.mark.parametrize("residual", ["uniform", "ghost", "renormalise"])
+@pytest.mark.parametrize("kind", ["mass", "sampled", "truncated"])
+def test_the_loss_of_rows_of_several_lengths_equals_the_dense_one(
+    logits: torch.Tensor, residual: str, kind: str
+) -> None:
+    if kind == "sampled":
+        signal = TeacherSignal.sampled_from_logits(logits, 12, torch.arange(64))
+    else:
+        signal = TeacherSignal.from_logits_by_mass(logits, 12, 0.9)
+        signal = signal.truncate(5) if kind == "truncated" else signal
+    assert len(set(signal.present.sum(dim=1).tolist())) > 3
+    student = torch.randn(64, CLASSES, generator=torch.Generator().manual_seed(1))
+    log_q = student.double().log_softmax(dim=1)
+    outside = torch.stack(
+        [q[~torch.isin(torch.arange(CLASSES), i)].logsumexp(0) for q, i in zip(log_q, signal.class_id, strict=True)]
+    )
+    wanted = -(dense(signal, residual) * torch.cat([log_q, outside[:, None]], dim=1)).sum(dim=1).mean()
+    assert distillation_loss(student, signal, residual).item() == pytest.approx(wanted.item(), rel=1e-5)  # type: ignore[arg-type]
+
+
+def test_mass_keeps_the_fewest_classes_that_reach_it(logits: torch.Tensor) -> None:
+    signal = TeacherSignal.from_logits_by_mass(logits, CLASSES, 0.9)
+    p = logits.softmax(dim=1).sort(dim=1, descending=True).values
+    for row in range(len(logits)):
+        count = int(signal.present[row].sum())
+        assert p[row, :count].sum() >= 0.9
+        assert p[row, : count - 1].sum() < 0.9
+    assert torch.allclose(signal.probability.sum(dim=1) + signal.residual, torch.ones(64), atol=1e-5)
+
+
+def test_sampled_answers_are_unbiased_and_their_starts_even() -> None:
+    logits = 2 * torch.randn(1, CLASSES, generator=torch.Generator().manual_seed(3))
+    times = 4096
+    signal = TeacherSignal.sampled_from_logits(logits.expand(times, -1), 8, torch.arange(times))
+    assert (signal.residual == 0).all()
+    assert torch.allclose(signal.probability.sum(dim=1), torch.ones(times))
+    mean = torch.zeros(times, CLASSES).scatter_add(1, signal.class_id, signal.probability).mean(dim=0)
+    p = logits.softmax(dim=1)[0]
+    # A class's share of one answer has at most the variance of one draw in eight; five standard errors.
+    assert ((mean - p).abs() <= 5 * (p * (1 - p) / 8 / times).sqrt() + 1e-9).all()
+    # The eight best classes alone would be further off than that.
+    best = TeacherSignal.from_logits(logits, 8)
+    assert best.residual.item() > 0.02
+
+
+def test_sampling_is_decided_by_the_seed(logits: torch.Tensor) -> None:
+    one, two = (TeacherSignal.sampled_from_logits(logits, 8, torch.arange(64) + first) for first in (0, 0))
+    other = TeacherSignal.sampled_from_logits(logits, 8, torch.arange(64) + 1)
+    assert torch.equal(one.class_id, two.class_id)
+    assert torch.equal(one.probability, two.probability)
+    assert not torch.equal(one.class_id, other.class_id)
 
 
 def test_agreement_counts_equal_best_classes(logits: torch.Tensor) -> None:

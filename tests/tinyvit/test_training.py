@@ -33,7 +33,7 @@ def stream(store: LogitStore, recipe: Recipe, **changes: object) -> TrainingView
         epoch=0,
         run_seed=0,
         order_seed=0,
-        store=store.path,
+        store=store.location,
         store_epoch=1,
     )
     return replace(views, **changes)  # type: ignore[arg-type]
@@ -60,8 +60,8 @@ def test_every_view_arrives_once_with_its_own_row(small_store: LogitStore, small
         for i, pixels in enumerate(batch.views.numpy()):
             shard, slot = places[view_digest(pixels)]
             assert (batch.class_id[i].numpy() == rows[shard].class_id[slot]).all()
-            assert np.array_equal(batch.log_ratio[i].numpy(), rows[shard].log_ratio[slot])
-            assert batch.log_residual[i] == float(rows[shard].residual[slot])
+            assert np.array_equal(batch.probability[i].numpy(), rows[shard].probability[slot])
+            assert batch.residual[i] == float(rows[shard].residual[slot])
             seen.append((shard, slot))
     assert len(seen) == len(set(seen)) == 500
 
@@ -122,7 +122,7 @@ def train_arguments(run: Path, store: Path, data: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def trained(small_store: LogitStore, small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "whole"
-    done = tinyvit(*train_arguments(run, small_store.path, small_data), "--json")
+    done = tinyvit(*train_arguments(run, small_store.location, small_data), "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert list(document) == ["distill", "finetune"]
@@ -134,7 +134,7 @@ def test_a_run_killed_with_9_and_resumed_ends_in_identical_weights(
     trained: Path, small_store: LogitStore, small_data: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    arguments = train_arguments(run, small_store.path, small_data)
+    arguments = train_arguments(run, small_store.location, small_data)
     process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     wait_until((run / "distill" / "metrics.jsonl").exists, process)
     process.send_signal(signal.SIGKILL)
@@ -163,13 +163,13 @@ def test_plain_timm_loads_the_checkpoint(trained: Path, small_recipe: Recipe) ->
 
 def test_a_finished_stage_is_not_trained_again(trained: Path, small_store: LogitStore, small_data: Path) -> None:
     before = (trained / "finetune" / "state.pt").stat().st_mtime_ns
-    done = tinyvit(*train_arguments(trained, small_store.path, small_data))
+    done = tinyvit(*train_arguments(trained, small_store.location, small_data))
     assert done.returncode == 0, done.stderr
     assert (trained / "finetune" / "state.pt").stat().st_mtime_ns == before
 
 
 def test_a_run_folder_of_another_recipe_is_refused(trained: Path, small_store: LogitStore, small_data: Path) -> None:
-    done = tinyvit(*train_arguments(trained, small_store.path, small_data), "--set", "stages.distill.lr=0.5")
+    done = tinyvit(*train_arguments(trained, small_store.location, small_data), "--set", "stages.distill.lr=0.5")
     assert done.returncode == 2
     assert "holds a stage of another recipe" in done.stderr
 

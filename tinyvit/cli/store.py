@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +13,7 @@ from rich.table import Table
 from storage import LogitStore, Rows, StoreError
 from tinyvit.cli.output import show
 from tinyvit.errors import UserError
-from tinyvit.store_facts import describe
+from tinyvit.store_facts import best_classes, describe
 
 app = typer.Typer(no_args_is_help=True, help="Look at a logit store.")
 
@@ -59,17 +58,14 @@ def show_rows(
 def _view(rows: Rows, slot: int, top: int, names: list[str] | None) -> dict[str, Any]:
     if not rows.valid[slot]:
         return {"slot": slot, "seed": int(rows.seed[slot]), "valid": False, "classes": [], "residual": None}
-    probability = rows.probabilities()[slot]
+    best = best_classes(rows, slot)
     return {
         "slot": slot,
         "seed": int(rows.seed[slot]),
         "valid": True,
-        "classes": [
-            {"id": int(c), "name": names[int(c)] if names else str(c), "probability": float(p)}
-            for c, p in zip(rows.class_id[slot][:top], probability[:top], strict=True)
-        ],
-        "kept": float(probability.sum()),
-        "residual": float(np.exp(rows.residual[slot])),
+        "classes": [{"id": c, "name": names[c] if names else str(c), "probability": p} for c, p in best[:top]],
+        "kept": sum(p for _, p in best),
+        "residual": float(rows.residual[slot]),
     }
 
 

@@ -11,7 +11,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,15 +37,15 @@ class Batch:
     """B training views.
 
     views [B, H, W, 3] uint8; labels [B] int64, -1 where a sample has none; for teacher stages also the stored
-    rows: class_id [B, K] int64, log_ratio [B, K] float32, log_residual [B] float32. `skipped` counts the views
+    rows: class_id [B, K] int64, probability [B, K] float32, residual [B] float32. `skipped` counts the views
     since the last batch that have no answer.
     """
 
     views: Tensor
     labels: Tensor
     class_id: Tensor | None
-    log_ratio: Tensor | None
-    log_residual: Tensor | None
+    probability: Tensor | None
+    residual: Tensor | None
     skipped: int
 
     def pin_memory(self) -> Batch:
@@ -72,7 +71,7 @@ class TrainingViews:
     epoch: int
     run_seed: int
     order_seed: int
-    store: Path | None = None
+    store: str | None = None
     store_epoch: int = 0
     skip_broken: bool = False
 
@@ -104,7 +103,7 @@ class TrainingViews:
         return [sum(shard.samples for shard in self._order()[w::parts]) for w in range(parts)]
 
     def _samples(self, shards: Iterator[IndexedShard]) -> Iterator[_Joined]:
-        # Opened here, in the worker: a Zarr group must not be carried over from another process.
+        # Opened here, in the worker: connections must not be carried over from another process.
         store = LogitStore.open(self.store) if self.store else None
         for shard in shards:
             if store:
@@ -163,8 +162,8 @@ def _collate(items: list[_View]) -> Batch:
         views=torch.from_numpy(np.stack([item.pixels for item in items])),
         labels=torch.tensor(labels),
         class_id=part("class_id", torch.int64),
-        log_ratio=part("log_ratio", torch.float32),
-        log_residual=part("residual", torch.float32),
+        probability=part("probability", torch.float32),
+        residual=part("residual", torch.float32),
         skipped=sum(item.skipped for item in items),
     )
 

@@ -1,0 +1,219 @@
+"""Where the objects of a store are: a local folder, a bucket, or a folder behind a web server (read-only).
+
+One object has one key, is written whole and appears whole or not at all. On a local disk that takes a temporary
+file, a sync of its bytes and of the folders that name it: a commit is worth nothing if what it vouches for can
+vanish in a power cut. An object store gives it by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from storage.spec import StoreError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+# Requests under way at once; a unit has seven objects.
+REMOTE_REQUESTS = 8
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes of an object: all of it, `length` from `start` on, or with a negative start its last bytes."""
+
+    key: str
+    start: int = 0
+    length: int | None = None
+
+
+class Objects(ABC):
+    """A flat space of keys such as `seed/c/0/12/0`."""
+
+    location: str
+
+    @abstractmethod
+    def fetch(self, parts: Sequence[Part]) -> list[bytes | None]:
+        """The bytes of each part; None where there is no such object. StoreError when the place does not answer."""
+
+    @abstractmethod
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object whole, durably, over any older one."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object; none is there afterwards."""
+
+    @abstractmethod
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Key and bytes of every object below a prefix that ends at a slash. StoreError where none can be listed."""
+
+    def get(self, key: str) -> bytes | None:
+        """A whole object."""
+        return self.fetch([Part(key)])[0]
+
+    def sweep(self) -> int:
+        """Remove what killed writers left behind; returns how much. Only when none writes."""
+        return 0
+
+
+def open_objects(location: str | Path) -> Objects:
+    """The place that a path or a URL (file, s3, gs, az, http, https) names. StoreError for an unknown kind.
+
+    Credentials and endpoint of a bucket come from the variables that its own tools use, such as AWS_ENDPOINT_URL.
+    """
+    scheme, separator, rest = str(location).partition("://")
+    if not separator:
+        return LocalObjects(Path(location))
+    if scheme == "file":
+        return LocalObjects(Path(rest))
+    return RemoteObjects(str(location).rstrip("/"))
+
+
+class LocalObjects(Objects):
+    """A folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.location = str(root)
+
+    def fetch(self, parts: Sequence[Part]) -> list[bytes | None]:
+        return [self._read(part) for part in parts]
+
+    def _read(self, part: Part) -> bytes | None:
+        try:
+            with (self.root / part.key).open("rb") as file:
+                if part.start:
+                    file.seek(max(part.start, -os.fstat(file.fileno()).st_size), os.SEEK_END if part.start < 0 else 0)
+                return file.read(-1 if part.length is None else part.length)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self.root / key
+        new = [folder for folder in path.parents if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        for folder in {path.parent, *(folder.parent for folder in new)}:
+            _sync_folder(folder)
+
+    def delete(self, key: str) -> None:
+        path = self.root / key
+        if path.exists():
+            path.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        for folder, _, names in os.walk(self.root / prefix):
+            for name in names:
+                path = Path(folder) / name
+                if path.suffix != ".partial":
+                    yield path.relative_to(self.root).as_posix(), path.stat().st_size
+
+    def sweep(self) -> int:
+        leftovers = list(self.root.rglob("*.partial"))
+        for path in leftovers:
+            path.unlink(missing_ok=True)
+        return len(leftovers)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class RemoteObjects(Objects):
+    """A bucket, or a folder behind a web server. A put appears whole there or not at all."""
+
+    def __init__(self, url: str) -> None:
+        self.location = url
+
+    @cached_property
+    def _store(self) -> ObjectStore:
+        try:
+            from obstore.store import from_url
+        except ImportError:
+            raise StoreError(f"{self.location} needs the package obstore: pip install obstore") from None
+        try:
+            return from_url(self.location, client_options={"allow_http": True})
+        except Exception as fault:
+            raise StoreError(f"{self.location} is no place for a store: {_first_line(fault)}") from None
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(REMOTE_REQUESTS)
+
+    def fetch(self, parts: Sequence[Part]) -> list[bytes | None]:
+        if len(parts) == 1:
+            return [self._read(parts[0])]
+        return list(self._pool.map(self._read, parts))
+
+    def _read(self, part: Part) -> bytes | None:
+        asked: Any = None
+        if part.start < 0:
+            asked = {"suffix": -part.start}
+        elif part.length is not None:
+            asked = (part.start, part.start + part.length)
+        elif part.start:
+            asked = {"offset": part.start}
+        try:
+            found = self._store.get(part.key, options={"range": asked} if asked else {})
+            return found.bytes().to_bytes()
+        except FileNotFoundError:
+            return None
+        except self._faults as fault:
+            raise self._plain(f"{part.key} cannot be read", fault) from None
+
+    def put(self, key: str, data: bytes) -> None:
+        try:
+            self._store.put(key, data)
+        except self._faults as fault:
+            raise self._plain(f"{key} cannot be written", fault) from None
+
+    def delete(self, key: str) -> None:
+        try:
+            self._store.delete(key)
+        except FileNotFoundError:
+            return
+        except self._faults as fault:
+            raise self._plain(f"{key} cannot be removed", fault) from None
+
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        try:
+            for chunk in self._store.list(prefix or None):
+                for entry in chunk:
+                    yield entry["path"], entry["size"]
+        except self._faults as fault:
+            raise self._plain("its objects cannot be listed", fault) from None
+
+    @property
+    def _faults(self) -> tuple[type[Exception], ...]:
+        from obstore.exceptions import BaseError
+
+        return (BaseError, OSError)
+
+    def _plain(self, what: str, fault: Exception) -> StoreError:
+        return StoreError(f"{self.location}: {what} ({_first_line(fault)})")
+
+
+def _first_line(fault: Exception) -> str:
+    return str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__

@@ -1,0 +1,84 @@
+"""Rows to the stored arrays of one epoch of one shard, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.chunks import UnitArray
+from storage.encoding import ENCODINGS, class_ids, walk
+from storage.rows import Rows, UnitRows, row_faults
+from storage.spec import StoreSpec
+
+Values = dict[str, NDArray[Any]]
+
+
+def pack(rows: UnitRows, number: int, spec: StoreSpec, arrays: dict[str, UnitArray]) -> Values:
+    """The stored values of epoch `number` of a unit, padded to the length of the longest shard.
+
+    Rows that are not valid become zeros, so that bytes are reproducible.
+    """
+    encoding = ENCODINGS[spec.encoding]
+    valid = rows.valid[number]
+    p = np.where(valid[:, None], rows.probability[number], 0)
+    steps, order = walk(np.where(valid[:, None], rows.class_id[number], 0), p > 0, spec.num_classes)
+    residual = encoding.encode_residual(np.where(valid, rows.residual[number], 0))
+    values = encoding.encode(
+        np.take_along_axis(p, order, -1),
+        encoding.decode_residual(residual, all_kept=spec.nothing_outside),
+        spec.top_k,
+    )
+    # A row without an answer has no best class either.
+    values[~valid] = 0
+    found: Values = {
+        "class_step": steps,
+        "value": values,
+        "residual": residual,
+        "seed": rows.seed[number],
+        "valid": valid,
+        "view_digest": rows.view_digest[number],
+    }
+    return {name: _padded(found[name], array) for name, array in arrays.items()}
+
+
+def _padded(values: NDArray[np.generic], array: UnitArray) -> NDArray[np.generic]:
+    whole = np.zeros(array.shape, array.dtype)
+    whole[: len(values)] = values
+    return np.ascontiguousarray(whole.T) if array.entry_first else whole
+
+
+def unpack(values: Values, samples: int, spec: StoreSpec) -> Rows:
+    """Undo `pack`; an absent entry repeats the class before it with probability 0."""
+    encoding = ENCODINGS[spec.encoding]
+    steps = values["class_step"][:, :samples]
+    residual = encoding.decode_residual(values["residual"][:samples], all_kept=spec.nothing_outside)
+    whole = spec.selection == "top_k"
+    p = encoding.decode(values["value"][:samples], None if whole else steps, residual, spec.top_k)
+    return Rows(
+        class_id=np.ascontiguousarray(class_ids(np.ascontiguousarray(steps), spec.num_classes).T),
+        probability=p,
+        residual=residual,
+        seed=values["seed"][:samples],
+        valid=values["valid"][:samples],
+        view_digest=values["view_digest"],
+    )
+
+
+def stored_faults(values: Values, samples: int, spec: StoreSpec) -> list[str]:
+    """What is impossible in the stored values of an epoch; empty when nothing is."""
+    rows = unpack(values, samples, spec)
+    steps = values["class_step"][:, :samples][:, rows.valid]
+    faults = []
+    # More than one round of the circle, or a first class past its end, would decode to some class all the same.
+    if steps.size and (
+        steps[0].max() >= spec.num_classes or steps[1:].sum(axis=0, dtype=np.int64).max() >= spec.num_classes
+    ):
+        faults.append(f"a class id outside 0..{spec.num_classes - 1}")
+    faults += row_faults(spec, rows.class_id[rows.valid], rows.probability[rows.valid], rows.residual[rows.valid])
+    if len(np.unique(rows.seed)) != samples:
+        faults.append("a seed twice in one epoch of a shard")
+    if any(array[samples:].any() for name, array in values.items() if name not in ("class_step", "view_digest")):
+        faults.append("values past the last sample")
+    return faults
