@@ -33,7 +33,7 @@ def distill_student(
     Args:
         recipe: name of a recipe, or the path of a .yaml file
         data: folder of WebDataset shards, or one with train/ and val/ inside; default: the recipe's
-        store: a sealed logit store; default: runs/RECIPE/store
+        store: a sealed logit store, a folder or a URL; default: runs/RECIPE/store
         run_dir: checkpoints and metrics, and where a killed run goes on; default: runs/RECIPE/distilled
         overrides: dotted overrides of the recipe, such as stages.distill.epochs=3
         stages: run only these stages of the recipe, in this order
@@ -46,7 +46,7 @@ def distill_student(
     folder = Path(run_dir) if run_dir else home / "distilled"
     path = None
     if any(resolved.stages[name].target == "teacher" for name in names):
-        path = Path(store) if store else home / "store"
+        path = store or str(home / "store")
         check_store.submit(resolved, path).result()
     results: dict[str, Any] = {}
     before = None

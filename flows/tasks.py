@@ -82,13 +82,13 @@ def _teacher(recipe: Recipe) -> Teacher:
 
 
 @work("plan units")
-def plan_units(recipe: Recipe, store: Path) -> list[Unit]:
+def plan_units(recipe: Recipe, store: str) -> list[Unit]:
     """Index the shards, make or open the store, and return the units that are missing."""
     return open_for_labelling(recipe, store, _teacher(recipe), default_progress()).missing()
 
 
 @work("label units")
-def label_group(recipe: Recipe, store: Path, units: list[Unit]) -> dict[str, float]:
+def label_group(recipe: Recipe, store: str, units: list[Unit]) -> dict[str, float]:
     """Label those of these units that are still missing; returns counts and seconds."""
     opened = LogitStore.open(store)
     todo = [unit for unit in units if not opened.committed(unit)]
@@ -104,7 +104,7 @@ def label_group(recipe: Recipe, store: Path, units: list[Unit]) -> dict[str, flo
 
 
 @work("verify and seal")
-def seal_store(store: Path) -> str:
+def seal_store(store: str) -> str:
     """Read everything back and seal; returns when the store was sealed."""
     opened = LogitStore.open(store)
     if not opened.sealed:
@@ -113,13 +113,13 @@ def seal_store(store: Path) -> str:
 
 
 @work("check store")
-def check_store(recipe: Recipe, store: Path) -> str:
+def check_store(recipe: Recipe, store: str) -> str:
     """Refuse a store that does not fit the recipe, the shards or the libraries; returns when it was sealed."""
     return open_for_training(recipe, store, default_progress()).sealed
 
 
 @work("train stage", run_name="train {name}")
-def run_stage(recipe: Recipe, run_dir: Path, store: Path | None, name: str, before: Path | None) -> dict[str, Any]:
+def run_stage(recipe: Recipe, run_dir: Path, store: str | None, name: str, before: Path | None) -> dict[str, Any]:
     """One training stage, resumed where an earlier try stopped; returns its result."""
     opened = LogitStore.open(store) if store else None
     run = open_run(recipe, run_dir, opened, [name], default_workers(), default_progress())

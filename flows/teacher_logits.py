@@ -33,13 +33,13 @@ def teacher_logits(
     Args:
         recipe: name of a recipe, or the path of a .yaml file
         data: folder of WebDataset shards, or one with train/ and val/ inside; default: the recipe's
-        store: where the logit store is made or completed; default: RUN_DIR/store
+        store: folder or URL where the logit store is made or completed; default: RUN_DIR/store
         run_dir: default: runs/RECIPE
         overrides: dotted overrides of the recipe, such as label.top_k=10
         units_per_task: units of work in one Prefect task
     """
     resolved = load_recipe(recipe, overrides or []).with_data(data)
-    path = Path(store) if store else Path(run_dir or f"runs/{Path(recipe).stem}") / "store"
+    path = store or str(Path(run_dir or f"runs/{Path(recipe).stem}") / "store")
     units = plan_units.submit(resolved, path).result()
     groups = [units[i : i + units_per_task] for i in range(0, len(units), units_per_task)]
     get_run_logger().info("%d units to label in %d tasks, into %s", len(units), len(groups), path)
@@ -53,12 +53,12 @@ def teacher_logits(
     return _summary(path, reports, sealed)
 
 
-def _summary(path: Path, reports: list[Any], sealed: str) -> dict[str, Any]:
+def _summary(path: str, reports: list[Any], sealed: str) -> dict[str, Any]:
     seconds = sum(report["seconds"] for report in reports)
     views = sum(report["views"] for report in reports)
     facts = describe(LogitStore.open(path))
     summary = {
-        "store": str(path),
+        "store": path,
         "units": facts["units"],
         "units_labelled_now": int(sum(report["units"] for report in reports)),
         "rows": facts["rows"],

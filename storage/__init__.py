@@ -8,12 +8,14 @@ from storage.encoding import ENCODINGS, SELECTIONS
 from storage.rows import Rows, UnitRows
 from storage.spec import FORMAT_VERSION, ShardTable, StoreError, StoreSpec, Unit, digest_of
 from storage.store import LogitStore
+from storage.transfer import Difference, copy, diff, merge
 from storage.verify import verify
 
 __all__ = [
     "ENCODINGS",
     "FORMAT_VERSION",
     "SELECTIONS",
+    "Difference",
     "LogitStore",
     "Rows",
     "ShardTable",
@@ -21,6 +23,9 @@ __all__ = [
     "StoreSpec",
     "Unit",
     "UnitRows",
+    "copy",
+    "diff",
     "digest_of",
+    "merge",
     "verify",
 ]

@@ -46,7 +46,9 @@ def walk(
     The first entry stays first; entries that are not `present` come last, with step 0.
     """
     # Distance and column in one number: sorting numbers is ten times as fast as sorting indices by them.
-    distance = (class_id - class_id[:, :1]).astype(np.int64) % num_classes
+    distance = class_id.astype(np.int64)
+    distance -= distance[:, :1].copy()
+    distance %= num_classes
     distance[~present] = num_classes
     packed = distance << COLUMN_BITS
     packed |= np.arange(class_id.shape[1])
@@ -78,6 +80,11 @@ class Encoding(ABC):
     """How probabilities and the residual of rows are stored."""
 
     name: str
+
+    @property
+    @abstractmethod
+    def max_error(self) -> float:
+        """The largest error of sqrt(p) of an entry. The best one, a remainder, may reach it; the others half."""
 
     @abstractmethod
     def value_dtype(self, top_k: int) -> str:
@@ -127,6 +134,10 @@ class Levels(Encoding):
     levels: int
     dtype: str
     residual_dtype: str
+
+    @property
+    def max_error(self) -> float:
+        return 1.5 / self.levels
 
     def value_dtype(self, top_k: int) -> str:
         return self.dtype
@@ -220,6 +231,10 @@ class Halves(Encoding):
         values[0] = 2.0**-26
         return values
 
+    @property
+    def max_error(self) -> float:
+        return 2.0**-12
+
     def value_dtype(self, top_k: int) -> str:
         return "float16"
 
@@ -248,6 +263,10 @@ class Counts(Encoding):
     """Of K draws, how many hit the class."""
 
     residual_dtype = "uint8"
+
+    @property
+    def max_error(self) -> float:
+        return 0.0
 
     def value_dtype(self, top_k: int) -> str:
         return "uint8" if top_k <= np.iinfo(np.uint8).max else "uint16"

@@ -13,17 +13,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from storage.spec import StoreError
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+    from obstore.store import ObjectStore, RetryConfig
 
 # Requests under way at once; a unit has seven objects.
 REMOTE_REQUESTS = 8
+# For a request that fails by chance: tried again with growing pauses.
+RETRIES: dict[str, Any] = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,13 @@ class Part:
 
 
 class Objects(ABC):
-    """A flat space of keys such as `seed/c/0/12/0`."""
+    """A flat space of keys such as `seed/c/0/12/0`.
+
+    A web server can neither list nor write: `readable_only`.
+    """
 
     location: str
+    readable_only = False
 
     @abstractmethod
     def fetch(self, parts: Sequence[Part]) -> list[bytes | None]:
@@ -146,6 +153,7 @@ class RemoteObjects(Objects):
 
     def __init__(self, url: str) -> None:
         self.location = url
+        self.readable_only = url.startswith("http")
 
     @cached_property
     def _store(self) -> ObjectStore:
@@ -154,7 +162,9 @@ class RemoteObjects(Objects):
         except ImportError:
             raise StoreError(f"{self.location} needs the package obstore: pip install obstore") from None
         try:
-            return from_url(self.location, client_options={"allow_http": True})
+            return from_url(
+                self.location, client_options={"allow_http": True}, retry_config=cast("RetryConfig", RETRIES)
+            )
         except Exception as fault:
             raise StoreError(f"{self.location} is no place for a store: {_first_line(fault)}") from None
 

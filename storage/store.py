@@ -56,6 +56,8 @@ class LogitStore:
         if class_names is not None and len(class_names) != spec.num_classes:
             raise StoreError(f"{len(class_names)} class names for {spec.num_classes} classes; give one for each")
         objects = open_objects(location)
+        if objects.readable_only:
+            raise StoreError(f"{location} can only be read; make the store in a folder or a bucket")
         made = new_objects(spec, table, class_names)
         # What a creation that was cut short may have left is written over; anything else is not ours to touch.
         if any(key not in made or key == ROOT_KEY for key, _ in objects.sizes()):
@@ -119,8 +121,20 @@ class LogitStore:
         """Every planned unit: shard after shard within a block of epochs."""
         return [Unit(block, shard) for block in range(self.spec.blocks) for shard in range(len(self.table))]
 
+    def place(self, unit: Unit) -> str:
+        """A unit in words: its epochs and its shard's name."""
+        epochs = self.spec.epochs_of(unit)
+        return f"epochs {epochs.start} to {epochs.stop - 1} of {self.table.name[unit.shard]}"
+
     def missing(self) -> list[Unit]:
         """The units that no commit vouches for; what a resumed run has to do."""
+        if self.objects.readable_only:
+            if self.sealed:
+                return []
+            raise StoreError(
+                f"{self.location} is not sealed, and a web server cannot say which units are there; "
+                f"open the store where it is written"
+            )
         committed = {key for key, _ in self.objects.sizes("committed/c/")}
         return [unit for unit in self.units() if commit_key(unit) not in committed]
 

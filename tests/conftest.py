@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import urllib.request
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from support import EXAMPLE, SMALL, label_all
+from moto.server import ThreadedMotoServer
+from support import EXAMPLE, SMALL, Bucket, label_all
 
 from storage import LogitStore
 from tinyvit.config import Recipe, load_recipe
@@ -42,3 +47,30 @@ def teacher(small_recipe: Recipe) -> Teacher:
 def small_store(small_recipe: Recipe, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> LogitStore:
     """A sealed store of the small recipe. Tests that change it work on a copy."""
     return label_all(small_recipe, tmp_path_factory.mktemp("stores") / "small", teacher)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The endpoint of an S3-compatible server on a free port."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty bucket, and the variables by which its clients find it, for this process and its children."""
+    name = f"logits-{uuid.uuid4().hex[:8]}"
+    for variable, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(variable, value)
+    request = urllib.request.Request(f"{s3_server}/{name}", method="PUT")
+    urllib.request.urlopen(request).close()
+    return Bucket(s3_server, name)

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import zarr
 
 from storage import LogitStore
+from storage.objects import open_objects
 from tinyvit.config import Recipe
 from tinyvit.label import finish, label_units, open_for_labelling
 from tinyvit.progress import LogProgress
@@ -33,6 +36,30 @@ SMALL = (
     "stages.finetune.epochs=2",
     "stages.finetune.batch_size=50",
 )
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket of an S3-compatible server on loopback, which serves the same objects to a plain web client."""
+
+    endpoint: str
+    name: str
+
+    def s3(self, path: str) -> str:
+        return f"s3://{self.name}/{path}"
+
+    def published(self, path: str) -> str:
+        """The address of what lies under a path, open to everyone from now on."""
+        address = f"{self.endpoint}/{self.name}/{path}"
+        # The server asks for a signature, but does not check it.
+        signature = (
+            "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+        )
+        headers = {"x-amz-acl": "public-read", "Authorization": signature}
+        for key, _ in open_objects(self.s3(path)).sizes():
+            public = urllib.request.Request(f"{address}/{key}?acl", method="PUT", headers=headers)
+            urllib.request.urlopen(public).close()
+        return address
 
 
 def label_all(recipe: Recipe, path: Path, teacher: Teacher, workers: int = 0) -> LogitStore:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from storage import LogitStore, ShardTable, StoreError, StoreSpec, Unit, UnitRows, verify
+from storage import LogitStore, StoreError, StoreSpec, Unit, UnitRows
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_folder
 from tinyvit.data.join import indexed_shards
@@ -26,6 +26,7 @@ from tinyvit.progress import Progress
 from tinyvit.provenance import library_versions, now
 from tinyvit.replay import probe_slots, view_seeds
 from tinyvit.signal import TeacherSignal
+from tinyvit.store_check import faulty_units
 from tinyvit.teachers import Teacher
 
 
@@ -176,20 +177,13 @@ class _Draft:
         return TeacherSignal.from_logits(logits, spec.top_k)
 
 
-def verify_units(store: LogitStore, progress: Progress) -> list[str]:
-    """Read every committed unit back; one line for each fault, empty when the store is sound."""
-    faults = store.faults()
-    table: ShardTable = store.table
-    units = len(store.units()) - len(store.missing())
-    with progress.task("verify", units, "units") as bar:
-        for unit, found in verify(store):
-            faults += [f"block {unit.block}, shard {table.name[unit.shard]}: {fault}" for fault in found]
-            bar.advance(1)
-    return faults
-
-
 def finish(store: LogitStore, progress: Progress) -> None:
     """Verify what was labelled and seal the store. UserError with the first fault when it is not sound."""
-    if faults := verify_units(store, progress):
-        raise UserError(f"{store.location} has {len(faults)} faulty units, the first: {faults[0]}; label them again")
+    units = faulty_units(store, progress)
+    faults = [*store.faults(), *(f"{store.place(unit)}: {found[0]}" for unit, found in units.items())]
+    if faults:
+        raise UserError(
+            f"{store.location} is not sound, {len(faults)} faults, the first: {faults[0]}; "
+            f"run `tinyvit store verify --repair`, then label again"
+        )
     store.seal()

@@ -15,7 +15,8 @@ def describe(store: LogitStore) -> dict[str, Any]:
     units, missing = store.units(), store.missing()
     absent = set(missing)
     rows = sum(table.samples[u.shard] * len(spec.epochs_of(u)) for u in units if u not in absent)
-    sizes = store.stored_bytes()
+    # A web server does not list what it has.
+    sizes = {} if store.objects.readable_only else store.stored_bytes()
     return {
         "data": spec.data,
         "shards": len(table),

@@ -30,7 +30,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdou
 @app.command()
 def label(
     recipe: RecipeName,
-    store: Annotated[Path, typer.Option(help="where the logit store is, or will be")],
+    store: Annotated[str, typer.Option(help="where the logit store is, or will be: a folder or a URL")],
     data: DataFolder = None,
     overrides: Overrides = None,
     workers: Workers = None,
@@ -55,7 +55,7 @@ def label(
         finish(opened, progress)
     seconds, views = sum(r.seconds for r in reports), sum(r.views for r in reports)
     result = {
-        "store": str(store),
+        "store": store,
         "units": len(opened.units()),
         "units_labelled_now": len(reports),
         "views_labelled_now": views,
@@ -70,7 +70,7 @@ def label(
 def train(
     recipe: RecipeName,
     run_dir: Annotated[Path, typer.Option(help="where checkpoints and metrics go; a killed run goes on there")],
-    store: Annotated[Path | None, typer.Option(help="a sealed logit store, for stages that learn from one")] = None,
+    store: Annotated[str | None, typer.Option(help="a sealed logit store, for stages that learn from one")] = None,
     data: DataFolder = None,
     stage: Annotated[list[str] | None, typer.Option(help="run only this stage; repeatable, in order")] = None,
     overrides: Overrides = None,

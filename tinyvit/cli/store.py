@@ -1,30 +1,38 @@
-"""`tinyvit store`: look at what a teacher said."""
+"""`tinyvit store`: look at what a teacher said, check it, copy it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from storage import LogitStore, Rows, StoreError
+from storage import LogitStore, Rows, Unit
+from storage import copy as copy_store
+from storage import diff as diff_stores
+from storage import merge as merge_stores
 from tinyvit.cli.output import show
 from tinyvit.errors import UserError
 from tinyvit.store_facts import best_classes, describe
 
-app = typer.Typer(no_args_is_help=True, help="Look at a logit store.")
+if TYPE_CHECKING:
+    from tinyvit.teachers import Teacher
 
-StorePath = Annotated[Path, typer.Argument(help="a logit store")]
+app = typer.Typer(no_args_is_help=True, help="Look at a logit store, check it, copy it.")
+
+StorePath = Annotated[str, typer.Argument(help="a logit store: a folder, or a URL such as s3://bucket/store")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 
 
 @app.command()
 def info(store: StorePath, as_json: AsJson = False) -> None:
     """What a store is a record of, how complete it is and what it weighs."""
-    show(describe(LogitStore.open(store)), as_json, str(store))
+    show(describe(LogitStore.open(store)), as_json, store)
 
 
 @app.command("show")
@@ -82,18 +90,130 @@ def _table(view: dict[str, Any], title: str) -> Table:
 
 
 @app.command()
-def verify(store: StorePath, as_json: AsJson = False) -> None:
-    """Read every unit back: checksums, ids, order, residuals. Exit code 1 when something is wrong."""
-    from tinyvit.label import verify_units
+def verify(
+    store: StorePath,
+    data: Annotated[Path | None, typer.Option(help="also check keys and counts of these shards")] = None,
+    replay: Annotated[int, typer.Option(min=0, help="make this many random views again and ask the teacher")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="which views --replay takes")] = 0,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="un-commit the faulty units: label then does them anew")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read everything back: documents, checksums, ids, probabilities, seeds, keys. Exit code 1 for a fault."""
+    from tinyvit.progress import default_progress
+    from tinyvit.store_check import data_faults, faulty_units, replay_faults
+
+    if replay and data is None:
+        raise UserError("--replay needs the images: give their shards with --data")
+    opened, progress = LogitStore.open(store), default_progress()
+    faults = opened.faults()
+    units = faulty_units(opened, progress)
+    if data is not None:
+        faults += data_faults(opened, data, progress)
+    if replay and data is not None and not faults:
+        faults += replay_faults(opened, data, _teacher_of(opened), replay, seed, progress)
+    if repair:
+        for unit in units:
+            opened.uncommit(unit)
+    result = {
+        "units": len(opened.units()),
+        "missing": len(opened.missing()),
+        "faulty": len(units),
+        "faults": [*faults, *(f"{opened.place(unit)}: {'; '.join(found)}" for unit, found in units.items())],
+        "uncommitted_now": len(units) if repair else 0,
+        "views_replayed": replay,
+    }
+    show(result, as_json, store)
+    if result["faults"] or result["missing"]:
+        raise typer.Exit(1)
+
+
+def _teacher_of(store: LogitStore) -> Teacher:
+    from tinyvit.pixels import default_device
+    from tinyvit.teachers import load_teacher
+
+    return load_teacher(str(store.spec.teacher["name"]), default_device())
+
+
+@app.command()
+def diff(one: StorePath, two: StorePath, as_json: AsJson = False) -> None:
+    """How two stores of the same shards differ; K and encoding may. Exit code 1 when they do."""
     from tinyvit.progress import default_progress
 
-    try:
-        opened = LogitStore.open(store)
-        faults = verify_units(opened, default_progress())
-        missing = len(opened.missing())
-    except StoreError as fault:
-        raise UserError(str(fault)) from None
-    result = {"units": len(opened.units()), "missing": missing, "faulty": len(faults), "faults": faults}
-    show(result, as_json, str(store))
-    if faults or missing:
+    stores = [LogitStore.open(location) for location in (one, two)]
+    found = []
+    epochs = min(store.spec.epochs for store in stores)
+    with default_progress().task("compare", epochs * len(stores[0].table), "shard epochs") as bar:
+        for difference in diff_stores(*stores):
+            found.append(difference)
+            bar.advance(1)
+    variation = np.concatenate([d.variation for d in found]) if found else np.zeros(0)
+    rows = int(sum(d.rows for d in found))
+    result: dict[str, Any] = {
+        "specification": stores[0].spec.differences(stores[1].spec),
+        "views_compared": rows,
+        "views_equal": sum(d.equal for d in found),
+        "views_of_another_seed": sum(d.other_seed for d in found),
+        "views_with_another_best_class": sum(d.other_best for d in found),
+        "views_with_one_answer": sum(d.other_validity for d in found),
+        "total_variation_mean": float(variation.mean()) if rows else 0.0,
+        "total_variation_max": float(variation.max()) if rows else 0.0,
+        "units_missing": [len(store.missing()) for store in stores],
+    }
+    show(result, as_json, f"{one} against {two}")
+    if result["specification"] or result["views_equal"] != rows or any(result["units_missing"]):
         raise typer.Exit(1)
+
+
+@app.command()
+def copy(
+    source: StorePath,
+    target: Annotated[str, typer.Argument(help="where the copy is made or completed: a folder or a URL")],
+    epochs: Annotated[str | None, typer.Option(help="only these, such as 0:30; the copy counts from 0")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="keep fewer classes")] = None,
+    encoding: Annotated[str | None, typer.Option(help="compact, fine or exact")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy a store, or the part of it that is needed. Does only what is missing."""
+    opened = LogitStore.open(source)
+    chosen = _range(epochs) if epochs else None
+    _transfer(copy_store(opened, target, chosen, top_k, encoding), target, len(opened.units()), as_json)
+
+
+@app.command()
+def merge(
+    target: Annotated[str, typer.Argument(help="the store that is made or completed")],
+    sources: Annotated[list[str], typer.Argument(help="stores of the same specification")],
+    as_json: AsJson = False,
+) -> None:
+    """One store out of the units that several machines labelled. Does only what is missing."""
+    opened = [LogitStore.open(source) for source in sources]
+    _transfer(merge_stores(opened, target), target, len(opened[0].units()), as_json)
+
+
+def _transfer(units: Iterator[Unit], target: str, most: int, as_json: bool) -> None:
+    from tinyvit.progress import default_progress
+
+    count = 0
+    with default_progress().task("copy", most, "units") as bar:
+        for _ in units:
+            count += 1
+            bar.advance(1)
+    made = LogitStore.open(target)
+    result = {
+        "store": target,
+        "units": len(made.units()),
+        "units_written_now": count,
+        "missing": len(made.missing()),
+        "sealed": made.sealed or "no",
+    }
+    show(result, as_json, target)
+
+
+def _range(text: str) -> range:
+    first, _, last = text.partition(":")
+    try:
+        return range(int(first), int(last) if last else int(first) + 1)
+    except ValueError:
+        raise UserError(f"--epochs {text} is not understood; write one epoch as 3, or the first ten as 0:10") from None

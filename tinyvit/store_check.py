@@ -1,0 +1,122 @@
+"""A store against what it is a record of: the shards it was made from, and the teacher that was asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from storage import ENCODINGS, LogitStore, Rows, StoreError, Unit, verify
+from tinyvit.config import Augment
+from tinyvit.data.images import BrokenImage, decode
+from tinyvit.data.index import index_folder
+from tinyvit.data.join import IndexedShard, checked_samples, indexed_shards
+from tinyvit.errors import UserError
+from tinyvit.progress import Progress
+from tinyvit.replay import view
+from tinyvit.teachers import Teacher
+
+# Difference of sqrt(p) that another batch size, another processor or bfloat16 makes, beside the encoding's own.
+ARITHMETIC = {"cpu": 1e-3, "cuda": 2e-2}
+
+
+def faulty_units(store: LogitStore, progress: Progress) -> dict[Unit, list[str]]:
+    """What is wrong with the committed units (in a sealed store: with all of them), each read back whole."""
+    faults = {}
+    units = len(store.units()) - (0 if store.sealed else len(store.missing()))
+    with progress.task("verify", units, "units") as bar:
+        for unit, found in verify(store):
+            if found:
+                faults[unit] = found
+            bar.advance(1)
+    return faults
+
+
+def data_faults(store: LogitStore, folder: Path, progress: Progress) -> list[str]:
+    """Where the shards in a folder are not those of the store: names, bytes, counts, keys."""
+    table = store.table
+    try:
+        faults = table.differences(index_folder(folder, progress))
+    except UserError as fault:
+        faults = [str(fault)]
+    with progress.task("keys", sum(table.samples), "samples") as bar:
+        for shard in indexed_shards(folder, table):
+            try:
+                for _ in checked_samples(shard):
+                    bar.advance(1)
+            except (UserError, OSError) as fault:
+                faults.append(str(fault))
+    return faults
+
+
+def replay_faults(
+    store: LogitStore, folder: Path, teacher: Teacher, views: int, seed: int, progress: Progress
+) -> list[str]:
+    """Make random views again, ask the teacher again and compare: one line for each view that differs.
+
+    Every stored probability must be the teacher's within the encoding's rounding, and no class that was left out
+    may be more probable than one that was kept, beyond that.
+    """
+    if teacher.weights_sha256 != store.spec.teacher["weights_sha256"]:
+        return [f"the weights of {teacher.name} are not those that labelled the store; give that teacher"]
+    present = sorted(set(store.units()) - set(store.missing()))
+    rng = np.random.default_rng(seed)
+    faults = []
+    with progress.task("replay", views, "views") as bar:
+        for unit, count in _spread(present, views, rng):
+            epoch = int(rng.choice(list(store.spec.epochs_of(unit))))
+            samples = store.table.samples[unit.shard]
+            slots = sorted(int(s) for s in rng.choice(samples, min(count, samples), replace=False))
+            shard = indexed_shards(folder, store.table)[unit.shard]
+            try:
+                rows = store.read(epoch, unit.shard)
+                found = _compare(store, rows, shard, slots, teacher)
+            except (StoreError, BrokenImage) as fault:
+                found = [str(fault)]
+            faults += [f"epoch {epoch} of {shard.path.name}: {line}" for line in found]
+            bar.advance(len(slots))
+    return faults
+
+
+def _spread(units: list[Unit], views: int, rng: np.random.Generator) -> list[tuple[Unit, int]]:
+    """Views dealt to units, a few of each, for a unit's images are read in a row."""
+    if not units:
+        return []
+    chosen = rng.permutation(len(units))[: max(1, min(len(units), views // 8))]
+    shares = np.full(len(chosen), views // len(chosen))
+    shares[: views % len(chosen)] += 1
+    return [(units[i], int(share)) for i, share in zip(chosen, shares, strict=True) if share]
+
+
+def _compare(store: LogitStore, rows: Rows, shard: IndexedShard, slots: list[int], teacher: Teacher) -> list[str]:
+    augment, size = Augment.model_validate(dict(store.spec.augment)), int(store.spec.teacher["input_size"])
+    asked = [s for s in checked_samples(shard) if s.slot in slots and rows.valid[s.slot]]
+    if not asked:
+        return []
+    views = np.stack([view(decode(s.image), int(rows.seed[s.slot]), augment, size) for s in asked])
+    live = teacher.answer(torch.from_numpy(views)).softmax(dim=1).cpu().numpy()
+    bound = ENCODINGS[store.spec.encoding].max_error
+    bound += ARITHMETIC["cuda" if teacher.device.type == "cuda" else "cpu"]
+    gaps = [(sample.key, _gap(store, rows, sample.slot, p)) for sample, p in zip(asked, live, strict=True)]
+    return [
+        f"the teacher's answer to {key!r} is now another one: sqrt(p) differs by {gap:.4f}, allowed is {bound:.4f}"
+        for key, gap in gaps
+        if gap > bound
+    ]
+
+
+def _gap(store: LogitStore, rows: Rows, slot: int, live: np.ndarray) -> float:
+    """The largest difference of sqrt(p), over the kept classes and to the classes that were left out."""
+    kept = rows.probability[slot] > 0
+    ids, stored = rows.class_id[slot][kept], rows.probability[slot][kept]
+    gap = float(np.abs(np.sqrt(live[ids]) - np.sqrt(stored)).max())
+    outside = np.delete(live, ids)
+    if store.spec.selection == "sampled":
+        # Systematic draws: a share is within one draw of the probability, also that of a class without any.
+        one = 1 / store.spec.top_k
+        off = max(float(np.abs(live[ids] - stored).max()), float(outside.max(initial=0.0)))
+        return max(0.0, off - one)
+    if len(outside):
+        gap = max(gap, float(np.sqrt(outside.max()) - np.sqrt(live[ids].min())))
+    return gap
