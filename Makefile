@@ -26,8 +26,8 @@ lint: $(READY) ## ruff: style, faults, format
 type: $(READY) ## mypy, strict
 	$(BIN)/mypy
 
-bench: $(READY) ## the store against a flat file, on the rows of `make run`
-	$(BIN)/python benchmarks/store_against_flat_file.py runs/example/store
+bench: $(READY) ## the store in every encoding against flat records, on the example's teacher
+	$(BIN)/tinyvit bench storage
 
 server: $(READY) ## a Prefect server with its UI, a work pool and a worker, until Ctrl-C
 	$(BIN)/python -m flows.server

@@ -8,6 +8,8 @@ a thousand rows may take.
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +26,8 @@ ABSENT = 2**64 - 1
 # Level 1: higher ones look for repetitions that rows of a teacher do not have, and come out larger.
 LEVEL = 1
 BLOCK_BYTES = 1 << 20
+# What it decodes says how it was encoded.
+DECODER = Blosc()
 
 
 class DamagedObject(ValueError):
@@ -88,8 +92,10 @@ class UnitArray:
 
     def chunk_part(self, block: int, shard: int, index: bytes, number: int) -> Part:
         """Where a chunk of an object lies, by the index [index_part:] at its end. DamagedObject for a bad one."""
-        entries = np.frombuffer(checked(index, f"the index of {self.name}"), "<u8").reshape(self.chunks, 2)
-        start, length = (int(n) for n in entries[number])
+        entries = checked(index, f"the index of {self.name}")
+        if len(entries) != 16 * self.chunks:
+            raise DamagedObject(f"{self.name} is cut short")
+        start, length = struct.unpack_from("<2Q", entries, 16 * number)
         if start == ABSENT:
             raise DamagedObject(f"{self.name} lacks an epoch")
         return Part(self.key(block, shard), start, length)
@@ -98,7 +104,7 @@ class UnitArray:
         """The values of a chunk (read-only; [entry, slot] with `entry_first`) and its checksum."""
         body = checked(chunk, self.name)
         shape = self.shape[::-1] if self.entry_first else self.shape
-        values = np.frombuffer(Blosc().decode(body), self.dtype)
-        if values.size != np.prod(shape):
+        values = np.frombuffer(DECODER.decode(body), self.dtype)
+        if values.size != math.prod(shape):
             raise DamagedObject(f"{self.name} has {values.size} values where {shape} belong")
         return values.reshape(shape), bytes(chunk[-CHECKSUM_BYTES:])

@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +96,7 @@ class Encoding(ABC):
         """Stored values [N, K] of walked rows (0: no such entry); `residual` [N] as it will be read back."""
 
     @abstractmethod
-    def decode(self, values: NDArray[np.generic], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
+    def decode(self, values: NDArray[Any], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
         """Probabilities [N, K] float32; `steps` [K, N] where rows may have fewer than K entries, else None."""
 
     @abstractmethod
@@ -203,14 +204,14 @@ class Levels(Encoding):
         level *= np.float32(1 / self.levels)
         return np.multiply(level, level, out=level)
 
-    def decode(self, values: NDArray[np.generic], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
-        level = values.astype(np.float32)
-        level += level[:, :1].copy()
-        p = self._squares(level)
+    def decode(self, values: NDArray[Any], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
+        # The sum of both fits their type: it was a level before the lowest was taken off.
+        p = self._squares((values + values[:, :1]).astype(np.float32))
         if steps is not None:
             p[(steps == 0).T] = 0
         p[:, 0] = 0
-        p[:, 0] = np.maximum(1 - residual - p.sum(axis=1), np.float32((ZERO_LEVEL / self.levels) ** 2))
+        # einsum sums rows of a hundred numbers three times as fast as sum.
+        p[:, 0] = np.maximum(1 - residual - np.einsum("ij->i", p), np.float32((ZERO_LEVEL / self.levels) ** 2))
         return p
 
     def describe(self, top_k: int) -> str:
@@ -226,8 +227,8 @@ class Halves(Encoding):
 
     @cached_property
     def table(self) -> Floats:
-        """Every float16 from 0 on as float32; 0 as half of the smallest one, for a kept class is not impossible."""
-        values = np.arange(1 << 15, dtype=np.uint16).view(np.float16).astype(np.float32)
+        """Every float16 as float32; 0 as a quarter of the smallest one, for a kept class is not impossible."""
+        values = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
         values[0] = 2.0**-26
         return values
 
@@ -245,9 +246,9 @@ class Halves(Encoding):
         bits: NDArray[np.uint16] = np.where(probability < SMALLEST_NORMAL, small, normal)
         return bits.view(np.float16)
 
-    def decode(self, values: NDArray[np.generic], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
-        # By table: numpy converts numbers below 6e-5 one by one. Values are not negative, so half of it does.
-        p: Floats = self.table.take(values.view(np.uint16) & 0x7FFF)
+    def decode(self, values: NDArray[Any], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
+        # By table: numpy converts numbers below 6e-5 one by one.
+        p: Floats = self.table.take(values.view(np.uint16), mode="clip")
         if steps is not None:
             absent = (steps == 0).T
             absent[:, 0] = False
@@ -275,7 +276,7 @@ class Counts(Encoding):
         counts: Unsigned = np.rint(probability * top_k).astype(self.value_dtype(top_k))
         return counts
 
-    def decode(self, values: NDArray[np.generic], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
+    def decode(self, values: NDArray[Any], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
         p: Floats = values.astype(np.float32) * np.float32(1 / top_k)
         return p
 

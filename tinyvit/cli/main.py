@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tinyvit.cli.bench import app as bench_app
 from tinyvit.cli.data import app as data_app
 from tinyvit.cli.output import log_to_stderr, one_line_faults, show
 from tinyvit.cli.store import app as store_app
@@ -16,6 +17,7 @@ from tinyvit.cli.store import app as store_app
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
+app.add_typer(bench_app, name="bench")
 
 RecipeName = Annotated[str, typer.Argument(help="name of a recipe, or a .yaml file")]
 DataFolder = Annotated[

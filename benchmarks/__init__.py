@@ -1,0 +1,1 @@
+"""Comparisons that anyone can run again; `results/` holds what they printed."""
