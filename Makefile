@@ -1,6 +1,6 @@
 # Everything runs in .venv, made by `make setup`; uv is fetched into .uv where the machine has none.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint type bench server deploy constraints
+.PHONY: help setup run test torture lint type bench server deploy constraints
 SHELL := /bin/bash
 
 VENV := .venv
@@ -18,6 +18,9 @@ run: $(READY) ## main job: label the example with its teacher, distil a student,
 
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest
+
+torture: $(READY) ## 50 kills, 1,000 mutations, races: the store under fire, at full length (12 minutes)
+	$(BIN)/python -m pytest tests/torture --long
 
 lint: $(READY) ## ruff: style, faults, format
 	$(BIN)/ruff check .

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -159,12 +161,15 @@ class LogitStore:
         body = commitments.tobytes()
         objects[commit_key(unit)] = body + checksum(body)
         self.unseal()
-        for _ in range(WRITE_ATTEMPTS):
+        for attempt in range(WRITE_ATTEMPTS):
+            # Writers in step with each other would spoil every attempt of both.
+            time.sleep(attempt * random.random() / 10)
             self.objects.delete(commit_key(unit))
             for key, data in objects.items():
                 self.objects.put(key, data)
             if self.objects.fetch([Part(key) for key in objects]) == list(objects.values()):
                 return
+        self.objects.delete(commit_key(unit))
         raise StoreError(f"{self.location}: another process writes the same unit; give each its own units")
 
     def read(self, epoch: int, shard: int) -> Rows:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,32 @@ from support import EXAMPLE, SMALL, Bucket, label_all
 from storage import LogitStore
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.teachers import Teacher, load_teacher
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make torture` gives --long."""
+    parser.addoption("--long", action="store_true", help="torture tests at full length")
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether torture tests are to run at full length."""
+    return bool(request.config.getoption("--long"))
+
+
+TOLD = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """A line for the end of the run: what a torture test did and what came of it."""
+    return request.config.stash.setdefault(TOLD, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what the torture tests told."""
+    for line in config.stash.get(TOLD, []):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
