@@ -104,7 +104,10 @@ class UnitArray:
         """The values of a chunk (read-only; [entry, slot] with `entry_first`) and its checksum."""
         body = checked(chunk, self.name)
         shape = self.shape[::-1] if self.entry_first else self.shape
-        values = np.frombuffer(DECODER.decode(body), self.dtype)
+        try:
+            values = np.frombuffer(DECODER.decode(body), self.dtype)
+        except (RuntimeError, ValueError) as fault:
+            raise DamagedObject(f"{self.name} is damaged: {fault}") from None
         if values.size != math.prod(shape):
             raise DamagedObject(f"{self.name} has {values.size} values where {shape} belong")
         return values.reshape(shape), bytes(chunk[-CHECKSUM_BYTES:])

@@ -18,8 +18,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from storage.chunks import BLOCK_BYTES, LEVEL, UnitArray
-from storage.encoding import ENCODINGS, step_dtype
+from storage.encoding import ENCODINGS
 from storage.spec import ShardTable, StoreSpec, digest_of
+from storage.walk import step_dtype
 
 # Key digests of this many data shards share an object, so that the index of 2,048 shards is 32 objects.
 KEY_GROUP = 64

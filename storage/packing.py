@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.chunks import UnitArray
-from storage.encoding import ENCODINGS, class_ids, walk
+from storage.encoding import ENCODINGS
 from storage.rows import Rows, UnitRows, row_faults
 from storage.spec import StoreSpec
+from storage.walk import class_ids, walk
 
 Values = dict[str, NDArray[Any]]
 
@@ -79,6 +80,7 @@ def stored_faults(values: Values, samples: int, spec: StoreSpec) -> list[str]:
     faults += row_faults(spec, rows.class_id[rows.valid], rows.probability[rows.valid], rows.residual[rows.valid])
     if len(np.unique(rows.seed)) != samples:
         faults.append("a seed twice in one epoch of a shard")
-    if any(array[samples:].any() for name, array in values.items() if name not in ("class_step", "view_digest")):
+    past = [values[name][samples:] for name in ("value", "residual", "seed", "valid")]
+    if values["class_step"][:, samples:].any() or any(array.any() for array in past):
         faults.append("values past the last sample")
     return faults

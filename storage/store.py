@@ -260,7 +260,7 @@ class LogitStore:
         parts = [Part(keys[name], 0 if alone else array.index_part) for name, array in self.arrays.items()]
         committed, *found = self.objects.fetch([Part(commit_key(unit)), *parts])
         if committed is None:
-            raise DamagedObject("it is not labelled yet")
+            raise StoreError(f"{self.location}: {self.place(unit)} are not labelled yet; run teacher-logits again")
         if lacking := [name for name, data in zip(self.arrays, found, strict=True) if data is None]:
             raise DamagedObject(f"{lacking[0]} is missing")
         data = {name: piece for name, piece in zip(self.arrays, found, strict=True) if piece is not None}
