@@ -28,7 +28,7 @@ from benchmarks import flat_file
 from benchmarks.answers import Answers, Views
 from storage import LogitStore, ShardTable, StoreSpec, Unit, UnitRows
 
-REPEATS = 9
+REPEATS = 15
 # A unit of the size that a shard of ImageNet-21k in 2,048 shards has.
 UNIT_ROWS = 6400
 RANDOM_READS = 200

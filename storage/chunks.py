@@ -100,7 +100,7 @@ class UnitArray:
             raise DamagedObject(f"{self.name} lacks an epoch")
         return Part(self.key(block, shard), start, length)
 
-    def decode(self, chunk: bytes | memoryview) -> tuple[NDArray[np.generic], bytes]:
+    def decode(self, chunk: memoryview) -> tuple[NDArray[np.generic], bytes]:
         """The values of a chunk (read-only; [entry, slot] with `entry_first`) and its checksum."""
         body = checked(chunk, self.name)
         shape = self.shape[::-1] if self.entry_first else self.shape

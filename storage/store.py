@@ -269,9 +269,9 @@ class LogitStore:
             for name, array in self.arrays.items()
         }
         if alone:
-            chunks = [data[name][p.start : p.start + (p.length or 0)] for name, p in wanted.items()]
+            chunks = [memoryview(data[name])[p.start : p.start + (p.length or 0)] for name, p in wanted.items()]
         else:
-            chunks = [piece or b"" for piece in self.objects.fetch(list(wanted.values()))]
+            chunks = [memoryview(piece or b"") for piece in self.objects.fetch(list(wanted.values()))]
         pairs = [array.decode(chunk) for array, chunk in zip(self.arrays.values(), chunks, strict=True)]
         promised = np.frombuffer(checked(committed, "the commit"), "<u4")
         epoch = unit.block * self.spec.epochs_per_unit + number
