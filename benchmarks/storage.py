@@ -36,12 +36,12 @@ UNIT_ARRAYS = ("class_step", "value", "residual", "seed", "valid", "view_digest"
 CASES = [(encoding, top_k) for top_k in (100, 10) for encoding in ("compact", "fine", "exact")]
 COLUMNS = {
     "kept": "kept",
-    "bytes_per_row": "bytes/row",
+    "bytes_per_row": "bytes a row",
     "kl_mean": "KL mean",
     "kl_max": "KL max",
     "kl_teacher": "KL to teacher",
-    "read_rows_per_s": "read rows/s",
-    "write_rows_per_s": "write rows/s",
+    "read_rows_per_s": "read k rows/s",
+    "write_rows_per_s": "write k rows/s",
     "random_reads_per_s": "random reads/s",
     "peak_mib": "memory MiB",
 }
@@ -265,13 +265,12 @@ def cells(case: dict[str, Any]) -> list[str]:
         "kl_mean": lambda x: f"{x:.1e}",
         "kl_max": lambda x: f"{x:.1e}",
         "kl_teacher": lambda x: f"{x:.1e}",
+        "read_rows_per_s": lambda x: f"{x / 1000:,.0f}",
+        "write_rows_per_s": lambda x: f"{x / 1000:,.0f}",
+        "random_reads_per_s": lambda x: f"{x:,.0f}",
         "peak_mib": lambda x: f"{x:.1f}",
     }
-
-    def thousands(x: float) -> str:
-        return f"{x:,.0f}"
-
-    return ["" if case[name] is None else forms.get(name, thousands)(case[name]) for name in COLUMNS]
+    return ["" if case[name] is None else forms[name](case[name]) for name in COLUMNS]
 
 
 def table(found: dict[str, Any]) -> Table:
