@@ -19,7 +19,7 @@ run: $(READY) ## main job: label the example with its teacher, distil a student,
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest
 
-torture: $(READY) ## 50 kills, 1,000 mutations, races: the store under fire, at full length (12 minutes)
+torture: $(READY) ## 50 kills, 1,000 mutations, races: the store under fire, at full length (8 minutes)
 	$(BIN)/python -m pytest tests/torture --long
 
 lint: $(READY) ## ruff: style, faults, format

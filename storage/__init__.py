@@ -8,7 +8,7 @@ from storage.encoding import ENCODINGS, SELECTIONS
 from storage.rows import Rows, UnitRows
 from storage.spec import FORMAT_VERSION, ShardTable, StoreError, StoreSpec, Unit, digest_of
 from storage.store import LogitStore
-from storage.transfer import Difference, copy, diff, merge
+from storage.transfer import Difference, copy, copy_spec, diff, merge
 from storage.verify import verify
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Unit",
     "UnitRows",
     "copy",
+    "copy_spec",
     "diff",
     "digest_of",
     "merge",

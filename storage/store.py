@@ -288,7 +288,10 @@ class LogitStore:
         return sha.hexdigest()
 
     def _set_seal(self, time: str, digest: str) -> None:
-        document = json.loads(self.objects.get(ROOT_KEY) or b"{}")
+        found = self.objects.get(ROOT_KEY)
+        if found is None:
+            raise StoreError(f"{self.location}: its {ROOT_KEY} has vanished; restore it")
+        document = json.loads(found)
         document["attributes"] |= {"sealed": time, "seal_digest": digest}
         self.objects.put(ROOT_KEY, json.dumps(document, indent=2).encode())
         self._attributes = document["attributes"]

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from storage import LogitStore, Rows, Unit
+from storage import LogitStore, Rows, Unit, copy_spec
 from storage import copy as copy_store
 from storage import diff as diff_stores
 from storage import merge as merge_stores
@@ -178,7 +178,8 @@ def copy(
     """Copy a store, or the part of it that is needed. Does only what is missing."""
     opened = LogitStore.open(source)
     chosen = _range(epochs) if epochs else None
-    _transfer(copy_store(opened, target, chosen, top_k, encoding), target, len(opened.units()), as_json)
+    units = copy_spec(opened.spec, chosen, top_k, encoding).blocks * len(opened.table)
+    _transfer(copy_store(opened, target, chosen, top_k, encoding), target, units, as_json)
 
 
 @app.command()
