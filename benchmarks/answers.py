@@ -76,7 +76,7 @@ def collect(recipe: Recipe, teacher: Teacher, views: int, workers: int, progress
             name = table.name[chunk.unit.shard]
             slots = chunk.slots.numpy()
             seed = view_seeds(label.seed, name, chunk.unit.block, table.samples[chunk.unit.shard])[slots]
-            for cut, answers in cut_down(teacher.answer(chunk.views[0]), seed).items():
+            for cut, answers in cut_down(teacher.answer(chunk.views[0]).cpu(), seed).items():
                 parts.setdefault(cut, []).append(answers)
             seeds.append(seed)
             keys += [f"{name[:-4]}-{slot:06d}-{chunk.unit.block}" for slot in slots]
@@ -125,13 +125,13 @@ def stand_in(teacher: Teacher, num_classes: int) -> Teacher:
     head = teacher.model.get_classifier()  # type: ignore[operator]
     generator = torch.Generator().manual_seed(0)
     chosen = torch.arange(num_classes) % teacher.num_classes
-    weight = head.weight.detach()[chosen]
+    weight = head.weight.detach().cpu()[chosen]
     weight = weight + 0.5 * weight.std() * torch.randn(weight.shape, generator=generator)
     wide = nn.Linear(weight.shape[1], num_classes)
-    wide.weight.data, wide.bias.data = weight, head.bias.detach()[chosen]
+    wide.weight.data, wide.bias.data = weight, head.bias.detach().cpu()[chosen]
     name = type(teacher.model).__name__
     if not hasattr(teacher.model, "classifier"):
         raise TypeError(f"the head of {name} has another name than classifier")
     model = teacher.model
-    model.classifier = wide
+    model.classifier = wide.to(teacher.device)
     return Teacher(**{**vars(teacher), "model": model, "num_classes": num_classes, "classes": None})
