@@ -27,13 +27,15 @@ from rich.table import Table
 from benchmarks import flat_file
 from benchmarks.answers import Answers, Views
 from storage import LogitStore, ShardTable, StoreSpec, Unit, UnitRows
+from tinyvit.progress import Progress
 
 REPEATS = 15
 # A unit of the size that a shard of ImageNet-21k in 2,048 shards has.
 UNIT_ROWS = 6400
 RANDOM_READS = 200
 UNIT_ARRAYS = ("class_step", "value", "residual", "seed", "valid", "view_digest", "committed")
-CASES = [(encoding, top_k) for top_k in (100, 10) for encoding in ("compact", "fine", "exact")]
+TOP_K = (100, 10)
+CASES = [(encoding, top_k) for top_k in TOP_K for encoding in ("compact", "fine", "exact")]
 COLUMNS = {
     "kept": "kept",
     "bytes_per_row": "bytes a row",
@@ -48,22 +50,23 @@ COLUMNS = {
 IN_TERMINAL = ("kept", "bytes_per_row", "kl_mean", "kl_max", "read_rows_per_s", "write_rows_per_s")
 
 
-def measure(views: Views, tick: Callable[[], None]) -> dict[str, Any]:
-    """Every encoding, K and selection, and the baseline, on these rows. `tick` is called after each."""
+def measure(views: Views, progress: Progress) -> dict[str, Any]:
+    """Every encoding, K and selection, and the baseline, on these rows."""
     found: dict[str, Any] = {"rows": len(views.seed), "classes": views.num_classes, "encodings": {}, "baseline": {}}
-    with tempfile.TemporaryDirectory() as folder, one_core():
-        for top_k in (100, 10):
+    cases = len(TOP_K) + len(CASES) + 1
+    with tempfile.TemporaryDirectory() as folder, one_core(), progress.task("measure", cases, "cases") as bar:
+        for top_k in TOP_K:
             found["baseline"][str(top_k)] = _baseline(Path(folder), views, views.cut[f"top {top_k}"])
-            tick()
+            bar.advance(1)
         for encoding, top_k in CASES:
             case = _store(Path(folder), views, views.cut[f"top {top_k}"], encoding, "top_k")
             found["encodings"].setdefault(encoding, {})[str(top_k)] = case
-            tick()
+            bar.advance(1)
         found["selections"] = {
             "mass 0.99": _store(Path(folder), views, views.cut["mass"], "compact", "mass"),
             "sampled 50": _store(Path(folder), views, views.cut["sampled"], "counts", "sampled"),
         }
-        tick()
+        bar.advance(1)
     return found
 
 

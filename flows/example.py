@@ -23,9 +23,8 @@ from rich.table import Table
 
 from flows.distill_student import distill_student
 from flows.teacher_logits import teacher_logits
-from storage import LogitStore
+from storage import LogitStore, write_whole
 from tinyvit.config import load_recipe
-from tinyvit.files import write_whole
 from tinyvit.report import write_report
 
 HOME = Path("runs/example")

@@ -4,6 +4,7 @@ Numpy in, numpy out. The package knows nothing of models, images or workflows: i
 commits them last, refuses what does not match and reads one epoch of one shard at a time.
 """
 
+from storage.durable import write_whole
 from storage.encoding import ENCODINGS, SELECTIONS
 from storage.rows import Rows, UnitRows
 from storage.spec import FORMAT_VERSION, ShardTable, StoreError, StoreSpec, Unit, digest_of
@@ -29,4 +30,5 @@ __all__ = [
     "digest_of",
     "merge",
     "verify",
+    "write_whole",
 ]

@@ -24,6 +24,7 @@ SMALLEST_NORMAL = np.float32(2.0**-14)
 
 Floats = NDArray[np.float32]
 Unsigned = NDArray[np.unsignedinteger]
+Absent = NDArray[np.bool_] | None
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Encoding(ABC):
         """Stored values [N, K] of walked rows (0: no such entry); `residual` [N] as it will be read back."""
 
     @abstractmethod
-    def decode(self, values: NDArray[Any], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
-        """Probabilities [N, K] float32; `steps` [K, N] where rows may have fewer than K entries, else None."""
+    def decode(self, values: NDArray[Any], absent: Absent, residual: Floats, top_k: int) -> Floats:
+        """Probabilities [N, K] float32; `absent` [N, K] marks what is no entry; None: rows have K of them."""
 
     @abstractmethod
     def describe(self, top_k: int) -> str:
@@ -154,11 +155,11 @@ class Levels(Encoding):
         level *= np.float32(1 / self.levels)
         return np.multiply(level, level, out=level)
 
-    def decode(self, values: NDArray[Any], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
+    def decode(self, values: NDArray[Any], absent: Absent, residual: Floats, top_k: int) -> Floats:
         # The sum of both fits their type: it was a level before the lowest was taken off.
         p = self._squares((values + values[:, :1]).astype(np.float32))
-        if steps is not None:
-            p[(steps == 0).T] = 0
+        if absent is not None:
+            p[absent] = 0
         p[:, 0] = 0
         # einsum sums rows of a hundred numbers three times as fast as sum.
         p[:, 0] = np.maximum(1 - residual - np.einsum("ij->i", p), np.float32((ZERO_LEVEL / self.levels) ** 2))
@@ -196,12 +197,10 @@ class Halves(Encoding):
         bits: NDArray[np.uint16] = np.where(probability < SMALLEST_NORMAL, small, normal)
         return bits.view(np.float16)
 
-    def decode(self, values: NDArray[Any], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
+    def decode(self, values: NDArray[Any], absent: Absent, residual: Floats, top_k: int) -> Floats:
         # By table: numpy converts numbers below 6e-5 one by one.
         p: Floats = self.table.take(values.view(np.uint16), mode="clip")
-        if steps is not None:
-            absent = (steps == 0).T
-            absent[:, 0] = False
+        if absent is not None:
             p[absent] = 0
         return p
 
@@ -226,7 +225,7 @@ class Counts(Encoding):
         counts: Unsigned = np.rint(probability * top_k).astype(self.value_dtype(top_k))
         return counts
 
-    def decode(self, values: NDArray[Any], steps: Unsigned | None, residual: Floats, top_k: int) -> Floats:
+    def decode(self, values: NDArray[Any], absent: Absent, residual: Floats, top_k: int) -> Floats:
         p: Floats = values.astype(np.float32) * np.float32(1 / top_k)
         return p
 

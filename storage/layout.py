@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.buffer import default_buffer_prototype
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
-from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from storage.chunks import BLOCK_BYTES, LEVEL, UnitArray
@@ -25,12 +25,8 @@ from storage.walk import step_dtype
 # Key digests of this many data shards share an object, so that the index of 2,048 shards is 32 objects.
 KEY_GROUP = 64
 
-INDEX_ARRAYS = ("shard_name", "shard_samples", "shard_sha256", "key_digest", "class_name")
-
 ABOUT = {
     "class_step": "steps of a walk from the best class around the class ids; class_id = cumsum(class_step) % classes",
-    "value": "",
-    "residual": "",
     "seed": "seed that remakes the view",
     "valid": "the row holds a teacher's answer",
     "view_digest": "CRC-32 of the pixels of probe views before normalisation",

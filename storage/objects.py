@@ -1,14 +1,12 @@
 """Where the objects of a store are: a local folder, a bucket, or a folder behind a web server (read-only).
 
-One object has one key, is written whole and appears whole or not at all. On a local disk that takes a temporary
-file, a sync of its bytes and of the folders that name it: a commit is worth nothing if what it vouches for can
-vanish in a power cut. An object store gives it by itself.
+One object has one key, is written whole and appears whole or not at all: an object store gives that by itself,
+storage/durable.py on a local disk. A commit is worth nothing if what it vouches for can vanish in a power cut.
 """
 
 from __future__ import annotations
 
 import os
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from storage.spec import StoreError
+from storage.durable import is_temporary, sync_folder, write_whole
+from storage.spec import StoreError, first_line
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig
@@ -36,6 +35,11 @@ class Part:
     key: str
     start: int = 0
     length: int | None = None
+
+    @property
+    def end(self) -> int | None:
+        """Where it ends, counted like `start`; None: at the object's end."""
+        return None if self.length is None else self.start + self.length
 
 
 class Objects(ABC):
@@ -109,47 +113,26 @@ class LocalObjects(Objects):
             os.close(handle)
 
     def put(self, key: str, data: bytes) -> None:
-        path = self.root / key
-        new = [folder for folder in path.parents if not folder.exists()]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        for folder in {path.parent, *(folder.parent for folder in new)}:
-            _sync_folder(folder)
+        write_whole(self.root / key, data)
 
     def delete(self, key: str) -> None:
         path = self.root / key
         if path.exists():
             path.unlink(missing_ok=True)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         for folder, _, names in os.walk(self.root / prefix):
             for name in names:
                 path = Path(folder) / name
-                if path.suffix != ".partial":
+                if not is_temporary(name):
                     yield path.relative_to(self.root).as_posix(), path.stat().st_size
 
     def sweep(self) -> int:
-        leftovers = list(self.root.rglob("*.partial"))
+        leftovers = [path for path in self.root.rglob("*.partial") if is_temporary(path.name)]
         for path in leftovers:
             path.unlink(missing_ok=True)
         return len(leftovers)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class RemoteObjects(Objects):
@@ -170,7 +153,7 @@ class RemoteObjects(Objects):
                 self.location, client_options={"allow_http": True}, retry_config=cast("RetryConfig", RETRIES)
             )
         except Exception as fault:
-            raise StoreError(f"{self.location} is no place for a store: {_first_line(fault)}") from None
+            raise StoreError(f"{self.location} is no place for a store: {first_line(fault)}") from None
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -186,7 +169,7 @@ class RemoteObjects(Objects):
         if part.start < 0:
             asked = {"suffix": -part.start}
         elif part.length is not None:
-            asked = (part.start, part.start + part.length)
+            asked = (part.start, part.end)
         elif part.start:
             asked = {"offset": part.start}
         try:
@@ -226,8 +209,4 @@ class RemoteObjects(Objects):
         return (BaseError, OSError)
 
     def _plain(self, what: str, fault: Exception) -> StoreError:
-        return StoreError(f"{self.location}: {what} ({_first_line(fault)})")
-
-
-def _first_line(fault: Exception) -> str:
-    return str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+        return StoreError(f"{self.location}: {what} ({first_line(fault)})")

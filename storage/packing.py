@@ -11,7 +11,7 @@ from storage.chunks import UnitArray
 from storage.encoding import ENCODINGS
 from storage.rows import Rows, UnitRows, row_faults
 from storage.spec import StoreSpec
-from storage.walk import class_ids, walk
+from storage.walk import absent_entries, class_ids, walk
 
 Values = dict[str, NDArray[Any]]
 
@@ -55,8 +55,8 @@ def unpack(values: Values, samples: int, spec: StoreSpec) -> Rows:
     encoding = ENCODINGS[spec.encoding]
     steps = values["class_step"][:, :samples]
     residual = encoding.decode_residual(values["residual"][:samples], all_kept=spec.nothing_outside)
-    whole = spec.selection == "top_k"
-    p = encoding.decode(values["value"][:samples], None if whole else steps, residual, spec.top_k)
+    absent = None if spec.selection == "top_k" else absent_entries(steps)
+    p = encoding.decode(values["value"][:samples], absent, residual, spec.top_k)
     return Rows(
         class_id=np.ascontiguousarray(class_ids(np.ascontiguousarray(steps), spec.num_classes).T),
         probability=p,

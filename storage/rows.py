@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,11 @@ class UnitRows:
     seed: NDArray[np.uint32]
     valid: NDArray[np.bool_]
     view_digest: NDArray[np.uint32]
+
+    @classmethod
+    def stacked(cls, epochs: Sequence[Rows]) -> UnitRows:
+        """The epochs of a unit, read one by one, as one."""
+        return cls(**{name: np.stack([getattr(rows, name) for rows in epochs]) for name in vars(epochs[0])})
 
     def check(self, spec: StoreSpec, epochs: int, samples: int) -> None:
         """Raise StoreError unless shapes and values are what the store promises its readers."""

@@ -25,6 +25,11 @@ class StoreError(ValueError):
     """A store is absent, damaged, unfinished or not the one that was asked for. One line, with the remedy."""
 
 
+def first_line(fault: Exception) -> str:
+    """An error of a library in one line; its type where it says nothing."""
+    return str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+
+
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON-simple value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -20,7 +20,7 @@ from storage.layout import KEY_GROUP, array_digest, new_objects, read_array, uni
 from storage.objects import Objects, Part, open_objects
 from storage.packing import Values, pack, unpack
 from storage.rows import Rows, UnitRows
-from storage.spec import ShardTable, StoreError, StoreSpec, Unit, digest_of
+from storage.spec import ShardTable, StoreError, StoreSpec, Unit, digest_of, first_line
 
 # Writing a unit is repeated when it does not read back as written: another process wrote the same unit.
 WRITE_ATTEMPTS = 5
@@ -93,7 +93,7 @@ class LogitStore:
     def table(self) -> ShardTable:
         """The index of the data set that the store was made for. StoreError when it is damaged."""
         samples = tuple(int(n) for n in self._index_array("shard_samples"))
-        digests = self._index_array("key_digest")
+        digests = self._index_array("key_digest", objects=-(-len(samples) // KEY_GROUP))
         table = ShardTable(
             name=tuple(str(n) for n in self._index_array("shard_name")),
             samples=samples,
@@ -103,6 +103,14 @@ class LogitStore:
         if table.digest() != self._attributes["table_digest"]:
             raise StoreError(f"{self.location}: the data set's index is not the one that was written; restore it")
         return table
+
+    @property
+    def has_index(self) -> bool:
+        """Whether the index of the data set is whole; without it no unit can be named, let alone read."""
+        try:
+            return len(self.table) > 0
+        except StoreError:
+            return False
 
     @cached_property
     def class_names(self) -> list[str] | None:
@@ -175,24 +183,24 @@ class LogitStore:
     def read(self, epoch: int, shard: int) -> Rows:
         """One epoch of one shard, decoded. StoreError when its unit is not committed or anything is damaged."""
         block, number = divmod(epoch, self.spec.epochs_per_unit)
-        try:
-            values = self._values(Unit(block, shard), number)
-            return unpack(values, self.table.samples[shard], self.spec)
-        except DamagedObject as fault:
-            raise StoreError(
-                f"{self.location}: epoch {epoch} of shard {self.table.name[shard]}: {fault}; "
-                f"run `tinyvit store verify --repair`, then teacher-logits again"
-            ) from None
+        return self._read(Unit(block, shard), [number])[0]
 
     def read_unit(self, unit: Unit) -> UnitRows:
         """A whole unit as `write_unit` takes it; StoreError as from `read`."""
-        epochs = [self.read(epoch, unit.shard) for epoch in self.spec.epochs_of(unit)]
-        return UnitRows(**{name: np.stack([getattr(rows, name) for rows in epochs]) for name in vars(epochs[0])})
+        return UnitRows.stacked(self._read(unit, range(len(self.spec.epochs_of(unit)))))
+
+    def _read(self, unit: Unit, numbers: Sequence[int]) -> list[Rows]:
+        try:
+            return [unpack(v, self.table.samples[unit.shard], self.spec) for v in self._values(unit, numbers)]
+        except DamagedObject as fault:
+            raise StoreError(
+                f"{self.location}: {self.place(unit)}: {fault}; "
+                f"run `tinyvit store verify --repair`, then teacher-logits again"
+            ) from None
 
     def stored_values(self, unit: Unit) -> Iterator[Values]:
         """The stored values of each epoch of a unit, as `pack` made them. DamagedObject where they are not."""
-        for number in range(len(self.spec.epochs_of(unit))):
-            yield self._values(unit, number)
+        return self._values(unit, range(len(self.spec.epochs_of(unit))))
 
     def committed(self, unit: Unit) -> bool:
         """Whether a commit vouches for a unit."""
@@ -252,32 +260,33 @@ class LogitStore:
             sizes[name] = sizes.get(name, 0) + size
         return sizes
 
-    def _values(self, unit: Unit, number: int) -> Values:
-        """The stored values of epoch `number` of a unit, found to be the committed ones."""
+    def _values(self, unit: Unit, numbers: Sequence[int]) -> Iterator[Values]:
+        """The stored values of some epochs of a unit, counted within it, found to be the committed ones."""
         keys = {name: array.key(unit.block, unit.shard) for name, array in self.arrays.items()}
-        alone = self.spec.epochs_per_unit == 1
-        # A unit of one epoch is read whole; of a longer one the index first, then the epoch's bytes.
-        parts = [Part(keys[name], 0 if alone else array.index_part) for name, array in self.arrays.items()]
+        whole = len(numbers) == len(self.spec.epochs_of(unit))
+        # All epochs are read at once; for some of them the index first, then their bytes.
+        parts = [Part(keys[name], 0 if whole else array.index_part) for name, array in self.arrays.items()]
         committed, *found = self.objects.fetch([Part(commit_key(unit)), *parts])
         if committed is None:
             raise StoreError(f"{self.location}: {self.place(unit)} are not labelled yet; run teacher-logits again")
         if lacking := [name for name, data in zip(self.arrays, found, strict=True) if data is None]:
             raise DamagedObject(f"{lacking[0]} is missing")
         data = {name: piece for name, piece in zip(self.arrays, found, strict=True) if piece is not None}
-        wanted = {
-            name: array.chunk_part(unit.block, unit.shard, data[name][array.index_part :], number)
-            for name, array in self.arrays.items()
-        }
-        if alone:
-            chunks = [memoryview(data[name])[p.start : p.start + (p.length or 0)] for name, p in wanted.items()]
-        else:
-            chunks = [memoryview(piece or b"") for piece in self.objects.fetch(list(wanted.values()))]
-        pairs = [array.decode(chunk) for array, chunk in zip(self.arrays.values(), chunks, strict=True)]
         promised = np.frombuffer(checked(committed, "the commit"), "<u4")
-        epoch = unit.block * self.spec.epochs_per_unit + number
-        if number >= len(promised) or promised[number] != commitment(epoch, unit.shard, [sum_ for _, sum_ in pairs]):
-            raise DamagedObject("its values are not the ones that were committed")
-        return {name: values for name, (values, _) in zip(self.arrays, pairs, strict=True)}
+        for number in numbers:
+            wanted = [
+                array.chunk_part(unit.block, unit.shard, data[name][array.index_part :], number)
+                for name, array in self.arrays.items()
+            ]
+            if whole:
+                chunks = [memoryview(data[n])[p.start : p.end] for n, p in zip(self.arrays, wanted, strict=True)]
+            else:
+                chunks = [memoryview(piece or b"") for piece in self.objects.fetch(wanted)]
+            pairs = [array.decode(chunk) for array, chunk in zip(self.arrays.values(), chunks, strict=True)]
+            epoch = unit.block * self.spec.epochs_per_unit + number
+            if number >= len(promised) or promised[number] != commitment(epoch, unit.shard, [c for _, c in pairs]):
+                raise DamagedObject("its values are not the ones that were committed")
+            yield {name: values for name, (values, _) in zip(self.arrays, pairs, strict=True)}
 
     def _seal_digest(self, time: str) -> str:
         sha = hashlib.sha256(f"{time} {self._attributes['spec_digest']}".encode())
@@ -296,17 +305,17 @@ class LogitStore:
         self.objects.put(ROOT_KEY, json.dumps(document, indent=2).encode())
         self._attributes = document["attributes"]
 
-    def _index_array(self, name: str) -> NDArray[Any]:
-        keys = [f"{name}/{ROOT_KEY}", f"{name}/c/0", f"{name}/c/0/0"]
-        if name == "key_digest":
-            groups = -(-len(self._index_array("shard_samples")) // KEY_GROUP)
-            keys = [keys[0], *(f"{name}/c/{group}/0" for group in range(groups))]
+    def _index_array(self, name: str, objects: int = 1) -> NDArray[Any]:
+        """An array of the index, which has its values in so many objects along its first dimension."""
+        tail = "/0" if name == "key_digest" else ""
+        keys = [f"{name}/{ROOT_KEY}", *(f"{name}/c/{number}{tail}" for number in range(objects))]
         found = zip(keys, self.objects.fetch([Part(key) for key in keys]), strict=True)
         try:
             return read_array({key: data for key, data in found if data is not None}, name)
         except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as fault:
-            line = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-            raise StoreError(f"{self.location}: the array {name} cannot be read ({line}); restore it") from None
+            raise StoreError(
+                f"{self.location}: the array {name} cannot be read ({first_line(fault)}); restore it"
+            ) from None
 
 
 def commit_key(unit: Unit) -> str:

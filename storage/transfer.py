@@ -41,8 +41,7 @@ def diff(one: LogitStore, two: LogitStore) -> Iterator[Difference]:
 
     K and encoding may differ. StoreError when they are not of the same shards.
     """
-    if found := one.table.differences(two.table):
-        raise StoreError(f"{one.location} and {two.location} are not of the same data: {found[0]}")
+    _refuse_other_data(one, two)
     present = [set(store.units()) - set(store.missing()) for store in (one, two)]
     for epoch in range(min(one.spec.epochs, two.spec.epochs)):
         for shard in range(len(one.table)):
@@ -123,7 +122,7 @@ def copy(
         if any((number // source.spec.epochs_per_unit, unit.shard) in absent for number in numbers):
             continue
         rows = [truncate(source.read(number, unit.shard), spec.top_k) for number in numbers]
-        made.write_unit(unit, UnitRows(**{name: np.stack([getattr(r, name) for r in rows]) for name in vars(rows[0])}))
+        made.write_unit(unit, UnitRows.stacked(rows))
         yield unit
     if source.sealed and not made.sealed:
         made.seal()
@@ -138,8 +137,7 @@ def merge(sources: Sequence[LogitStore], target: str | Path) -> Iterator[Unit]:
     first = sources[0]
     for other in sources[1:]:
         _refuse(first, other.spec, other.location)
-        if found := first.table.differences(other.table):
-            raise StoreError(f"{first.location} and {other.location} are not of the same data: {found[0]}")
+        _refuse_other_data(first, other)
     made = _open_or_create(first, target, first.spec)
     present = [set(source.units()) - set(source.missing()) for source in sources]
     for unit in made.missing():
@@ -171,9 +169,13 @@ def _open_or_create(source: LogitStore, target: str | Path, spec: StoreSpec) -> 
         return LogitStore.create(target, spec, source.table, source.class_names)
     made = LogitStore.open(target)
     _refuse(made, spec, source.location)
-    if found := made.table.differences(source.table):
-        raise StoreError(f"{made.location} is not of the data of {source.location}: {found[0]}")
+    _refuse_other_data(made, source)
     return made
+
+
+def _refuse_other_data(one: LogitStore, two: LogitStore) -> None:
+    if found := one.table.differences(two.table):
+        raise StoreError(f"{one.location} and {two.location} are not of the same data: {found[0]}")
 
 
 def _refuse(store: LogitStore, spec: StoreSpec, location: str) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 from support import EXAMPLE, SMALL, Bucket, label_all
 
 from storage import LogitStore
@@ -78,6 +77,8 @@ def small_store(small_recipe: Recipe, teacher: Teacher, tmp_path_factory: pytest
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The endpoint of an S3-compatible server on a free port."""
+    from moto.server import ThreadedMotoServer
+
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from storage import write_whole
 from tinyvit.data.shards import class_names
 from tinyvit.errors import UserError
-from tinyvit.files import write_whole
 from tinyvit.stage_folder import RECORD, RESULT, read_json
 from tinyvit.students import CONFIG, WEIGHTS, load_student
 

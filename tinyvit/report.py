@@ -12,12 +12,11 @@ from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 from PIL import Image
 
-from storage import LogitStore
+from storage import LogitStore, write_whole
 from tinyvit.config import Augment
 from tinyvit.curves import draw, draw_accuracy
 from tinyvit.data.images import decode
 from tinyvit.data.join import checked_samples, indexed_shards
-from tinyvit.files import write_whole
 from tinyvit.replay import view
 from tinyvit.stage_folder import read_metrics
 from tinyvit.store_facts import best_classes

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from storage import write_whole
 from tinyvit.errors import UserError
-from tinyvit.files import write_whole
 
 STATE = "state.pt"
 METRICS = "metrics.jsonl"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from storage import ENCODINGS, LogitStore, Rows, StoreError, Unit, verify
+from storage import ENCODINGS, LogitStore, Rows, Unit, verify
 from tinyvit.config import Augment
 from tinyvit.data.images import BrokenImage, decode
 from tinyvit.data.index import index_folder
@@ -19,6 +20,8 @@ from tinyvit.teachers import Teacher
 
 # Difference of sqrt(p) that another batch size, another processor or bfloat16 makes, beside the encoding's own.
 ARITHMETIC = {"cpu": 1e-3, "cuda": 2e-2}
+# Of one shard and epoch, so that a replay of few views meets many of both.
+VIEWS_TOGETHER = 8
 
 
 def faulty_units(store: LogitStore, progress: Progress) -> dict[Unit, list[str]]:
@@ -51,49 +54,55 @@ def data_faults(store: LogitStore, folder: Path, progress: Progress) -> list[str
 
 
 def replay_faults(
-    store: LogitStore, folder: Path, teacher: Teacher, views: int, seed: int, progress: Progress
-) -> list[str]:
-    """Make random views again, ask the teacher again and compare: one line for each view that differs.
+    store: LogitStore, folder: Path, teacher: Teacher, units: Sequence[Unit], views: int, seed: int, progress: Progress
+) -> tuple[int, list[str]]:
+    """Make random views of these units again, ask the teacher again and compare.
+
+    Returns how many views were compared (fewer than asked for where the units have not so many), and one line for
+    each that differs.
 
     Every stored probability must be the teacher's within the encoding's rounding, and no class that was left out
     may be more probable than one that was kept, beyond that.
     """
     if teacher.weights_sha256 != store.spec.teacher["weights_sha256"]:
-        return [f"the weights of {teacher.name} are not those that labelled the store; give that teacher"]
-    present = sorted(set(store.units()) - set(store.missing()))
+        return 0, [f"the weights of {teacher.name} are not those that labelled the store; give that teacher"]
     rng = np.random.default_rng(seed)
-    faults = []
+    shards = indexed_shards(folder, store.table)
+    replayed, faults = 0, []
     with progress.task("replay", views, "views") as bar:
-        for unit, count in _spread(present, views, rng):
-            epoch = int(rng.choice(list(store.spec.epochs_of(unit))))
-            samples = store.table.samples[unit.shard]
-            slots = sorted(int(s) for s in rng.choice(samples, min(count, samples), replace=False))
-            shard = indexed_shards(folder, store.table)[unit.shard]
+        for epoch, number, count in _random_views(store, units, views, rng):
+            rows, shard = store.read(epoch, number), shards[number]
+            slots = rng.permutation(np.flatnonzero(rows.valid))[:count].tolist()
             try:
-                rows = store.read(epoch, unit.shard)
                 found = _compare(store, rows, shard, slots, teacher)
-            except (StoreError, BrokenImage) as fault:
+                replayed += len(slots)
+            except (UserError, BrokenImage) as fault:
                 found = [str(fault)]
             faults += [f"epoch {epoch} of {shard.path.name}: {line}" for line in found]
             bar.advance(len(slots))
-    return faults
+    return replayed, faults
 
 
-def _spread(units: list[Unit], views: int, rng: np.random.Generator) -> list[tuple[Unit, int]]:
-    """Views dealt to units, a few of each, for a unit's images are read in a row."""
-    if not units:
-        return []
-    chosen = rng.permutation(len(units))[: max(1, min(len(units), views // 8))]
-    shares = np.full(len(chosen), views // len(chosen))
-    shares[: views % len(chosen)] += 1
-    return [(units[i], int(share)) for i, share in zip(chosen, shares, strict=True) if share]
+def _random_views(
+    store: LogitStore, units: Sequence[Unit], views: int, rng: np.random.Generator
+) -> Iterator[tuple[int, int, int]]:
+    """(epoch, shard, how many views) until there are enough; a few of each, for a shard's images are read in a row."""
+    passes = [(epoch, unit.shard) for unit in units for epoch in store.spec.epochs_of(unit)]
+    chosen = [passes[i] for i in rng.permutation(len(passes))]
+    least = max(VIEWS_TOGETHER, -(-views // max(1, len(chosen))))
+    for epoch, shard in chosen:
+        count = min(least, views, store.table.samples[shard])
+        yield epoch, shard, count
+        views -= count
+        if not views:
+            return
 
 
 def _compare(store: LogitStore, rows: Rows, shard: IndexedShard, slots: list[int], teacher: Teacher) -> list[str]:
-    augment, size = Augment.model_validate(dict(store.spec.augment)), int(store.spec.teacher["input_size"])
-    asked = [s for s in checked_samples(shard) if s.slot in slots and rows.valid[s.slot]]
-    if not asked:
+    if not slots:
         return []
+    augment, size = Augment.model_validate(dict(store.spec.augment)), int(store.spec.teacher["input_size"])
+    asked = [s for s in checked_samples(shard) if s.slot in slots]
     views = np.stack([view(decode(s.image), int(rows.seed[s.slot]), augment, size) for s in asked])
     live = teacher.answer(torch.from_numpy(views)).softmax(dim=1).cpu().numpy()
     bound = ENCODINGS[store.spec.encoding].max_error
@@ -110,13 +119,13 @@ def _gap(store: LogitStore, rows: Rows, slot: int, live: np.ndarray) -> float:
     """The largest difference of sqrt(p), over the kept classes and to the classes that were left out."""
     kept = rows.probability[slot] > 0
     ids, stored = rows.class_id[slot][kept], rows.probability[slot][kept]
-    gap = float(np.abs(np.sqrt(live[ids]) - np.sqrt(stored)).max())
     outside = np.delete(live, ids)
     if store.spec.selection == "sampled":
         # Systematic draws: a share is within one draw of the probability, also that of a class without any.
         one = 1 / store.spec.top_k
-        off = max(float(np.abs(live[ids] - stored).max()), float(outside.max(initial=0.0)))
-        return max(0.0, off - one)
+        nearest = np.concatenate([np.clip(live[ids], stored - one, stored + one), np.minimum(outside, one)])
+        return float(np.abs(np.sqrt(np.concatenate([live[ids], outside])) - np.sqrt(nearest)).max())
+    gap = float(np.abs(np.sqrt(live[ids]) - np.sqrt(stored)).max())
     if len(outside):
         gap = max(gap, float(np.sqrt(outside.max()) - np.sqrt(live[ids].min())))
     return gap

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from storage import write_whole
 from tinyvit.config import Student
 from tinyvit.errors import UserError
-from tinyvit.files import write_whole
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

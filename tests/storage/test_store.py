@@ -175,6 +175,19 @@ def test_creating_over_a_store_or_other_data_is_refused(store: LogitStore, tmp_p
     assert (tmp_path / "other" / "thesis.tex").exists()
 
 
+def test_files_of_others_are_neither_overlooked_nor_swept_away(store: LogitStore, tmp_path: Path) -> None:
+    download = tmp_path / "downloads" / "film.mkv.partial"
+    download.parent.mkdir()
+    download.write_bytes(b"hours of work")
+    with pytest.raises(StoreError, match="already exists"):
+        LogitStore.create(download.parent, SPEC, TABLE)
+    beside = Path(store.location) / "notes.partial"
+    beside.write_bytes(b"mine")
+    store.seal()
+    assert download.exists()
+    assert beside.exists()
+
+
 @pytest.mark.parametrize("after", [1, 7, 15])
 def test_a_creation_cut_short_is_no_store_and_is_made_anew(
     tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
@@ -215,7 +228,7 @@ def test_an_edited_attribute_is_refused(store: LogitStore) -> None:
 
 
 def test_sealing_sweeps_temporary_files_and_uncommitting_takes_the_seal_back(store: LogitStore) -> None:
-    leftover = Path(store.location) / "seed" / "c" / "0.1234.partial"
+    leftover = Path(store.location) / "seed" / "c" / f"0.{'ab' * 16}.partial"
     leftover.write_bytes(b"half")
     assert store.seal()
     assert not leftover.exists()

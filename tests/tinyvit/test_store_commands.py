@@ -92,6 +92,32 @@ def test_rows_of_several_lengths_are_labelled_and_replayed(
     assert 0 < loss < 7
 
 
+def test_verify_lists_a_damaged_index_and_damaged_units(copied: Path) -> None:
+    flip(copied / "shard_sha256" / "c" / "0")
+    found = run("verify", copied, rc=1)
+    assert "shard_sha256 cannot be read" in found["faults"][0]
+
+
+def test_views_that_were_not_replayed_are_not_counted(copied: Path, small_data: Path) -> None:
+    flip(copied / "value" / "c" / "0" / "1" / "0" / "0")
+    found = run("verify", copied, "--data", small_data / "train", "--replay", "20", rc=1)
+    assert found["faulty"] == 1
+    assert len(found["faults"]) == 1
+    assert found["views_replayed"] == 20
+    (copied / "class_name" / "c" / "0").unlink()
+    found = run("verify", copied, "--data", small_data / "train", "--replay", "20", rc=1)
+    assert found["views_replayed"] == 0
+
+
+def test_no_more_views_are_counted_than_there_are(copied: Path, small_data: Path) -> None:
+    store = LogitStore.open(copied)
+    for unit in store.units()[1:]:
+        store.uncommit(unit)
+    found = run("verify", copied, "--data", small_data / "train", "--replay", "600", rc=1)
+    assert (found["missing"], found["faults"]) == (3, [])
+    assert found["views_replayed"] == 500
+
+
 def test_another_teacher_is_not_asked(small_store: LogitStore, small_data: Path, tmp_path: Path) -> None:
     spec = replace(small_store.spec, teacher={**small_store.spec.teacher, "weights_sha256": "00"})
     store = LogitStore.create(tmp_path / "s", spec, small_store.table, small_store.class_names)
@@ -99,6 +125,7 @@ def test_another_teacher_is_not_asked(small_store: LogitStore, small_data: Path,
         store.write_unit(unit, small_store.read_unit(unit))
     found = run("verify", tmp_path / "s", "--data", small_data / "train", "--replay", "4", rc=1)
     assert "weights" in found["faults"][0]
+    assert found["views_replayed"] == 0
 
 
 def test_verify_finds_shards_with_other_samples(copied: Path, small_data: Path, tmp_path: Path) -> None:

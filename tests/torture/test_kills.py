@@ -13,7 +13,7 @@ from pathlib import Path
 from support import assert_equal_stores, command, label_all, left_running, marked_environment, small_arguments
 
 from storage import LogitStore, verify
-from tinyvit.config import Recipe, load_recipe
+from tinyvit.config import load_recipe
 from tinyvit.teachers import Teacher
 
 # Sixteen short units: a kill falls between two of them, or into one, rather than into the start.
@@ -21,7 +21,7 @@ MANY_UNITS = ("label.epochs=8", "label.epochs_per_unit=1")
 
 
 def test_kills_at_random_moments(
-    small_data: Path, small_recipe: Recipe, teacher: Teacher, tmp_path: Path, long: bool, tell: Callable[[str], None]
+    small_data: Path, teacher: Teacher, tmp_path: Path, long: bool, tell: Callable[[str], None]
 ) -> None:
     recipe = load_recipe("example", ["label.input_size=32", *MANY_UNITS]).with_data(small_data)
     whole = label_all(recipe, tmp_path / "whole", teacher)

@@ -13,9 +13,6 @@ from tinyvit.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="How fast, how small, how true.")
 
-# One tick for each of two baselines, six encodings and the selections.
-TICKS = 9
-
 
 @app.command()
 def storage(
@@ -43,9 +40,8 @@ def storage(
     teacher = load_teacher(resolved.label.teacher, default_device(), resolved.label.classes)
     asked = stand_in(teacher, classes) if classes else teacher
     answers = collect(resolved, asked, views, default_workers(), progress)
-    with progress.task("measure", TICKS, "cases") as bar:
-        found: dict[str, Any] = measure(answers, lambda: bar.advance(1))
-    found = {"teacher": teacher.name, "stand_in_head": bool(classes), "data": resolved.data.train.name, **found}
+    about = {"teacher": teacher.name, "stand_in_head": bool(classes), "data": resolved.data.train.name}
+    found: dict[str, Any] = about | measure(answers, progress)
     if out:
         with out.open("a") as file:
             file.write(markdown(found))

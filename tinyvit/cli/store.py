@@ -107,23 +107,31 @@ def verify(
     if replay and data is None:
         raise UserError("--replay needs the images: give their shards with --data")
     opened, progress = LogitStore.open(store), default_progress()
-    faults = opened.faults()
-    units = faulty_units(opened, progress)
-    if data is not None:
-        faults += data_faults(opened, data, progress)
-    if replay and data is not None and not faults:
-        faults += replay_faults(opened, data, _teacher_of(opened), replay, seed, progress)
-    if repair:
-        for unit in units:
-            opened.uncommit(unit)
-    result = {
-        "units": len(opened.units()),
-        "missing": len(opened.missing()),
-        "faulty": len(units),
-        "faults": [*faults, *(f"{opened.place(unit)}: {'; '.join(found)}" for unit, found in units.items())],
-        "uncommitted_now": len(units) if repair else 0,
-        "views_replayed": replay,
+    result: dict[str, Any] = {
+        "units": 0,
+        "missing": 0,
+        "faulty": 0,
+        "faults": opened.faults(),
+        "uncommitted_now": 0,
+        "views_replayed": 0,
     }
+    # Without its index a store cannot even say which units it should have.
+    if opened.has_index:
+        units, missing = faulty_units(opened, progress), opened.missing()
+        if data is not None:
+            result["faults"] += data_faults(opened, data, progress)
+        if replay and data is not None and not result["faults"]:
+            sound = [unit for unit in opened.units() if unit not in units and unit not in missing]
+            result["views_replayed"], found = replay_faults(
+                opened, data, _teacher_of(opened), sound, replay, seed, progress
+            )
+            result["faults"] += found
+        result["faults"] += [f"{opened.place(unit)}: {'; '.join(lines)}" for unit, lines in units.items()]
+        if repair:
+            for unit in units:
+                opened.uncommit(unit)
+            result["uncommitted_now"] = len(units)
+        result |= {"units": len(opened.units()), "missing": len(missing), "faulty": len(units)}
     show(result, as_json, store)
     if result["faults"] or result["missing"]:
         raise typer.Exit(1)

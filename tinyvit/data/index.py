@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import ShardTable
+from storage import ShardTable, write_whole
 from tinyvit.data.shards import list_shards, read_samples
 from tinyvit.errors import UserError
-from tinyvit.files import write_whole
 from tinyvit.progress import Progress
 
 INDEX_NAME = "index.npz"

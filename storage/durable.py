@@ -1,0 +1,45 @@
+"""Files that are seen complete or not at all, also after a power cut."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from pathlib import Path
+
+# Only names of this form are ours to sweep away: a folder may hold the half-finished files of others.
+TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.partial")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file aside, sync it, rename it and sync the folders that name it; nothing is left on failure.
+
+    Folders that are not there are made.
+    """
+    new = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    for folder in {path.parent, *(folder.parent for folder in new)}:
+        sync_folder(folder)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is what a killed `write_whole` left."""
+    return TEMPORARY.fullmatch(name) is not None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that the names in a folder outlive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
