@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from storage import Unit
 from tinyvit.config import Recipe
-from tinyvit.data.index import index_folder
-from tinyvit.data.join import indexed_shards
+from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_stream
 from tinyvit.data.unit_views import UnitPlan, UnitViews
 from tinyvit.progress import Progress
@@ -51,19 +50,19 @@ class Views:
 
 def collect(recipe: Recipe, teacher: Teacher, views: int, workers: int, progress: Progress) -> Views:
     """Ask the teacher about `views` training views: every image once, then again in the next epoch."""
-    table = index_folder(recipe.data.train, progress)
+    index = index_shards(recipe.data.train, progress)
+    table = index.table
     label = recipe.label
     epochs = range(-(-views // sum(table.samples)))
     stream = UnitViews(
+        index=index,
         plans=tuple(
-            UnitPlan(Unit(epoch, shard.number), shard, range(epoch, epoch + 1))
-            for epoch in epochs
-            for shard in indexed_shards(recipe.data.train, table)
+            UnitPlan(Unit(epoch, shard), range(epoch, epoch + 1)) for epoch in epochs for shard in range(len(index))
         ),
         augment=label.augment,
         size=label.input_size or teacher.input_size,
         run_seed=label.seed,
-        chunk=CHUNK,
+        batch_size=CHUNK,
         probes=4,
         skip_broken=True,
     )

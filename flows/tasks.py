@@ -115,7 +115,7 @@ def seal_store(store: str) -> str:
 @work("check store")
 def check_store(recipe: Recipe, store: str) -> str:
     """Refuse a store that does not fit the recipe, the shards or the libraries; returns when it was sealed."""
-    return open_for_training(recipe, store, default_progress()).sealed
+    return open_for_training(recipe, store, default_workers(), default_progress()).sealed
 
 
 @work("train stage", run_name="train {name}")

@@ -4,8 +4,9 @@ Numpy in, numpy out. The package knows nothing of models, images or workflows: i
 commits them last, refuses what does not match and reads one epoch of one shard at a time.
 """
 
-from storage.durable import write_whole
+from storage.durable import whole_file, write_whole
 from storage.encoding import ENCODINGS, SELECTIONS
+from storage.objects import Objects, Part, open_objects
 from storage.rows import Rows, UnitRows
 from storage.spec import FORMAT_VERSION, ShardTable, StoreError, StoreSpec, Unit, digest_of
 from storage.store import LogitStore
@@ -18,6 +19,8 @@ __all__ = [
     "SELECTIONS",
     "Difference",
     "LogitStore",
+    "Objects",
+    "Part",
     "Rows",
     "ShardTable",
     "StoreError",
@@ -29,6 +32,8 @@ __all__ = [
     "diff",
     "digest_of",
     "merge",
+    "open_objects",
     "verify",
+    "whole_file",
     "write_whole",
 ]

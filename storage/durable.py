@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 # Only names of this form are ours to sweep away: a folder may hold the half-finished files of others.
 TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.partial")
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file aside, sync it, rename it and sync the folders that name it; nothing is left on failure.
+    """Write a file whole; see `whole_file`."""
+    with whole_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written aside, synced and renamed, with the folders that name it; nothing is left on failure.
 
     Folders that are not there are made.
     """
@@ -21,7 +31,7 @@ def write_whole(path: Path, data: bytes) -> None:
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with aside.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

@@ -8,7 +8,7 @@ alone decodes a flipped bit without a word.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ from storage.walk import step_dtype
 
 # Key digests of this many data shards share an object, so that the index of 2,048 shards is 32 objects.
 KEY_GROUP = 64
+
+# The keys of a shard by slot.
+Keys = Callable[[int], Sequence[str]]
 
 ABOUT = {
     "class_step": "steps of a walk from the best class around the class ids; class_id = cumsum(class_step) % classes",
@@ -50,12 +53,16 @@ def unit_arrays(spec: StoreSpec, slots: int) -> dict[str, UnitArray]:
     }
 
 
-def new_objects(spec: StoreSpec, table: ShardTable, class_names: Sequence[str] | None) -> dict[str, bytes]:
+def new_objects(
+    spec: StoreSpec, table: ShardTable, class_names: Sequence[str] | None, keys: Keys | None
+) -> dict[str, bytes]:
     """Every object of an empty store by key, the group's document, which makes it one, last."""
     memory: dict[str, Any] = {}
     group = zarr.create_group(MemoryStore(memory))
     _create_unit_arrays(group, spec, table)
     _create_index(group, table)
+    if keys is not None:
+        _create_keys(group, table, keys)
     if class_names is not None:
         names = np.array(class_names, dtype=object)
         _create_whole(group, "class_name", "str", ("class",), names)
@@ -81,11 +88,14 @@ def array_digest(document: bytes) -> str:
     return digest_of(json.loads(document))
 
 
-def read_array(objects: dict[str, bytes], name: str) -> np.ndarray[Any, Any]:
-    """All values of an array whose objects are at hand. ValueError or RuntimeError where one is damaged."""
+def read_array(objects: dict[str, bytes], name: str, where: int | slice = slice(None)) -> np.ndarray[Any, Any]:
+    """The values of an array, or of some of its rows, whose objects are at hand.
+
+    ValueError or RuntimeError where one is damaged.
+    """
     buffer = default_buffer_prototype().buffer
     store = MemoryStore({key: buffer.from_bytes(data) for key, data in objects.items()})
-    values: np.ndarray[Any, Any] = np.asarray(zarr.open_array(store, path=name, mode="r")[:])
+    values: np.ndarray[Any, Any] = np.asarray(zarr.open_array(store, path=name, mode="r")[where])
     return values
 
 
@@ -157,6 +167,25 @@ def _create_index(group: zarr.Group, table: ShardTable) -> None:
         config={"write_empty_chunks": True},
     )
     digests[:] = padded
+
+
+def _create_keys(group: zarr.Group, table: ShardTable, keys: Keys) -> None:
+    array = group.create_array(
+        "key",
+        shape=(len(table), table.slots),
+        dtype="str",
+        chunks=(min(KEY_GROUP, len(table)), table.slots),
+        compressors=[ZstdCodec(level=3), Crc32cCodec()],
+        fill_value="",
+        dimension_names=("shard", "slot"),
+        config={"write_empty_chunks": True},
+    )
+    for first in range(0, len(table), KEY_GROUP):
+        shards = range(first, min(first + KEY_GROUP, len(table)))
+        padded = np.full((len(shards), table.slots), "", dtype=object)
+        for row, shard in zip(padded, shards, strict=True):
+            row[: table.samples[shard]] = keys(shard)
+        array[first : first + KEY_GROUP] = padded
 
 
 def _create_whole(

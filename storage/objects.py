@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -64,6 +64,10 @@ class Objects(ABC):
         """Remove an object; none is there afterwards."""
 
     @abstractmethod
+    def stamp(self, key: str) -> tuple[int, int] | None:
+        """Bytes and time of change (ns since 1970) of an object; None where there is none."""
+
+    @abstractmethod
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Key and bytes of every object below a prefix that ends at a slash. StoreError where none can be listed."""
 
@@ -76,9 +80,10 @@ class Objects(ABC):
         return 0
 
 
-def open_objects(location: str | Path) -> Objects:
+def open_objects(location: str | Path, headers: Mapping[str, str] | None = None) -> Objects:
     """The place that a path or a URL (file, s3, gs, az, http, https) names. StoreError for an unknown kind.
 
+    `headers` go with every request to a web server.
     Credentials and endpoint of a bucket come from the variables that its own tools use, such as AWS_ENDPOINT_URL.
     """
     scheme, separator, rest = str(location).partition("://")
@@ -86,7 +91,7 @@ def open_objects(location: str | Path) -> Objects:
         return LocalObjects(Path(location))
     if scheme == "file":
         return LocalObjects(Path(rest))
-    return RemoteObjects(str(location).rstrip("/"))
+    return RemoteObjects(str(location).rstrip("/"), headers)
 
 
 class LocalObjects(Objects):
@@ -121,6 +126,13 @@ class LocalObjects(Objects):
             path.unlink(missing_ok=True)
             sync_folder(path.parent)
 
+    def stamp(self, key: str) -> tuple[int, int] | None:
+        try:
+            status = (self.root / key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_size, status.st_mtime_ns
+
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         for folder, _, names in os.walk(self.root / prefix):
             for name in names:
@@ -138,8 +150,9 @@ class LocalObjects(Objects):
 class RemoteObjects(Objects):
     """A bucket, or a folder behind a web server. A put appears whole there or not at all."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
         self.location = url
+        self._headers = dict(headers or {})
         self.readable_only = url.startswith("http")
 
     @cached_property
@@ -150,10 +163,12 @@ class RemoteObjects(Objects):
             raise StoreError(f"{self.location} needs the package obstore: pip install obstore") from None
         try:
             return from_url(
-                self.location, client_options={"allow_http": True}, retry_config=cast("RetryConfig", RETRIES)
+                self.location,
+                client_options={"allow_http": True, "default_headers": self._headers},
+                retry_config=cast("RetryConfig", RETRIES),
             )
         except Exception as fault:
-            raise StoreError(f"{self.location} is no place for a store: {first_line(fault)}") from None
+            raise StoreError(f"{self.location} cannot be opened: {first_line(fault)}") from None
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -193,6 +208,15 @@ class RemoteObjects(Objects):
             return
         except self._faults as fault:
             raise self._plain(f"{key} cannot be removed", fault) from None
+
+    def stamp(self, key: str) -> tuple[int, int] | None:
+        try:
+            found = self._store.head(key)
+        except FileNotFoundError:
+            return None
+        except self._faults as fault:
+            raise self._plain(f"{key} cannot be found", fault) from None
+        return found["size"], int(found["last_modified"].timestamp() * 1e9)
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         try:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.chunks import DamagedObject, UnitArray, checked, checksum
-from storage.layout import KEY_GROUP, array_digest, new_objects, read_array, unit_arrays
+from storage.layout import KEY_GROUP, Keys, array_digest, new_objects, read_array, unit_arrays
 from storage.objects import Objects, Part, open_objects
 from storage.packing import Values, pack, unpack
 from storage.rows import Rows, UnitRows
@@ -48,9 +48,15 @@ class LogitStore:
 
     @classmethod
     def create(
-        cls, location: str | Path, spec: StoreSpec, table: ShardTable, class_names: Sequence[str] | None = None
+        cls,
+        location: str | Path,
+        spec: StoreSpec,
+        table: ShardTable,
+        class_names: Sequence[str] | None = None,
+        keys: Keys | None = None,
     ) -> LogitStore:
-        """Make an empty store for these shards; `class_names`, where known, has a name for every class.
+        """Make an empty store for these shards; `class_names`, where known, has a name for every class, and `keys`
+        gives those of a shard by slot.
 
         The group's document is written last, so a creation that was cut short leaves no store: the next `create`
         starts anew. StoreError when a store or other data is already there.
@@ -60,7 +66,7 @@ class LogitStore:
         objects = open_objects(location)
         if objects.readable_only:
             raise StoreError(f"{location} can only be read; make the store in a folder or a bucket")
-        made = new_objects(spec, table, class_names)
+        made = new_objects(spec, table, class_names, keys)
         # What a creation that was cut short may have left is written over; anything else is not ours to touch.
         if any(key not in made or key == ROOT_KEY for key, _ in objects.sizes()):
             raise StoreError(f"{location} already exists; open it to resume, or choose another path")
@@ -90,12 +96,22 @@ class LogitStore:
         return open_objects(location).get(ROOT_KEY) is not None
 
     @cached_property
+    def samples(self) -> tuple[int, ...]:
+        """How many samples each shard has; with the names all that reading needs to know of the index."""
+        return tuple(int(n) for n in self._index_array("shard_samples"))
+
+    @cached_property
+    def shard_names(self) -> tuple[str, ...]:
+        """The shards' file names."""
+        return tuple(str(n) for n in self._index_array("shard_name"))
+
+    @cached_property
     def table(self) -> ShardTable:
         """The index of the data set that the store was made for. StoreError when it is damaged."""
-        samples = tuple(int(n) for n in self._index_array("shard_samples"))
+        samples = self.samples
         digests = self._index_array("key_digest", objects=-(-len(samples) // KEY_GROUP))
         table = ShardTable(
-            name=tuple(str(n) for n in self._index_array("shard_name")),
+            name=self.shard_names,
             samples=samples,
             sha256=tuple(str(n) for n in self._index_array("shard_sha256")),
             key_digest=tuple(row[:n] for row, n in zip(digests, samples, strict=True)),
@@ -122,19 +138,27 @@ class LogitStore:
             raise StoreError(f"{self.location}: the class names are not the ones that were written; restore them")
         return names
 
+    def keys(self, shard: int) -> list[str] | None:
+        """The keys of a shard by slot; None when the store was made without them. StoreError when damaged."""
+        if "key" not in self._attributes["document_digests"]:
+            return None
+        group = shard // KEY_GROUP
+        found = self._index_values("key", [f"key/c/{group}/0"], shard)
+        return [str(key) for key in found[: self.samples[shard]]]
+
     @cached_property
     def arrays(self) -> dict[str, UnitArray]:
         """How the arrays of a unit are kept."""
-        return unit_arrays(self.spec, self.table.slots)
+        return unit_arrays(self.spec, max(self.samples))
 
     def units(self) -> list[Unit]:
         """Every planned unit: shard after shard within a block of epochs."""
-        return [Unit(block, shard) for block in range(self.spec.blocks) for shard in range(len(self.table))]
+        return [Unit(block, shard) for block in range(self.spec.blocks) for shard in range(len(self.samples))]
 
     def place(self, unit: Unit) -> str:
         """A unit in words: its epochs and its shard's name."""
         epochs = self.spec.epochs_of(unit)
-        return f"epochs {epochs.start} to {epochs.stop - 1} of {self.table.name[unit.shard]}"
+        return f"epochs {epochs.start} to {epochs.stop - 1} of {self.shard_names[unit.shard]}"
 
     def missing(self) -> list[Unit]:
         """The units that no commit vouches for; what a resumed run has to do."""
@@ -154,7 +178,7 @@ class LogitStore:
         StoreError when the rows are impossible, or when other processes keep writing other rows for this unit.
         Of several writers the last one to finish has read back what stands there, so no mixture stays.
         """
-        epochs, samples = self.spec.epochs_of(unit), self.table.samples[unit.shard]
+        epochs, samples = self.spec.epochs_of(unit), self.samples[unit.shard]
         rows.check(self.spec, len(epochs), samples)
         packed = [pack(rows, number, self.spec, self.arrays) for number in range(len(epochs))]
         objects: dict[str, bytes] = {}
@@ -191,7 +215,7 @@ class LogitStore:
 
     def _read(self, unit: Unit, numbers: Sequence[int]) -> list[Rows]:
         try:
-            return [unpack(v, self.table.samples[unit.shard], self.spec) for v in self._values(unit, numbers)]
+            return [unpack(v, self.samples[unit.shard], self.spec) for v in self._values(unit, numbers)]
         except DamagedObject as fault:
             raise StoreError(
                 f"{self.location}: {self.place(unit)}: {fault}; "
@@ -308,10 +332,13 @@ class LogitStore:
     def _index_array(self, name: str, objects: int = 1) -> NDArray[Any]:
         """An array of the index, which has its values in so many objects along its first dimension."""
         tail = "/0" if name == "key_digest" else ""
-        keys = [f"{name}/{ROOT_KEY}", *(f"{name}/c/{number}{tail}" for number in range(objects))]
+        return self._index_values(name, [f"{name}/c/{number}{tail}" for number in range(objects)])
+
+    def _index_values(self, name: str, chunks: list[str], where: int | slice = slice(None)) -> NDArray[Any]:
+        keys = [f"{name}/{ROOT_KEY}", *chunks]
         found = zip(keys, self.objects.fetch([Part(key) for key in keys]), strict=True)
         try:
-            return read_array({key: data for key, data in found if data is not None}, name)
+            return read_array({key: data for key, data in found if data is not None}, name, where)
         except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as fault:
             raise StoreError(
                 f"{self.location}: the array {name} cannot be read ({first_line(fault)}); restore it"

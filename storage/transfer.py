@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.layout import Keys
 from storage.rows import Rows, UnitRows
 from storage.spec import StoreError, StoreSpec, Unit
 from storage.store import LogitStore
@@ -166,11 +167,15 @@ def truncate(rows: Rows, top_k: int) -> Rows:
 
 def _open_or_create(source: LogitStore, target: str | Path, spec: StoreSpec) -> LogitStore:
     if not LogitStore.exists(target):
-        return LogitStore.create(target, spec, source.table, source.class_names)
+        return LogitStore.create(target, spec, source.table, source.class_names, _keys_of(source))
     made = LogitStore.open(target)
     _refuse(made, spec, source.location)
     _refuse_other_data(made, source)
     return made
+
+
+def _keys_of(store: LogitStore) -> Keys | None:
+    return None if store.keys(0) is None else lambda shard: store.keys(shard) or []
 
 
 def _refuse_other_data(one: LogitStore, two: LogitStore) -> None:

@@ -25,7 +25,7 @@ def verify(store: LogitStore, units: list[Unit] | None = None) -> Iterator[tuple
 
 
 def _unit_faults(store: LogitStore, unit: Unit) -> list[str]:
-    samples = store.table.samples[unit.shard]
+    samples = store.samples[unit.shard]
     faults: dict[str, None] = {}
     try:
         for values in store.stored_values(unit):

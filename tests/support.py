@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -14,10 +15,14 @@ from typing import Any
 
 import numpy as np
 import zarr
+from PIL import Image
 
 from storage import LogitStore
 from storage.objects import open_objects
 from tinyvit.config import Recipe
+from tinyvit.data.images import EncodedImage
+from tinyvit.data.index import index_shards
+from tinyvit.data.shards import Sample
 from tinyvit.label import finish, label_units, open_for_labelling
 from tinyvit.progress import LogProgress
 from tinyvit.teachers import Teacher
@@ -36,6 +41,18 @@ SMALL = (
     "stages.finetune.epochs=2",
     "stages.finetune.batch_size=50",
 )
+
+
+def samples_of(data: Path) -> list[Sample]:
+    """Every sample of a folder of shards, read by its index."""
+    return [sample for shard in index_shards(data, LogProgress()).shards() for sample in shard.read_all()]
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> EncodedImage:
+    """A picture as a shard would have it."""
+    content = io.BytesIO()
+    picture.save(content, kind, **options)
+    return EncodedImage(content.getvalue())
 
 
 @dataclass(frozen=True)

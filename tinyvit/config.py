@@ -18,6 +18,7 @@ from storage import digest_of
 from tinyvit.errors import UserError
 
 Residual = Literal["uniform", "ghost", "renormalise"]
+Missing = Literal["error", "skip", "label"]
 
 
 class Section(BaseModel):
@@ -29,6 +30,10 @@ class Section(BaseModel):
 class Augment(Section):
     """timm's training augmentation. Recorded in the store: with the seed it decides every pixel of a view."""
 
+    crop_mode: Literal["rrc", "rkrc", "rkrr"] = Field(
+        default="rrc",
+        description="random resized crop, or timm's resize that keeps the ratio, with centre or random crop",
+    )
     scale: tuple[float, float] = Field(default=(0.08, 1.0), description="area of the random crop, share of the image")
     ratio: tuple[float, float] = Field(default=(3 / 4, 4 / 3), description="aspect ratio of the random crop")
     interpolation: Literal["bicubic", "bilinear", "random"] = Field(default="bicubic", description="resampling filter")
@@ -36,19 +41,43 @@ class Augment(Section):
     vflip: float = Field(default=0.0, ge=0, le=1, description="probability of a vertical flip")
     auto_augment: str | None = Field(default="rand-m9-mstd0.5-inc1", description="timm policy string, or null")
     color_jitter: float = Field(default=0.4, ge=0, description="brightness, contrast, saturation; not with a policy")
+    color_jitter_prob: float | None = Field(default=None, ge=0, le=1, description="null: every view is jittered")
     force_color_jitter: bool = Field(default=False, description="jitter colours although there is a policy")
     grayscale_prob: float = Field(default=0.0, ge=0, le=1, description="probability of turning grey")
     gaussian_blur_prob: float = Field(default=0.0, ge=0, le=1, description="probability of a blur")
     erase_prob: float = Field(default=0.25, ge=0, le=1, description="probability of random erasing")
     erase_mode: Literal["const", "rand", "pixel"] = Field(default="pixel", description="what fills the rectangle")
     erase_count: int = Field(default=1, ge=1, description="the most rectangles that are erased")
+    mixup_alpha: float = Field(default=0.0, ge=0, description="mixup with a partner of the shard; 0: none")
+    cutmix_alpha: float = Field(default=0.0, ge=0, description="cutmix with a partner of the shard; 0: none")
+    cutmix_minmax: tuple[float, float] | None = Field(
+        default=None, description="shares of the side of cutmix's box, in place of those that cutmix_alpha gives"
+    )
+    mix_prob: float = Field(default=1.0, ge=0, le=1, description="probability that a pair is mixed")
+    mix_switch_prob: float = Field(default=0.5, ge=0, le=1, description="probability of cutmix where both are on")
+    reduced_decode: bool = Field(
+        default=True, description="decode a JPEG at 1/2, 1/4 or 1/8 of its size where the crop needs no more"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Augment:
+        if self.cutmix_minmax and not self.cutmix_alpha:
+            raise ValueError("cutmix_minmax is for cutmix: give a cutmix_alpha, such as 1")
+        return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether views are mixed with those of partners."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
 
 class Data(Section):
     """Where the WebDataset shards are."""
 
-    train: Path = Field(description="folder of .tar shards to label and train on")
-    val: Path | None = Field(default=None, description="folder of .tar shards to evaluate on")
+    train: str = Field(
+        description="shards to label and train on: a folder, a URL or a pattern such as URL/{000..127}.tar"
+    )
+    val: str | None = Field(default=None, description="shards to evaluate on")
 
 
 class Label(Section):
@@ -111,6 +140,12 @@ class Stage(Section):
     clip_grad: float | None = Field(default=5.0, gt=0, description="largest norm of the gradient")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="for labels only")
     top_k: int | None = Field(default=None, ge=1, description="classes of the stored rows to use; null: all")
+    stored_epochs: int | None = Field(
+        default=None, ge=1, description="stored epochs to learn from, in turn when there are more to train; null: all"
+    )
+    missing: Missing = Field(
+        default="error", description="a view without a stored answer: stop, leave it out, or learn its label"
+    )
     residual: Residual = Field(default="uniform", description="what becomes of the mass outside the kept classes")
     seed: int = Field(default=0, ge=0, lt=2**63, description="initial weights, order of images, views of label stages")
     augment: Augment | None = Field(default=None, description="for labels only; null: the label section's")
@@ -141,15 +176,14 @@ class Recipe(Section):
         return stage.augment or self.label.augment
 
     def with_data(self, folder: str | Path | None) -> Recipe:
-        """The same recipe on other shards: a folder of .tar files, or one with `train` and `val` inside."""
+        """The same recipe on other shards: a place of .tar files, or a folder with `train` and `val` inside."""
         if folder is None:
             return self
         root = Path(folder)
-        split = (root / "train").is_dir()
-        data = Data(
-            train=root / "train" if split else root,
-            val=root / "val" if split and (root / "val").is_dir() else None,
-        )
+        if "://" in str(folder) or not (root / "train").is_dir():
+            data = Data(train=str(folder))
+        else:
+            data = Data(train=str(root / "train"), val=str(root / "val") if (root / "val").is_dir() else None)
         return self.model_copy(update={"data": data})
 
 

@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from PIL import Image
 from timm.data.transforms_factory import transforms_imagenet_eval
 from torch import Tensor, nn
 
-from tinyvit.data.images import BrokenImage, decode
+from tinyvit.data.images import BrokenImage, EncodedImage
+from tinyvit.data.index import ShardIndex, index_shards
+from tinyvit.data.join import IndexedShard
 from tinyvit.data.loader import run_streams
-from tinyvit.data.shards import Sample, list_shards, read_samples
+from tinyvit.data.shards import Sample
 from tinyvit.errors import UserError
 from tinyvit.pixels import normalise
+from tinyvit.progress import Progress
 from tinyvit.students import colours, input_size, timm_config
 
 
@@ -41,7 +44,7 @@ class Evaluation:
 class EvaluationViews:
     """The centre crops of every picture of some shards with their labels, in batches."""
 
-    shards: tuple[Path, ...]
+    index: ShardIndex
     size: int
     crop_pct: float
     interpolation: str
@@ -55,30 +58,28 @@ class EvaluationViews:
             interpolation=self.interpolation,
             use_prefetcher=True,
         )
-        pixels: list[NDArray[np.uint8]] = []
-        labels: list[int] = []
-        for shard in self.shards[worker :: max(1, workers)]:
-            for sample in read_samples(shard):
-                # The prefetcher's form of timm's transform ends in uint8, channels first.
-                pixels.append(np.asarray(transform(_picture(shard, sample))).transpose(1, 2, 0))
-                labels.append(_label(shard, sample))
-                if len(pixels) == self.batch_size:
-                    yield torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
-                    pixels, labels = [], []
-        if pixels:
-            yield torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
+        parts = [
+            (shard, range(first, min(first + self.batch_size, shard.samples)))
+            for shard in self.index.shards()
+            for first in range(0, shard.samples, self.batch_size)
+        ]
+        for shard, slots in parts[worker::workers]:
+            samples = shard.read(slots)
+            # The prefetcher's form of timm's transform ends in uint8, channels first.
+            pixels = [np.asarray(transform(_picture(shard, sample))).transpose(1, 2, 0) for sample in samples]
+            yield torch.from_numpy(np.stack(pixels)), torch.tensor([_label(shard, sample) for sample in samples])
 
 
-def _picture(shard: Path, sample: Sample) -> Any:
+def _picture(shard: IndexedShard, sample: Sample) -> Image.Image:
     try:
-        return decode(sample.image)
+        return Image.fromarray(EncodedImage(sample.image).pixels())
     except BrokenImage as fault:
-        raise UserError(f"{shard}: the image of {sample.key!r} cannot be decoded ({fault}); mend it") from None
+        raise UserError(f"{shard.path}: the image of {sample.key!r} cannot be decoded ({fault}); mend it") from None
 
 
-def _label(shard: Path, sample: Sample) -> int:
+def _label(shard: IndexedShard, sample: Sample) -> int:
     if sample.label is None:
-        raise UserError(f"{shard}: {sample.key!r} has no label (.cls); only labelled shards can be evaluated on")
+        raise UserError(f"{shard.path}: {sample.key!r} has no label (.cls); only labelled shards can be evaluated on")
     return sample.label
 
 
@@ -88,17 +89,18 @@ class Evaluator:
     def __init__(
         self,
         model: nn.Module,
-        folder: Path,
+        data: str | Path,
         device: torch.device,
         workers: int,
         times: int,
+        progress: Progress,
         batch_size: int = 250,
     ) -> None:
         config = timm_config(model)
-        self._folder, self._device = folder, device
+        self._data, self._device = data, device
         self._mean, self._std = colours(model)
         views = EvaluationViews(
-            tuple(list_shards(folder)),
+            index_shards(data, progress),
             input_size(model),
             config["crop_pct"],
             config["interpolation"],
@@ -118,7 +120,7 @@ class Evaluator:
                 logits = model(normalise(views, self._mean, self._std, device)).float()
             if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
                 raise UserError(
-                    f"{self._folder} has labels {int(labels.min())}..{int(labels.max())}, "
+                    f"{self._data} has labels {int(labels.min())}..{int(labels.max())}, "
                     f"the model {logits.shape[1]} classes; give data with the classes it was trained for"
                 )
             target = labels.to(device)
@@ -131,6 +133,6 @@ class Evaluator:
         return Evaluation(100 * top1, 100 * top5, loss_sum, images, images / (time.monotonic() - began))
 
 
-def evaluate(model: nn.Module, folder: Path, device: torch.device, workers: int) -> Evaluation:
-    """Evaluate a model once on every shard of a folder."""
-    return Evaluator(model, folder, device, workers, times=1).measure(model)
+def evaluate(model: nn.Module, data: str | Path, device: torch.device, workers: int, progress: Progress) -> Evaluation:
+    """Evaluate a model once on every shard of a data set."""
+    return Evaluator(model, data, device, workers, 1, progress).measure(model)

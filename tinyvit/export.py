@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from storage import write_whole
-from tinyvit.data.shards import class_names
+from tinyvit.data.place import Place
 from tinyvit.errors import UserError
 from tinyvit.stage_folder import RECORD, RESULT, read_json
 from tinyvit.students import CONFIG, WEIGHTS, load_student
@@ -41,7 +41,7 @@ def export_student(folder: Path, out: Path) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, CONFIG):
         shutil.copyfile(folder / name, out / name)
-    names = class_names(Path(record["recipe"]["data"]["train"])) if result["target"] == "labels" else None
+    names = Place(record["recipe"]["data"]["train"]).class_names() if result["target"] == "labels" else None
     if names:
         write_whole(out / "classes.txt", ("\n".join(names) + "\n").encode())
     val = result["val"]

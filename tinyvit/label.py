@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from storage import LogitStore, StoreError, StoreSpec, Unit, UnitRows
 from tinyvit.config import Recipe
-from tinyvit.data.index import index_folder
-from tinyvit.data.join import indexed_shards
+from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_stream
+from tinyvit.data.place import Place
 from tinyvit.data.unit_views import UnitPlan, UnitViews, ViewChunk
 from tinyvit.errors import UserError, refuse_mismatch
 from tinyvit.progress import Progress
 from tinyvit.provenance import library_versions, now
 from tinyvit.replay import probe_slots, view_seeds
 from tinyvit.signal import TeacherSignal
-from tinyvit.store_check import faulty_units
+from tinyvit.store_check import data_differences, faulty_units
 from tinyvit.teachers import Teacher
 
 
@@ -42,17 +42,17 @@ class UnitReport:
 
 def open_for_labelling(recipe: Recipe, path: str | Path, teacher: Teacher, progress: Progress) -> LogitStore:
     """The store at `path`, new or resumed. UserError when it belongs to other data, teacher or augmentation."""
-    table = index_folder(recipe.data.train, progress)
+    index = index_shards(recipe.data.train, progress)
     try:
         spec = store_spec(recipe, teacher)
         if not LogitStore.exists(path):
-            return LogitStore.create(path, spec, table, teacher.classes)
+            return LogitStore.create(path, spec, index.table, teacher.classes, index.keys)
         store = LogitStore.open(path)
     except StoreError as fault:
         raise UserError(str(fault)) from None
     refuse_mismatch(
         path,
-        [*store.spec.differences(spec), *store.table.differences(table)],
+        [*store.spec.differences(spec), *data_differences(store, index)],
         "choose another store path, or the recipe and data it was made with",
     )
     return store
@@ -62,7 +62,7 @@ def store_spec(recipe: Recipe, teacher: Teacher) -> StoreSpec:
     """The specification of the store that this recipe and teacher make."""
     label = recipe.label
     return StoreSpec(
-        data=recipe.data.train.resolve().name,
+        data=Place(recipe.data.train).name,
         epochs=label.epochs,
         epochs_per_unit=label.epochs_per_unit,
         top_k=label.top_k,
@@ -92,24 +92,25 @@ def label_units(
     the indexed ones, or a broken image where the recipe says `error`.
     """
     label = recipe.label
-    plans = _plans(store, units, recipe.data.train)
+    plans = tuple(UnitPlan(unit, store.spec.epochs_of(unit)) for unit in units)
     stream = UnitViews(
+        index=index_shards(recipe.data.train, progress),
         plans=plans,
         augment=label.augment,
         size=label.input_size or teacher.input_size,
         run_seed=label.seed,
-        # Never of what is left to do: what stands in a batch decides the last bits of the answers.
-        chunk=max(1, label.batch_size // store.spec.epochs_per_unit),
+        batch_size=label.batch_size,
         probes=store.spec.probes,
         skip_broken=label.on_broken == "skip",
     )
     planned = {plan.unit: plan for plan in plans}
     drafts: dict[Unit, _Draft] = {}
     began = time.monotonic()
-    with progress.task("label", sum(p.shard.samples * len(p.epochs) for p in plans), "views") as bar:
+    samples = store.table.samples
+    with progress.task("label", sum(samples[p.unit.shard] * len(p.epochs) for p in plans), "views") as bar:
         for chunk in run_stream(stream, workers, pin_memory=teacher.device.type == "cuda"):
             if chunk.unit not in drafts:
-                drafts[chunk.unit] = _Draft(planned[chunk.unit], store.spec, label.seed)
+                drafts[chunk.unit] = _Draft(planned[chunk.unit], store, label.seed)
             draft = drafts[chunk.unit]
             draft.add(chunk, teacher)
             bar.advance(chunk.digest.numel())
@@ -120,18 +121,13 @@ def label_units(
                 yield UnitReport(chunk.unit, rows.valid.size, int((~rows.valid).sum()), seconds)
 
 
-def _plans(store: LogitStore, units: Sequence[Unit], folder: Path) -> tuple[UnitPlan, ...]:
-    shards = indexed_shards(folder, store.table)
-    return tuple(UnitPlan(unit, shards[unit.shard], store.spec.epochs_of(unit)) for unit in units)
-
-
 class _Draft:
     """A unit under way: its rows fill up chunk by chunk."""
 
-    def __init__(self, plan: UnitPlan, spec: StoreSpec, run_seed: int) -> None:
-        epochs, samples = len(plan.epochs), plan.shard.samples
-        name = plan.shard.path.name
-        self._spec = spec
+    def __init__(self, plan: UnitPlan, store: LogitStore, run_seed: int) -> None:
+        epochs, samples = len(plan.epochs), store.table.samples[plan.unit.shard]
+        name = store.table.name[plan.unit.shard]
+        self._spec = spec = store.spec
         self._filled = 0
         self._digest = np.zeros((epochs, samples), np.uint32)
         self._probes = probe_slots(samples, spec.probes)
@@ -146,7 +142,7 @@ class _Draft:
 
     @property
     def complete(self) -> bool:
-        return self._filled == len(self._rows.valid[0])
+        return self._filled == self._rows.valid.size
 
     @property
     def rows(self) -> UnitRows:
@@ -154,17 +150,17 @@ class _Draft:
         return self._rows
 
     def add(self, chunk: ViewChunk, teacher: Teacher) -> None:
-        """Ask the teacher about a chunk [E, n] and keep the answer."""
+        """Ask the teacher about a chunk [e, n] and keep the answer."""
+        shape, here = tuple(chunk.digest.shape), np.ix_(chunk.epochs.numpy(), chunk.slots.numpy())
         logits = teacher.answer(chunk.views.flatten(0, 1))
         finite = torch.isfinite(logits).all(dim=1)
-        signal = self._keep(torch.where(finite[:, None], logits, 0.0), self._rows.seed[:, chunk.slots.numpy()])
-        shape, slots = tuple(chunk.digest.shape), chunk.slots.numpy()
-        self._rows.class_id[:, slots] = signal.class_id.view(*shape, -1).cpu().numpy()
-        self._rows.probability[:, slots] = signal.probability.view(*shape, -1).cpu().numpy()
-        self._rows.residual[:, slots] = signal.residual.view(shape).cpu().numpy()
-        self._rows.valid[:, slots] = finite.view(shape).cpu().numpy() & chunk.decoded.numpy()
-        self._digest[:, slots] = chunk.digest.numpy()
-        self._filled += len(slots)
+        signal = self._keep(torch.where(finite[:, None], logits, 0.0), self._rows.seed[here])
+        self._rows.class_id[here] = signal.class_id.view(*shape, -1).cpu().numpy()
+        self._rows.probability[here] = signal.probability.view(*shape, -1).cpu().numpy()
+        self._rows.residual[here] = signal.residual.view(shape).cpu().numpy()
+        self._rows.valid[here] = finite.view(shape).cpu().numpy() & chunk.decoded.numpy()
+        self._digest[here] = chunk.digest.numpy()
+        self._filled += chunk.digest.numel()
 
     def _keep(self, logits: torch.Tensor, seeds: NDArray[np.uint32]) -> TeacherSignal:
         """The classes of each answer [E * n, C] that the store is to keep."""

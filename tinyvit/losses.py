@@ -1,6 +1,5 @@
 """Distillation loss from a sparse teacher answer, without a dense [batch, classes] target."""
 
-import torch
 from torch import Tensor
 
 from tinyvit.config import Residual
@@ -39,6 +38,12 @@ def agreement(logits: Tensor, signal: TeacherSignal) -> Tensor:
     return (logits.argmax(dim=1) == signal.class_id[:, 0]).float().mean()
 
 
-def label_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Mean cross-entropy in nats of logits [B, C] against class ids [B]."""
-    return torch.nn.functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+def label_loss(logits: Tensor, labels: TeacherSignal, smoothing: float) -> Tensor:
+    """Mean cross-entropy in nats of logits [B, C] against labels, of which a mixed view has two, with their shares.
+
+    `smoothing` of the mass is spread over all classes (as in torch's cross_entropy).
+    """
+    logits = logits.float()
+    log_q = logits - logits.logsumexp(dim=1, keepdim=True)
+    loss = -(labels.probability * log_q.gather(1, labels.class_id)).sum(dim=1)
+    return ((1 - smoothing) * loss - smoothing * log_q.mean(dim=1)).mean()

@@ -6,40 +6,48 @@ that the libraries of today still make the pixels of then.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from storage import LogitStore, StoreError, digest_of
-from tinyvit.config import Recipe
-from tinyvit.data.images import BrokenImage, decode
-from tinyvit.data.index import index_folder
-from tinyvit.data.join import IndexedShard, checked_samples, indexed_shards
+from storage import LogitStore, StoreError, Unit, digest_of
+from tinyvit.config import Augment, Recipe
+from tinyvit.data.images import BrokenImage
+from tinyvit.data.index import ShardIndex, index_shards
+from tinyvit.data.join import IndexedShard
+from tinyvit.data.loader import run_stream
+from tinyvit.data.made_views import make_views
+from tinyvit.data.place import Place
 from tinyvit.errors import UserError, refuse_mismatch
 from tinyvit.progress import Progress
 from tinyvit.provenance import library_versions
-from tinyvit.replay import probe_slots, view, view_digest
+from tinyvit.replay import probe_slots, view_digest
+from tinyvit.store_check import data_differences
 
 # How many shards have their probe views remade: enough to meet every augmentation, few enough for seconds.
 PROBED_SHARDS = 4
 
 
-def open_for_training(recipe: Recipe, path: str | Path, progress: Progress) -> LogitStore:
-    """The sealed store at `path`, found to fit the recipe and its data. UserError when it does not."""
+def open_for_training(recipe: Recipe, path: str | Path, workers: int, progress: Progress) -> LogitStore:
+    """The store at `path`, found to fit the recipe and its data. UserError when it does not.
+
+    It must be sealed, unless every stage that learns from it says what becomes of views without an answer.
+    """
     try:
         store = LogitStore.open(path)
-        if not store.sealed:
+        learners = [stage for stage in recipe.stages.values() if stage.target == "teacher"]
+        if not store.sealed and (not learners or any(stage.missing == "error" for stage in learners)):
             missing, units = len(store.missing()), len(store.units())
             raise UserError(
                 f"the store {path} is not sealed ({units - missing} of {units} units are there); "
                 f"run teacher-logits again to complete it"
             )
-        differences = [
-            *_recipe_differences(recipe, store),
-            *store.table.differences(index_folder(recipe.data.train, progress)),
-        ]
+        index = index_shards(recipe.data.train, progress)
+        differences = [*_recipe_differences(recipe, store), *data_differences(store, index)]
+        refuse_mismatch(path, differences, "give the store that was made for it")
+        check_replay(store, recipe, index, workers)
     except StoreError as fault:
         raise UserError(str(fault)) from None
-    refuse_mismatch(path, differences, "give the store that was made for it")
-    check_replay(store, recipe)
     return store
 
 
@@ -65,37 +73,62 @@ def _recipe_differences(recipe: Recipe, store: LogitStore) -> list[str]:
     for name, stage in recipe.stages.items():
         if stage.target == "teacher" and (stage.top_k or 1) > spec.top_k:
             found.append(f"stage {name} wants top_k {stage.top_k}, the store holds {spec.top_k}")
+        if stage.target == "teacher" and (stage.stored_epochs or 1) > spec.epochs:
+            found.append(f"stage {name} wants {stage.stored_epochs} stored epochs, the store has {spec.epochs}")
+        if stage.target == "teacher" and stage.missing == "label":
+            labels = Place(recipe.data.train).class_names() or []
+            if len(labels) != spec.num_classes:
+                found.append(
+                    f"stage {name} has missing=label, but the data's classes.txt names {len(labels)} classes, "
+                    f"the teacher {spec.num_classes}"
+                )
         if stage.target == "teacher" and stage.top_k and spec.selection == "sampled":
             found.append(f"stage {name} wants top_k {stage.top_k}, which would bias the sampled rows of the store")
     return found
 
 
-def check_replay(store: LogitStore, recipe: Recipe) -> None:
+def check_replay(store: LogitStore, recipe: Recipe, index: ShardIndex, workers: int) -> None:
     """Remake probe views of a few shards and epochs. UserError naming the versions when a pixel differs."""
-    shards = indexed_shards(recipe.data.train, store.table)
-    count = min(PROBED_SHARDS, len(shards))
-    for i in range(count):
-        shard = shards[i * len(shards) // count]
-        epoch = i * store.spec.epochs // count
-        if drifted := _drifted_slot(store, recipe, shard, epoch):
-            raise UserError(f"the views of {store.location} cannot be remade: {drifted}; {_versions(store)}")
+    absent = frozenset(store.missing()) if not store.sealed else frozenset[Unit]()
+    probes = _Probes(index, store.location, recipe.label.augment, absent)
+    # In a process of its own: Prefect's threads draw from the generators that a view is made with.
+    for drifted in run_stream(probes, min(workers, 1)):
+        raise UserError(f"the views of {store.location} cannot be remade: {drifted}; {_versions(store)}")
 
 
-def _drifted_slot(store: LogitStore, recipe: Recipe, shard: IndexedShard, epoch: int) -> str:
-    """What differs among the probe views of one shard and epoch; empty when nothing does."""
-    rows = store.read(epoch, shard.number)
-    slots = probe_slots(shard.samples, store.spec.probes)
-    size = int(store.spec.teacher["input_size"])
-    for sample in checked_samples(shard):
-        if sample.slot not in slots or not rows.valid[sample.slot]:
-            continue
-        try:
-            pixels = view(decode(sample.image), int(rows.seed[sample.slot]), recipe.label.augment, size)
-        except BrokenImage as fault:
-            return f"{sample.key!r} of {shard.path.name} does not decode any more ({fault})"
-        if view_digest(pixels) != int(rows.view_digest[slots.index(sample.slot)]):
-            return f"the view of {sample.key!r} in {shard.path.name}, epoch {epoch}, has other pixels"
-    return ""
+@dataclass(frozen=True)
+class _Probes:
+    """What differs among the probe views of a few shards and epochs, a line each."""
+
+    index: ShardIndex
+    location: str
+    augment: Augment
+    absent: frozenset[Unit]
+
+    def read(self, worker: int, workers: int) -> Iterator[str]:
+        """The lines of one worker."""
+        store = LogitStore.open(self.location)
+        count = min(PROBED_SHARDS, len(self.index))
+        for i in range(worker, count, workers):
+            shard = self.index.shard(i * len(self.index) // count)
+            epoch = i * store.spec.epochs // count
+            if Unit(epoch // store.spec.epochs_per_unit, shard.number) not in self.absent:
+                yield from self._drifted(store, shard, epoch)
+
+    def _drifted(self, store: LogitStore, shard: IndexedShard, epoch: int) -> Iterator[str]:
+        rows = store.read(epoch, shard.number)
+        probes = dict(zip(probe_slots(shard.samples, store.spec.probes), rows.view_digest.tolist(), strict=True))
+        slots = [slot for slot in probes if rows.valid[slot]]
+        made = make_views(shard, slots, rows.seed, self.augment, int(store.spec.teacher["input_size"]))
+        for slot, pixels in made.pixels.items():
+            key = made.samples[slot].key
+            if isinstance(pixels, BrokenImage):
+                yield f"{key!r} of {shard.name} does not decode any more ({pixels})"
+            elif view_digest(pixels) != probes[slot]:
+                yield (
+                    f"the view of {key!r} in {shard.name}, epoch {epoch}, has the checksum {view_digest(pixels):08x}, "
+                    f"in the store it has {probes[slot]:08x}"
+                )
 
 
 def _versions(store: LogitStore) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from storage import LogitStore, write_whole
-from tinyvit.config import Augment
 from tinyvit.curves import draw, draw_accuracy
-from tinyvit.data.images import decode
-from tinyvit.data.join import checked_samples, indexed_shards
-from tinyvit.replay import view
+from tinyvit.data.index import ShardIndex, index_shards
+from tinyvit.data.loader import run_stream
+from tinyvit.data.made_views import make_views
+from tinyvit.progress import LogProgress
 from tinyvit.stage_folder import read_metrics
-from tinyvit.store_facts import best_classes
+from tinyvit.store_facts import best_classes, stored_augment
 
 SHOWN_VIEWS = 4
 
@@ -32,7 +33,7 @@ def write_report(
     places: Sequence[tuple[str, str]],
     stages: Mapping[str, Path],
     store: LogitStore,
-    data: Path,
+    data: str,
 ) -> None:
     """Write the page. `stages` are the folders whose curves are drawn, by the name they get in the legend."""
     # Keys and class names come from foreign files: everything on the page is escaped.
@@ -44,7 +45,8 @@ def write_report(
         places=places,
         pictures=[_curves(stages)],
         shard=store.table.name[0],
-        views=_views(store, data),
+        # In a process of its own: Prefect's threads draw from the generators that a view is made with.
+        views=list(run_stream(_ShownViews(index_shards(data, LogProgress()), store.location), workers=1)),
     )
     write_whole(path, text.encode())
 
@@ -62,32 +64,40 @@ def _curves(stages: Mapping[str, Path]) -> dict[str, str]:
     return {"source": _data_uri(buffer.getvalue(), "svg+xml"), "text": text}
 
 
-def _views(store: LogitStore, data: Path) -> list[dict[str, Any]]:
-    shard = indexed_shards(data, store.table)[0]
-    augment, size = Augment.model_validate(dict(store.spec.augment)), int(store.spec.teacher["input_size"])
-    names = store.class_names
-    shown = []
-    for sample in checked_samples(shard):
-        epoch = sample.slot % store.spec.epochs
-        rows = store.read(epoch, 0)
-        if rows.valid[sample.slot]:
-            pixels = view(decode(sample.image), int(rows.seed[sample.slot]), augment, size)
-            best = best_classes(rows, sample.slot)
-            shown.append(
-                {
-                    "key": sample.key,
-                    "epoch": epoch,
-                    "seed": int(rows.seed[sample.slot]),
-                    "source": _data_uri(_png(Image.fromarray(pixels)), "png"),
-                    "classes": [
-                        {"share": f"{100 * p:.1f} %", "name": names[int(c)] if names else f"class {c}"}
-                        for c, p in best[:5]
-                    ],
-                }
-            )
-        if len(shown) == SHOWN_VIEWS:
-            break
-    return shown
+@dataclass(frozen=True)
+class _ShownViews:
+    """The first views of a store that have an answer, each of another epoch, as the page shows them."""
+
+    index: ShardIndex
+    location: str
+
+    def read(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
+        """All of them, by the first worker."""
+        if worker:
+            return
+        store, shard = LogitStore.open(self.location), self.index.shard(0)
+        augment, size = stored_augment(store), int(store.spec.teacher["input_size"])
+        names = store.class_names
+        shown = 0
+        for slot in range(shard.samples):
+            epoch = slot % store.spec.epochs
+            rows = store.read(epoch, 0)
+            if not rows.valid[slot]:
+                continue
+            made = make_views(shard, [slot], rows.seed, augment, size)
+            yield {
+                "key": made.samples[slot].key,
+                "epoch": epoch,
+                "seed": int(rows.seed[slot]),
+                "source": _data_uri(_png(Image.fromarray(made.whole()[slot])), "png"),
+                "classes": [
+                    {"share": f"{100 * p:.1f} %", "name": names[int(c)] if names else f"class {c}"}
+                    for c, p in best_classes(rows, slot)[:5]
+                ],
+            }
+            shown += 1
+            if shown == SHOWN_VIEWS:
+                return
 
 
 def _png(image: Image.Image) -> bytes:

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 
 from storage import ENCODINGS, LogitStore, Rows, Unit, verify
-from tinyvit.config import Augment
-from tinyvit.data.images import BrokenImage, decode
-from tinyvit.data.index import index_folder
-from tinyvit.data.join import IndexedShard, checked_samples, indexed_shards
+from tinyvit.data.index import ShardIndex, index_shards
+from tinyvit.data.join import IndexedShard
+from tinyvit.data.made_views import make_views
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
-from tinyvit.replay import view
+from tinyvit.store_facts import stored_augment
 from tinyvit.teachers import Teacher
 
 # Difference of sqrt(p) that another batch size, another processor or bfloat16 makes, beside the encoding's own.
@@ -36,25 +35,55 @@ def faulty_units(store: LogitStore, progress: Progress) -> dict[Unit, list[str]]
     return faults
 
 
-def data_faults(store: LogitStore, folder: Path, progress: Progress) -> list[str]:
-    """Where the shards in a folder are not those of the store: names, bytes, counts, keys."""
-    table = store.table
+def data_faults(store: LogitStore, data: str | Path, progress: Progress) -> list[str]:
+    """Where shards are not those of the store: names, bytes, counts, keys, each read back from its place."""
     try:
-        faults = table.differences(index_folder(folder, progress))
+        index = index_shards(data, progress)
     except UserError as fault:
-        faults = [str(fault)]
-    with progress.task("keys", sum(table.samples), "samples") as bar:
-        for shard in indexed_shards(folder, table):
+        return [str(fault)]
+    faults = data_differences(store, index)
+    with progress.task("keys", sum(index.counts), "samples") as bar:
+        for shard in index.shards():
             try:
-                for _ in checked_samples(shard):
+                for _ in shard.read_all():
                     bar.advance(1)
-            except (UserError, OSError) as fault:
+            except UserError as fault:
                 faults.append(str(fault))
     return faults
 
 
+def data_differences(store: LogitStore, index: ShardIndex) -> list[str]:
+    """Where shards are not those of the store, by their index; first the first key of each shard that differs."""
+    found: list[str] = []
+    numbers = {name: number for number, name in enumerate(index.table.name)}
+    for number, name in enumerate(store.shard_names):
+        if name in numbers and store.table.sha256[number] != index.table.sha256[numbers[name]]:
+            found += _key_difference(store, number, index, numbers[name])
+    return found + store.table.differences(index.table)
+
+
+def _key_difference(store: LogitStore, number: int, index: ShardIndex, other: int) -> list[str]:
+    mine, theirs = store.table.key_digest[number], index.table.key_digest[other]
+    shared = min(len(mine), len(theirs))
+    differ = np.flatnonzero(mine[:shared] != theirs[:shared])
+    if not len(differ):
+        return []
+    slot, keys = int(differ[0]), store.keys(number)
+    known = repr(keys[slot]) if keys else f"one with the digest {mine[slot]:016x}"
+    return [
+        f"{store.shard_names[number]}, slot {slot}: the key is {known} in the store, "
+        f"{index.keys(other)[slot]!r} in the data"
+    ]
+
+
 def replay_faults(
-    store: LogitStore, folder: Path, teacher: Teacher, units: Sequence[Unit], views: int, seed: int, progress: Progress
+    store: LogitStore,
+    data: str | Path,
+    teacher: Teacher,
+    units: Sequence[Unit],
+    views: int,
+    seed: int,
+    progress: Progress,
 ) -> tuple[int, list[str]]:
     """Make random views of these units again, ask the teacher again and compare.
 
@@ -67,18 +96,18 @@ def replay_faults(
     if teacher.weights_sha256 != store.spec.teacher["weights_sha256"]:
         return 0, [f"the weights of {teacher.name} are not those that labelled the store; give that teacher"]
     rng = np.random.default_rng(seed)
-    shards = indexed_shards(folder, store.table)
+    index = index_shards(data, progress)
     replayed, faults = 0, []
     with progress.task("replay", views, "views") as bar:
         for epoch, number, count in _random_views(store, units, views, rng):
-            rows, shard = store.read(epoch, number), shards[number]
+            rows, shard = store.read(epoch, number), index.shard(number)
             slots = rng.permutation(np.flatnonzero(rows.valid))[:count].tolist()
             try:
                 found = _compare(store, rows, shard, slots, teacher)
                 replayed += len(slots)
-            except (UserError, BrokenImage) as fault:
+            except UserError as fault:
                 found = [str(fault)]
-            faults += [f"epoch {epoch} of {shard.path.name}: {line}" for line in found]
+            faults += [f"epoch {epoch} of {shard.name}: {line}" for line in found]
             bar.advance(len(slots))
     return replayed, faults
 
@@ -101,13 +130,12 @@ def _random_views(
 def _compare(store: LogitStore, rows: Rows, shard: IndexedShard, slots: list[int], teacher: Teacher) -> list[str]:
     if not slots:
         return []
-    augment, size = Augment.model_validate(dict(store.spec.augment)), int(store.spec.teacher["input_size"])
-    asked = [s for s in checked_samples(shard) if s.slot in slots]
-    views = np.stack([view(decode(s.image), int(rows.seed[s.slot]), augment, size) for s in asked])
-    live = teacher.answer(torch.from_numpy(views)).softmax(dim=1).cpu().numpy()
+    made = make_views(shard, slots, rows.seed, stored_augment(store), int(store.spec.teacher["input_size"]))
+    views = made.whole()
+    live = teacher.answer(torch.from_numpy(np.stack(list(views.values())))).softmax(dim=1).cpu().numpy()
     bound = ENCODINGS[store.spec.encoding].max_error
     bound += ARITHMETIC["cuda" if teacher.device.type == "cuda" else "cpu"]
-    gaps = [(sample.key, _gap(store, rows, sample.slot, p)) for sample, p in zip(asked, live, strict=True)]
+    gaps = [(made.samples[slot].key, _gap(store, rows, slot, p)) for slot, p in zip(views, live, strict=True)]
     return [
         f"the teacher's answer to {key!r} is now another one: sqrt(p) differs by {gap:.4f}, allowed is {bound:.4f}"
         for key, gap in gaps

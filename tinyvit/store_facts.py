@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from storage import LogitStore, Rows
+from tinyvit.config import Augment
 
 
 def describe(store: LogitStore) -> dict[str, Any]:
@@ -40,6 +41,11 @@ def describe(store: LogitStore) -> dict[str, Any]:
         "bytes_per_row": sum(sizes.values()) / rows if rows else 0.0,
         "bytes_of": dict(sorted(sizes.items())),
     }
+
+
+def stored_augment(store: LogitStore) -> Augment:
+    """The augmentation that made the views of a store."""
+    return Augment.model_validate(dict(store.spec.augment))
 
 
 def best_classes(rows: Rows, slot: int) -> list[tuple[int, float]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,11 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from storage import LogitStore, ShardTable, digest_of
+from storage import LogitStore, Unit, digest_of
 from tinyvit.config import Recipe, Stage
-from tinyvit.data.index import index_folder
-from tinyvit.data.join import indexed_shards
+from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.loader import run_streams
-from tinyvit.data.shards import class_names
-from tinyvit.data.training_views import Batch, TrainingViews
+from tinyvit.data.training_views import Batch, Replayed, TrainingViews
 from tinyvit.errors import UserError
 from tinyvit.evaluate import Evaluator
 from tinyvit.losses import agreement, distillation_loss, label_loss
@@ -53,7 +51,7 @@ class Run:
     recipe: Recipe
     folder: Path
     store: LogitStore | None
-    table: ShardTable
+    index: ShardIndex
     device: torch.device
     workers: int
     progress: Progress
@@ -71,8 +69,7 @@ def train_stage(run: Run, name: str, before: Path | None) -> dict[str, Any]:
     """Run one stage, from the weights in the folder `before` or from fresh ones, and return its result.
 
     The result holds stage, epochs, images_per_s, the last epoch's metrics, `val` (an Evaluation, for stages on
-    labels with validation shards) and `checkpoint`, a folder that timm loads. A finished stage is not done again;
-    an unfinished one goes on with as many data processes as it began with, because they decide the order.
+    labels with validation shards) and `checkpoint`, a folder that timm loads. A finished stage is not done again.
     """
     stage = run.recipe.stages[name]
     folder = StageFolder(run.folder / name, _stage_digest(run, stage, before))
@@ -82,7 +79,6 @@ def train_stage(run: Run, name: str, before: Path | None) -> dict[str, Any]:
         return result
     if state:
         log.info("%s: resumed after epoch %d of %d", name, state["epoch"], stage.epochs)
-        run = replace(run, workers=state["workers"])
     trainer = StageTrainer(run, name, stage, before)
     folder.begin(_record(run))
     return trainer.run(folder, state)
@@ -94,7 +90,7 @@ def _stage_digest(run: Run, stage: Stage, before: Path | None) -> str:
     return digest_of(
         [
             run.recipe.student.model_dump(mode="json"),
-            list(run.table.sha256),
+            list(run.index.table.sha256),
             stage.model_dump(mode="json"),
             run.recipe.augment_of(stage).model_dump(mode="json"),
             run.store.spec.to_attributes() if run.store and stage.target == "teacher" else None,
@@ -128,8 +124,8 @@ def open_run(
         raise UserError(f"the recipe has no stage {unknown[0]!r}; it has {', '.join(recipe.stages)}")
     if store is None and (needy := [n for n in stages if recipe.stages[n].target == "teacher"]):
         raise UserError(f"the stage {needy[0]!r} learns from a store; give one, or name stages on labels only")
-    table = store.table if store else index_folder(recipe.data.train, progress)
-    return Run(recipe, folder, store, table, default_device(), workers, progress)
+    index = index_shards(recipe.data.train, progress)
+    return Run(recipe, folder, store, index, default_device(), workers, progress)
 
 
 class StageTrainer:
@@ -145,12 +141,13 @@ class StageTrainer:
         self.mean, self.std = colours(self.model)
         self.epoch = 0
         self.metrics: list[dict[str, Any]] = []
-        self.views = self._views(0)
-        self.steps = self.views.batches(run.workers)
+        self.absent = frozenset(run.store.missing()) if run.store and not run.store.sealed else frozenset[Unit]()
+        # Of a whole epoch: one of a store that lacks some units may have fewer.
+        self.steps = sum(run.index.counts) // stage.batch_size
         if self.steps == 0:
             raise UserError(
-                f"stage {name}: no whole batch of {stage.batch_size} in {sum(run.table.samples)} images split "
-                f"over {max(1, run.workers)} workers; lower stages.{name}.batch_size"
+                f"stage {name}: no whole batch of {stage.batch_size} in {sum(run.index.counts)} images; "
+                f"lower stages.{name}.batch_size"
             )
         self.optimiser = create_optimizer_v2(self.model, opt="adamw", lr=stage.lr, weight_decay=stage.weight_decay)
         self.schedule: Scheduler = create_scheduler_v2(
@@ -174,7 +171,7 @@ class StageTrainer:
             evaluator = self._evaluator()
             epochs = [self._views(epoch) for epoch in range(self.epoch, stage.epochs)]
             for batches in run_streams(epochs, settings.workers, pin_memory=settings.device.type == "cuda"):
-                metrics = self._train_epoch(batches, bar)
+                metrics = self._train_epoch(batches, self._views(self.epoch), bar)
                 if evaluator:
                     metrics["val"] = evaluator.measure(self.model).as_dict()
                 self.metrics.append(metrics)
@@ -188,25 +185,24 @@ class StageTrainer:
         if self.stage.target != "labels" or run.recipe.data.val is None:
             return None
         left = self.stage.epochs - self.epoch
-        return Evaluator(self.model, run.recipe.data.val, run.device, run.workers, times=left)
+        return Evaluator(self.model, run.recipe.data.val, run.device, run.workers, left, run.progress)
 
-    def _train_epoch(self, batches: Iterator[Batch], bar: Bar) -> dict[str, Any]:
+    def _train_epoch(self, batches: Iterator[Batch], views: TrainingViews, bar: Bar) -> dict[str, Any]:
         run, stage = self.settings, self.stage
         # Drop path and dropout draw from here; seeding each epoch makes a resumed run the same as a whole one.
         torch.manual_seed(digest_seed(stage.seed, self.name, self.epoch))
         self.model.train()
-        began, waited, images, skipped, step = time.monotonic(), 0.0, 0, 0, 0
+        began, waited, images, skipped, labelled, step = time.monotonic(), 0.0, 0, 0, 0, 0
         sums = torch.zeros(2, device=run.device)
         mark = time.monotonic()
         for step, batch in enumerate(batches, 1):
             waited += time.monotonic() - mark
-            loss, agreed = self._step(batch, self.epoch * self.steps + step)
+            images, skipped, labelled = images + len(batch), skipped + batch.skipped, labelled + batch.labelled
+            loss, agreed = self._step(batch, round((self.epoch + step / views.steps) * self.steps))
             sums += torch.stack([loss, agreed])
-            images += len(batch.labels)
-            skipped += batch.skipped
             if step % 20 == 0 and not torch.isfinite(sums[0]):
                 raise UserError(_diverged(self.name, self.epoch))
-            bar.advance(len(batch.labels), f"epoch {self.epoch + 1}/{stage.epochs}")
+            bar.advance(stage.batch_size, f"epoch {self.epoch + 1}/{stage.epochs}")
             mark = time.monotonic()
         seconds = time.monotonic() - began
         mean_loss, mean_agreement = (sums / max(step, 1)).tolist()
@@ -220,6 +216,8 @@ class StageTrainer:
             "lr": self.optimiser.param_groups[0]["lr"],
             "images": images,
             "skipped": skipped,
+            "labelled": labelled,
+            "left_out": views.left_out,
             "images_per_s": images / seconds,
             "waiting_for_data": waited / seconds,
         }
@@ -227,22 +225,20 @@ class StageTrainer:
     def _step(self, batch: Batch, update: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One update; returns the loss and the share of views on which the student's best class is right."""
         run, stage = self.settings, self.stage
+        if not len(batch):
+            raise UserError(f"stage {self.name}: no view of a whole batch can be learned; verify the store")
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
             logits = self.model(normalise(batch.views, self.mean, self.std, run.device))
+        classes = logits.shape[1]
+        if (highest := int(batch.class_id.max())) >= classes:
+            raise UserError(f"a sample has the label {highest}, but classes.txt names {classes} classes; mend it")
+        signal = TeacherSignal(batch.class_id, batch.probability, batch.residual, classes)
+        signal = signal.truncate(stage.top_k or classes).to(run.device)
         if stage.target == "teacher":
-            assert run.store
-            assert batch.class_id is not None
-            assert batch.probability is not None
-            assert batch.residual is not None
-            classes = run.store.spec.num_classes
-            signal = TeacherSignal(batch.class_id, batch.probability, batch.residual, classes)
-            signal = signal.truncate(stage.top_k or classes).to(run.device)
-            loss, agreed = distillation_loss(logits, signal, stage.residual), agreement(logits, signal)
+            loss = distillation_loss(logits, signal, stage.residual)
         else:
-            labels = batch.labels.to(run.device)
-            _check_labels(batch.labels, logits.shape[1])
-            loss = label_loss(logits, labels, stage.label_smoothing)
-            agreed = (logits.argmax(dim=1) == labels).float().mean()
+            loss = label_loss(logits, signal, stage.label_smoothing)
+        agreed = agreement(logits, signal)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if stage.clip_grad:
@@ -253,35 +249,51 @@ class StageTrainer:
 
     def _views(self, epoch: int) -> TrainingViews:
         run, stage = self.settings, self.stage
-        replayed = run.store if stage.target == "teacher" else None
+        stored = self._replayed(run.store, epoch) if run.store and stage.target == "teacher" else None
         return TrainingViews(
-            shards=tuple(indexed_shards(run.recipe.data.train, run.table)),
-            augment=run.recipe.label.augment if replayed else run.recipe.augment_of(stage),
+            index=run.index,
+            augment=run.recipe.label.augment if stored else run.recipe.augment_of(stage),
             size=input_size(self.model),
             batch_size=stage.batch_size,
             epoch=epoch,
-            run_seed=stage.seed,
-            order_seed=stage.seed,
-            store=replayed.location if replayed else None,
-            store_epoch=epoch % replayed.spec.epochs if replayed else 0,
-            skip_broken=run.recipe.label.on_broken == "skip",
+            seed=stage.seed,
+            stored=stored,
+            missing=stage.missing,
+            broken=run.recipe.label.on_broken,
         )
+
+    def _replayed(self, store: LogitStore, epoch: int) -> Replayed:
+        """The stored epoch that is learned in an epoch of training."""
+        stored = epoch % (self.stage.stored_epochs or store.spec.epochs)
+        block = stored // store.spec.epochs_per_unit
+        absent = frozenset(unit.shard for unit in self.absent if unit.block == block)
+        return Replayed(store.location, stored, store.spec.run_seed, absent)
 
     def _announce(self) -> None:
         run, stage = self.settings, self.stage
         parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
-        left = self.views.left_out(run.workers)
+        left = self._views(self.epoch).left_out
         log.info(
             "%s: %s, %.2f M parameters, %d epochs of %d steps of %d images, %d left out each epoch",
             self.name, run.recipe.student.name, parameters, stage.epochs, self.steps, stage.batch_size, left,
         )  # fmt: skip
-        if stage.target == "teacher" and run.store and stage.epochs > run.store.spec.epochs:
-            log.info("%s: the store has %d epochs; they are used again in turn", self.name, run.store.spec.epochs)
+        if stage.target != "teacher" or not run.store:
+            return
+        stored = stage.stored_epochs or run.store.spec.epochs
+        if stage.epochs > stored:
+            log.info(
+                "%s: %d epochs to train, %d stored: they are used in turn, each %d times or more",
+                self.name, stage.epochs, stored, stage.epochs // stored,
+            )  # fmt: skip
+        if self.absent:
+            log.info(
+                "%s: %d of the store's %d units are missing; missing=%s decides about their views",
+                self.name, len(self.absent), len(run.store.units()), stage.missing,
+            )  # fmt: skip
 
     def _state(self) -> dict[str, Any]:
         return {
             "epoch": self.epoch,
-            "workers": self.settings.workers,
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "metrics": self.metrics,
@@ -301,6 +313,7 @@ class StageTrainer:
             "epochs": self.epoch,
             "images_per_s": images / sum(m["images"] / m["images_per_s"] for m in metrics),
             "skipped": sum(m["skipped"] for m in metrics),
+            "labelled": sum(m["labelled"] for m in metrics),
             "last": metrics[-1],
             "val": metrics[-1].get("val"),
             "checkpoint": str(folder),
@@ -317,21 +330,13 @@ def _num_classes(run: Run, stage: Stage) -> int:
     if stage.target == "teacher":
         assert run.store
         return run.store.spec.num_classes
-    names = class_names(run.recipe.data.train)
+    names = run.index.place.class_names()
     if names is None:
         raise UserError(
             f"{run.recipe.data.train} has no classes.txt beside or above its shards; write one, a class name a "
             f"line in the order of the labels"
         )
     return len(names)
-
-
-def _check_labels(labels: torch.Tensor, classes: int) -> None:
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0:
-        raise UserError("a sample has no label (.cls); a stage on labels needs one for every image")
-    if high >= classes:
-        raise UserError(f"a sample has the label {high}, but classes.txt names {classes} classes; mend it")
 
 
 def _diverged(name: str, epoch: int) -> str:

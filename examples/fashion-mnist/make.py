@@ -11,7 +11,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from tinyvit.data.fetch import CLASSES, Split, as_pictures, read_idx
-from tinyvit.data.make import Picture, write_shards
+from tinyvit.data.make import write_shards
+from tinyvit.data.sources import Picture
+from tinyvit.progress import default_progress
 
 HERE = Path(__file__).parent
 
@@ -32,7 +34,7 @@ def main() -> None:
         out = HERE / name
         shutil.rmtree(out, ignore_errors=True)
         pictures = sample(folder, split, per_class)  # type: ignore[arg-type]
-        write_shards(pictures, out, classes=CLASSES, per_shard=250, seed=0, prefix=name)
+        write_shards(pictures, out, classes=CLASSES, per_shard=250, seed=0, prefix=name, progress=default_progress())
 
 
 if __name__ == "__main__":

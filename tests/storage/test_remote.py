@@ -96,7 +96,7 @@ def test_creating_over_a_store_in_a_bucket_is_refused(bucket: Bucket) -> None:
     ("location", "message"),
     [
         ("s3://no-such-bucket/store", "s3://no-such-bucket/store"),
-        ("ftp://host/store", "no place for a store"),
+        ("ftp://host/store", "cannot be opened"),
         ("http://127.0.0.1:9/store", "http://127.0.0.1:9/store"),
     ],
 )

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import EXAMPLE, assert_equal_stores, small_arguments, tinyvit
+from support import EXAMPLE, ROOT, assert_equal_stores, samples_of, small_arguments, tinyvit
 
 from storage import LogitStore
 from tinyvit.config import load_recipe, recipe_names
-from tinyvit.data.make import Picture, write_shards
-from tinyvit.data.shards import read_samples
+from tinyvit.data.make import write_shards
+from tinyvit.data.sources import Picture
 from tinyvit.errors import UserError
+from tinyvit.progress import LogProgress
 
 
 def assert_one_line(arguments: list[str], *words: str) -> None:
@@ -82,9 +85,9 @@ def test_a_folder_without_shards(tmp_path: Path) -> None:
 
 def broken_data(folder: Path, change: Callable[[list[Picture]], list[Picture]]) -> Path:
     """A shard of 40 real pictures with something wrong in it."""
-    samples = list(read_samples(EXAMPLE / "train" / "train-000000.tar"))[:40]
+    samples = samples_of(EXAMPLE / "train")[:40]
     pictures = change([Picture(s.key, "png", s.image, s.label or 0) for s in samples])
-    write_shards(pictures, folder, classes=list("abcdefghij"), per_shard=100, seed=0)
+    write_shards(pictures, folder, classes=list("abcdefghij"), per_shard=100, seed=0, progress=LogProgress())
     return folder
 
 
@@ -170,7 +173,38 @@ def test_replay_that_gives_other_pixels_is_refused(small_store: LogitStore, smal
         rows = opened.read_unit(unit)
         opened.write_unit(unit, replace(rows, view_digest=rows.view_digest + np.uint32(1)))
     opened.seal()
-    assert_one_line(train(tmp_path, copy, small_data), "cannot be remade", "has other pixels")
+    assert_one_line(train(tmp_path, copy, small_data), "cannot be remade", "has the checksum", "in the store it has")
+
+
+RESAMPLED = """
+import sys
+from importlib import import_module
+import tinyvit.provenance as provenance
+from tinyvit.cli.main import main
+
+# A release of torch whose resampling gives other pixels.
+view = import_module("tinyvit.replay.view")
+resize, versions = view.interpolate, provenance.library_versions
+view.interpolate = lambda *a, **k: resize(*a, **(k | {"antialias": False}))
+provenance.library_versions = lambda: versions() | {"torch": "99.0"}
+main()
+"""
+
+
+def test_a_library_that_resamples_otherwise_is_refused_with_both_versions(
+    small_store: LogitStore, small_data: Path, tmp_path: Path
+) -> None:
+    # In this process, where the other library is.
+    arguments = train(tmp_path, small_store.location, small_data, "--workers", "0")
+    done = subprocess.run(
+        [sys.executable, "-c", RESAMPLED, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    line = " ".join(done.stderr.split())
+    assert "cannot be remade: the view of 'train-" in line
+    assert "has the checksum" in line
+    assert f"torch was {version('torch')}, is 99.0: install the versions of then, or label again" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unsealed_and_an_absent_store_are_refused(small_store: LogitStore, small_data: Path, tmp_path: Path) -> None:

@@ -27,23 +27,20 @@ from support import (
 
 from storage import LogitStore, Unit
 from tinyvit.config import Recipe
-from tinyvit.data.images import decode
-from tinyvit.data.join import checked_samples, indexed_shards
+from tinyvit.data.index import index_shards
+from tinyvit.data.made_views import make_views
 from tinyvit.label import label_units, open_for_labelling
 from tinyvit.losses import distillation_loss
 from tinyvit.progress import LogProgress
-from tinyvit.replay import view
 from tinyvit.signal import TeacherSignal
 from tinyvit.teachers import Teacher
 
 
 def live_views(store: LogitStore, recipe: Recipe, epoch: int, shard: int, count: int) -> torch.Tensor:
     """The first views of a shard and epoch, made again."""
-    source, rows = indexed_shards(recipe.data.train, store.table)[shard], store.read(epoch, shard)
-    samples = [s for s, _ in zip(checked_samples(source), range(count), strict=False)]
-    size = recipe.label.input_size or 0
-    made = [view(decode(s.image), int(rows.seed[s.slot]), recipe.label.augment, size) for s in samples]
-    return torch.from_numpy(np.stack(made))
+    source, rows = index_shards(recipe.data.train, LogProgress()).shard(shard), store.read(epoch, shard)
+    made = make_views(source, range(count), rows.seed, recipe.label.augment, recipe.label.input_size or 0)
+    return torch.from_numpy(np.stack(list(made.whole().values())))
 
 
 def test_stored_loss_equals_the_live_teachers_within_the_encoding(

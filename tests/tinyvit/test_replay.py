@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import EXAMPLE, ROOT
+from support import EXAMPLE, ROOT, encoded
 
 from tinyvit.config import Augment
-from tinyvit.data.images import decode
-from tinyvit.data.shards import read_samples
+from tinyvit.data.images import EncodedImage
+from tinyvit.data.index import index_shards
+from tinyvit.progress import LogProgress
 from tinyvit.replay import probe_slots, view, view_digest, view_seeds
 
-SHARD = EXAMPLE / "train" / "train-000000.tar"
 POLICIES = {
     "paper": Augment(),
     "jitter": Augment(auto_augment=None, color_jitter=0.4),
@@ -26,11 +26,15 @@ POLICIES = {
     "original": Augment(auto_augment="original-mstd0.5", interpolation="random"),
     "augmix": Augment(auto_augment="augmix-m5-w4-d2", erase_mode="const", erase_prob=1.0, erase_count=3),
     "soft": Augment(auto_augment=None, grayscale_prob=0.5, gaussian_blur_prob=0.5, vflip=0.5),
+    "some jitter": Augment(auto_augment=None, color_jitter=0.4, color_jitter_prob=0.5, ratio=(1.0, 1.0)),
+    "keeps ratio": Augment(crop_mode="rkrc", scale=(0.8, 1.0), ratio=(0.9, 1.1)),
+    "keeps ratio, random crop": Augment(crop_mode="rkrr", scale=(0.8, 1.0), ratio=(0.9, 1.1), interpolation="bilinear"),
 }
 
 
-def pictures(count: int) -> list[Image.Image]:
-    return [decode(s.image) for s, _ in zip(read_samples(SHARD), range(count), strict=False)]
+def pictures(count: int) -> list[EncodedImage]:
+    shard = index_shards(EXAMPLE / "train", LogProgress()).shard(0)
+    return [EncodedImage(sample.image) for sample in shard.read(range(count))]
 
 
 def digests(augment: Augment, size: int = 48) -> list[int]:
@@ -88,7 +92,7 @@ def test_every_strength_of_the_papers_policy_makes_a_view() -> None:
 
 def test_erasing_covers_the_same_part_of_the_image_at_every_size() -> None:
     plain = {"auto_augment": None, "color_jitter": 0.0, "erase_mode": "const", "scale": (1.0, 1.0), "hflip": 0.0}
-    black = Image.new("RGB", (64, 64))
+    black = encoded(Image.new("RGB", (64, 64)))
     holes = []
     for size in (64, 256):
         shares = []

@@ -26,7 +26,7 @@ def copied(small_store: LogitStore, tmp_path: Path) -> Path:
 
 def run(*arguments: str | Path, rc: int = 0) -> dict[str, Any]:
     done = tinyvit("store", *arguments, "--json")
-    assert done.returncode == rc, done.stderr
+    assert done.returncode == rc, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -133,8 +133,9 @@ def test_verify_finds_shards_with_other_samples(copied: Path, small_data: Path, 
     shutil.copytree(small_data / "train", data)
     shutil.copy(next((small_data / "val").glob("*.tar")), data / "train-000001.tar")
     found = run("verify", copied, "--data", data, rc=1)
-    assert "train-000001.tar has other bytes" in found["faults"][0]
-    assert "the index knows another one" in found["faults"][1]
+    assert "train-000001.tar, slot 0: the key is 'train-" in found["faults"][0]
+    assert "in the store, 'val-" in found["faults"][0]
+    assert "train-000001.tar has other bytes" in found["faults"][1]
 
 
 def test_copy_diff_and_merge(small_store: LogitStore, tmp_path: Path) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -16,93 +14,7 @@ from support import command, small_arguments, tinyvit, wait_until
 
 from storage import LogitStore
 from tinyvit.config import Recipe
-from tinyvit.data.images import decode
-from tinyvit.data.join import checked_samples, indexed_shards
-from tinyvit.data.loader import run_stream
-from tinyvit.data.training_views import Batch, TrainingViews
-from tinyvit.replay import view, view_digest
 from tinyvit.students import load_weights
-
-
-def stream(store: LogitStore, recipe: Recipe, **changes: object) -> TrainingViews:
-    views = TrainingViews(
-        shards=tuple(indexed_shards(recipe.data.train, store.table)),
-        augment=recipe.label.augment,
-        size=32,
-        batch_size=50,
-        epoch=0,
-        run_seed=0,
-        order_seed=0,
-        store=store.location,
-        store_epoch=1,
-    )
-    return replace(views, **changes)  # type: ignore[arg-type]
-
-
-def by_pixels(store: LogitStore, recipe: Recipe, epoch: int) -> dict[int, tuple[int, int]]:
-    """Where each view of a stored epoch belongs: digest of its pixels -> (shard, slot)."""
-    found = {}
-    for shard in indexed_shards(recipe.data.train, store.table):
-        rows = store.read(epoch, shard.number)
-        for sample in checked_samples(shard):
-            pixels = view(decode(sample.image), int(rows.seed[sample.slot]), recipe.label.augment, 32)
-            found[view_digest(pixels)] = (shard.number, sample.slot)
-    return found
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_every_view_arrives_once_with_its_own_row(small_store: LogitStore, small_recipe: Recipe, workers: int) -> None:
-    places = by_pixels(small_store, small_recipe, epoch=1)
-    rows = [small_store.read(1, shard) for shard in range(2)]
-    seen = []
-    for batch in run_stream(stream(small_store, small_recipe), workers):
-        assert batch.class_id is not None
-        for i, pixels in enumerate(batch.views.numpy()):
-            shard, slot = places[view_digest(pixels)]
-            assert (batch.class_id[i].numpy() == rows[shard].class_id[slot]).all()
-            assert np.array_equal(batch.probability[i].numpy(), rows[shard].probability[slot])
-            assert batch.residual[i] == float(rows[shard].residual[slot])
-            seen.append((shard, slot))
-    assert len(seen) == len(set(seen)) == 500
-
-
-def digests(batches: list[Batch]) -> list[list[int]]:
-    return [[view_digest(v) for v in batch.views.numpy()] for batch in batches]
-
-
-def test_order_is_reproducible_and_differs_between_epochs(small_store: LogitStore, small_recipe: Recipe) -> None:
-    first, again, other, more = (
-        digests(list(stream(small_store, small_recipe, **change).read(0, 1)))
-        for change in ({}, {}, {"epoch": 1}, {"order_seed": 1})
-    )
-    assert first == again
-    assert first != other != more
-    assert {d for b in first for d in b} == {d for b in other for d in b}
-
-
-def test_steps_and_left_out_images_are_counted_beforehand(small_store: LogitStore, small_recipe: Recipe) -> None:
-    for workers, batch_size in ((0, 64), (1, 64), (2, 64), (2, 50)):
-        views = stream(small_store, small_recipe, batch_size=batch_size)
-        read = sum(len(list(views.read(w, max(1, workers)))) for w in range(max(1, workers)))
-        assert read == views.batches(workers)
-        assert read * batch_size + views.left_out(workers) == 500
-
-
-def test_invalid_rows_are_skipped_and_counted(
-    small_store: LogitStore, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = LogitStore.read
-
-    def with_gaps(store: LogitStore, epoch: int, shard: int):  # type: ignore[no-untyped-def]
-        rows = real(store, epoch, shard)
-        valid = rows.valid.copy()
-        valid[::5] = False
-        return replace(rows, valid=valid)
-
-    monkeypatch.setattr(LogitStore, "read", with_gaps)
-    batches = list(stream(small_store, small_recipe, batch_size=20).read(0, 1))
-    assert sum(len(b.labels) for b in batches) == 400
-    assert sum(b.skipped for b in batches) >= 99  # one that follows the last view has no batch to be told by
 
 
 def train_arguments(run: Path, store: Path, data: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""`tinyvit data`: make, fetch and index shards."""
+"""`tinyvit data`: make, fetch, pull, index and check shards."""
 
 from __future__ import annotations
 
@@ -9,24 +9,48 @@ import typer
 
 from tinyvit.cli.output import show
 
-app = typer.Typer(no_args_is_help=True, help="Make, fetch and index WebDataset shards.")
+app = typer.Typer(no_args_is_help=True, help="Make, fetch, pull, index and check WebDataset shards.")
 
+Shards = Annotated[str, typer.Argument(help="shards: a folder, a URL or a pattern such as URL/{000..127}.tar")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 
 
 @app.command()
 def make(
-    source: Annotated[Path, typer.Argument(help="an image folder: one sub-folder of pictures a class")],
-    out: Annotated[Path, typer.Argument(help="the folder for the shards; it must hold none")],
+    source: Annotated[Path, typer.Argument(help="a folder with a sub-folder or an archive a class, or a .csv file")],
+    out: Annotated[Path, typer.Argument(help="the folder for the shards")],
     per_shard: Annotated[int, typer.Option(min=1, help="pictures a shard")] = 2000,
     seed: Annotated[int, typer.Option(help="decides the order of the pictures")] = 0,
+    max_side: Annotated[
+        int | None, typer.Option(min=1, help="make larger pictures smaller (JPEG); default: bytes as they are")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="processes; default: one a core, at most eight")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pack an image folder into shards, shuffled across classes, the original bytes kept."""
-    from tinyvit.data.make import from_image_folder, write_shards
+    """Pack pictures into shards, shuffled across classes, and index them. Started again, it goes on.
 
-    pictures, classes = from_image_folder(source)
-    shards = write_shards(pictures, out, classes=classes, per_shard=per_shard, seed=seed)
+    SOURCE is an image folder (a sub-folder a class), a folder of archives (a .tar or .zip a class, as ImageNet-21k
+    comes), or a .csv file with the columns path and label.
+    """
+    from tinyvit.data.index import index_shards
+    from tinyvit.data.loader import default_workers
+    from tinyvit.data.make import write_shards
+    from tinyvit.data.sources import pictures_of
+    from tinyvit.progress import default_progress
+
+    pictures, classes = pictures_of(source)
+    progress = default_progress()
+    shards = write_shards(
+        pictures,
+        out,
+        classes=classes,
+        per_shard=per_shard,
+        seed=seed,
+        max_side=max_side,
+        workers=default_workers() if workers is None else workers,
+        progress=progress,
+    )
+    index_shards(out, progress)
     show({"shards": len(shards), "pictures": len(pictures), "classes": len(classes)}, as_json, str(out))
 
 
@@ -39,25 +63,62 @@ def fetch(
 ) -> None:
     """Make the shards of a published data set: all 70,000 images of Fashion-MNIST (MIT licence)."""
     from tinyvit.data.fetch import fetch_fashion_mnist
+    from tinyvit.progress import default_progress
 
-    show(fetch_fashion_mnist(out, source), as_json, name)
+    show(fetch_fashion_mnist(out, default_progress(), source), as_json, name)
+
+
+@app.command()
+def pull(
+    source: Annotated[str, typer.Argument(help="where shards are: a URL, a pattern, or pipe:COMMAND")],
+    out: Annotated[Path, typer.Argument(help="the local folder they are fetched into")],
+    allow_pipe: Annotated[bool, typer.Option("--allow-pipe", help="run the commands of a pipe: source")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch shards from a bucket, a web server, the hub or commands into a folder, and index them. Goes on."""
+    from tinyvit.data.index import index_shards
+    from tinyvit.data.pull import pull as fetch_shards
+    from tinyvit.progress import default_progress
+
+    progress = default_progress()
+    shards = fetch_shards(source, out, allow_pipe, progress)
+    index = index_shards(out, progress)
+    show({"shards": len(shards), "samples": sum(index.counts)}, as_json, str(out))
+
+
+@app.command()
+def check(
+    data: Shards,
+    workers: Annotated[int | None, typer.Option(min=0, help="processes that decode")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Decode every picture: cut tars, broken and odd pictures, duplicates, sizes, classes. Exit code 1 for a fault."""
+    from tinyvit.data.check import check_data
+    from tinyvit.data.loader import default_workers
+    from tinyvit.progress import default_progress
+
+    found = check_data(data, default_workers() if workers is None else workers, default_progress())
+    show(found, as_json, data)
+    if found["faults"]:
+        raise typer.Exit(1)
 
 
 @app.command()
 def index(
-    folder: Annotated[Path, typer.Argument(help="a folder of shards")],
+    data: Shards,
     as_json: AsJson = False,
 ) -> None:
-    """Count the samples, check every tar to its end, take digests; kept beside the shards as index.npz."""
-    from tinyvit.data.index import INDEX_NAME, index_folder
+    """Count the samples, check every tar to its end, take digests; kept beside the shards as index.json."""
+    from tinyvit.data.index import INDEX_NAME, index_shards
     from tinyvit.progress import default_progress
 
-    table = index_folder(folder, default_progress())
+    index = index_shards(data, default_progress())
+    table = index.table
     result = {
         "shards": len(table),
         "samples": sum(table.samples),
         "fewest_in_a_shard": min(table.samples),
         "most_in_a_shard": table.slots,
-        "index": str(folder / INDEX_NAME),
+        "index": str(index.folder / INDEX_NAME),
     }
-    show(result, as_json, str(folder))
+    show(result, as_json, data)

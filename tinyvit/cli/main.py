@@ -20,9 +20,9 @@ app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
 
 RecipeName = Annotated[str, typer.Argument(help="name of a recipe, or a .yaml file")]
-DataFolder = Annotated[
-    Path | None,
-    typer.Option("--data", help="folder of shards, or one with train/ and val/; default: the recipe's"),
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="shards: a folder, one with train/ and val/ inside, or a URL; default: the recipe's"),
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="override, such as label.top_k=10; repeatable")]
 Workers = Annotated[int | None, typer.Option(help="data processes; default: one a core beside this one, at most 8")]
@@ -33,7 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdou
 def label(
     recipe: RecipeName,
     store: Annotated[str, typer.Option(help="where the logit store is, or will be: a folder or a URL")],
-    data: DataFolder = None,
+    data: Data = None,
     overrides: Overrides = None,
     workers: Workers = None,
     as_json: AsJson = False,
@@ -73,7 +73,7 @@ def train(
     recipe: RecipeName,
     run_dir: Annotated[Path, typer.Option(help="where checkpoints and metrics go; a killed run goes on there")],
     store: Annotated[str | None, typer.Option(help="a sealed logit store, for stages that learn from one")] = None,
-    data: DataFolder = None,
+    data: Data = None,
     stage: Annotated[list[str] | None, typer.Option(help="run only this stage; repeatable, in order")] = None,
     overrides: Overrides = None,
     workers: Workers = None,
@@ -90,8 +90,9 @@ def train(
     resolved = load_recipe(recipe, overrides or []).with_data(data)
     progress = default_progress()
     stages = stage or list(resolved.stages)
-    opened = open_for_training(resolved, store, progress) if store else None
-    run = open_run(resolved, run_dir, opened, stages, default_workers() if workers is None else workers, progress)
+    count = default_workers() if workers is None else workers
+    opened = open_for_training(resolved, store, count, progress) if store else None
+    run = open_run(resolved, run_dir, opened, stages, count, progress)
     results = {result["stage"]: result for result in run_stages(run, stages)}
     show(results, as_json, "trained")
 
@@ -99,7 +100,7 @@ def train(
 @app.command()
 def evaluate(
     student: Annotated[Path, typer.Argument(help="a stage's run folder, or an exported student")],
-    data: Annotated[Path, typer.Option(help="folder of labelled shards")],
+    data: Annotated[str, typer.Option(help="labelled shards: a folder or a URL")],
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -107,11 +108,12 @@ def evaluate(
     from tinyvit.data.loader import default_workers
     from tinyvit.evaluate import evaluate as run_evaluation
     from tinyvit.pixels import default_device
+    from tinyvit.progress import default_progress
     from tinyvit.students import load_student
 
     device = default_device()
     model = load_student(student).to(device)
-    result = run_evaluation(model, data, device, default_workers() if workers is None else workers)
+    result = run_evaluation(model, data, device, default_workers() if workers is None else workers, default_progress())
     show(result.as_dict(), as_json, str(student))
 
 

@@ -31,6 +31,10 @@ DISK_FAULTS = {
 }
 
 
+# Of the faults of a data set there may be thousands.
+SHOWN = 20
+
+
 class Interrupted(BaseException):
     """Ctrl-C. Not KeyboardInterrupt, which typer would answer by itself, without a word."""
 
@@ -88,4 +92,13 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         elif isinstance(value, int) and not isinstance(value, bool) and "seed" not in name:
             yield prefix + name, f"{value:,}"
         else:
-            yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield prefix + name, _lines(value) if isinstance(value, list) else str(value)
+
+
+def _lines(entries: list[Any]) -> str:
+    """Short entries side by side, sentences one below the other, and of many the first."""
+    texts = [str(entry) for entry in entries]
+    if sum(map(len, texts)) < 80:
+        return ", ".join(texts)
+    more = [f"... and {len(texts) - SHOWN:,} more; --json has them all"] if len(texts) > SHOWN else []
+    return "\n".join([*texts[:SHOWN], *more])

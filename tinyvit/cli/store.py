@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -92,7 +91,7 @@ def _table(view: dict[str, Any], title: str) -> Table:
 @app.command()
 def verify(
     store: StorePath,
-    data: Annotated[Path | None, typer.Option(help="also check keys and counts of these shards")] = None,
+    data: Annotated[str | None, typer.Option(help="also check keys and counts of these shards")] = None,
     replay: Annotated[int, typer.Option(min=0, help="make this many random views again and ask the teacher")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="which views --replay takes")] = 0,
     repair: Annotated[

@@ -21,8 +21,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from numpy.typing import NDArray
 from PIL import Image
 
-from tinyvit.data.make import Picture, write_shards
+from tinyvit.data.make import write_shards
+from tinyvit.data.sources import Picture
 from tinyvit.errors import UserError
+from tinyvit.progress import Progress
 
 Split = Literal["train", "t10k"]
 
@@ -47,7 +49,7 @@ PER_SHARD = 2000
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
-def fetch_fashion_mnist(out: Path, source: Path | None = None) -> dict[str, int]:
+def fetch_fashion_mnist(out: Path, progress: Progress, source: Path | None = None) -> dict[str, int]:
     """Make `out/train` (60,000 images) and `out/val` (10,000); returns the counts.
 
     The images come from the four original files in `source`, or from Debian's package where it is installed or
@@ -62,7 +64,7 @@ def fetch_fashion_mnist(out: Path, source: Path | None = None) -> dict[str, int]
             for name, split in splits.items()
         }
     for name, pictures in made.items():
-        write_shards(pictures, out / name, classes=CLASSES, per_shard=PER_SHARD, seed=0, prefix=name)
+        write_shards(pictures, out / name, classes=CLASSES, per_shard=PER_SHARD, seed=0, prefix=name, progress=progress)
     return {name: len(pictures) for name, pictures in made.items()}
 
 

@@ -1,149 +1,279 @@
-"""The index of a shard folder: names, counts, SHA-256 and a digest of every key.
+"""The index of a data set: which samples its shards hold, where they lie, a digest of every key and of every shard.
 
-It is what a store is bound to. It is kept beside the shards as `index.npz` where that folder can be written;
-an entry is trusted as long as the file's size and time of change are the same.
+It is what a store is bound to and by what samples are read. It is kept beside the shards, or in the user's cache
+folder where that cannot be written; what it says of a shard is trusted as long as the shard's size and time of
+change are the same. The large part is mapped into memory, so that all processes of a machine share it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage import ShardTable, write_whole
-from tinyvit.data.shards import list_shards, read_samples
+from tinyvit.data.join import IndexedShard, key_digest
+from tinyvit.data.place import Place
+from tinyvit.data.shards import extents, image_suffix
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 
-INDEX_NAME = "index.npz"
+INDEX_NAME = "index.json"
+FORMAT = 2
 TAR_END = bytes(1024)
+SAMPLE = np.dtype([("key_digest", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("key_bytes", "<u4")])
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard of the index; `stamp` is (bytes, modification time in ns)."""
+    """One shard of the index: [n] samples as SAMPLE and their keys, one after another.
+
+    `stamp` is (bytes, modification time in ns).
+    """
 
     name: str
-    samples: int
     sha256: str
-    key_digest: NDArray[np.uint64]
     stamp: tuple[int, int]
+    samples: NDArray[Any]
+    keys: bytes
 
 
-def key_digest(key: str) -> int:
-    """64 bits that stand for a key: BLAKE2b with 8 bytes of output, little-endian."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+class ShardIndex:
+    """A data set whose index is at hand. Travels to other processes as the names of its files."""
+
+    def __init__(self, place: Place, folder: Path) -> None:
+        """Open the index that lies in `folder`. ValueError, KeyError or OSError when it is not whole."""
+        self.place, self.folder = place, folder
+        document = json.loads((folder / INDEX_NAME).read_bytes())
+        if document["format"] != FORMAT:
+            raise ValueError("of another format")
+        self._shards = document["shards"]
+        counts = [shard["samples"] for shard in self._shards]
+        self._ends = np.cumsum(counts)
+        # As plain arrays: indexing a memmap costs microseconds.
+        self._samples = np.asarray(np.load(folder / f"{document['files']}.npy", mmap_mode="r", allow_pickle=False))
+        self._keys = np.asarray(np.memmap(folder / f"{document['files']}.keys", np.uint8, "r"))
+        sizes = [shard["key_bytes"] for shard in self._shards]
+        self._key_ends = np.cumsum(sizes)
+        if len(self._samples) != sum(counts) or self._samples.dtype != SAMPLE or len(self._keys) != sum(sizes):
+            raise ValueError("not whole")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardIndex, (self.place, self.folder)
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many samples each shard has."""
+        return tuple(shard["samples"] for shard in self._shards)
+
+    @cached_property
+    def table(self) -> ShardTable:
+        """What a store keeps of it."""
+        return ShardTable(
+            name=tuple(shard["name"] for shard in self._shards),
+            samples=self.counts,
+            sha256=tuple(shard["sha256"] for shard in self._shards),
+            key_digest=tuple(self._of(number)["key_digest"] for number in range(len(self))),
+        )
+
+    def shard(self, number: int) -> IndexedShard:
+        """One shard, in the order of names."""
+        samples = self._of(number)
+        return IndexedShard(
+            place=self.place,
+            name=self._shards[number]["name"],
+            number=number,
+            key_digest=samples["key_digest"],
+            offset=samples["offset"],
+            length=samples["length"],
+            key_of=lambda slot: self.keys(number)[slot],
+        )
+
+    def shards(self) -> Iterator[IndexedShard]:
+        """Every shard."""
+        return (self.shard(number) for number in range(len(self)))
+
+    def keys(self, number: int) -> list[str]:
+        """The keys of a shard, by slot."""
+        blob = self._key_blob(number)
+        ends = np.cumsum(self._of(number)["key_bytes"], dtype=np.int64).tolist()
+        return [blob[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+
+    def entries(self) -> dict[str, ShardEntry]:
+        """What it says of each shard, by name."""
+        return {
+            shard["name"]: ShardEntry(
+                shard["name"], shard["sha256"], tuple(shard["stamp"]), self._of(number), self._key_blob(number)
+            )
+            for number, shard in enumerate(self._shards)
+        }
+
+    def _of(self, number: int) -> NDArray[Any]:
+        end = int(self._ends[number])
+        return self._samples[end - self._shards[number]["samples"] : end]
+
+    def _key_blob(self, number: int) -> bytes:
+        end = int(self._key_ends[number])
+        return self._keys[end - self._shards[number]["key_bytes"] : end].tobytes()
 
 
-def index_folder(folder: Path, progress: Progress) -> ShardTable:
-    """Index every shard of a folder, in parallel, reusing what an earlier index knows.
+def index_shards(location: str | Path, progress: Progress) -> ShardIndex:
+    """Index every shard of a data set, several at a time, reusing what an earlier index knows.
 
     UserError for no shards, a cut tar, a sample without an image, a key that occurs twice.
     """
-    shards = list_shards(folder)
-    known = _load(folder / INDEX_NAME)
-    stale = [shard for shard in shards if not _is_current(shard, known)]
-    if stale:
-        with (
-            progress.task("index", sum(s.stat().st_size for s in stale), "B") as bar,
-            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        ):
-            for entry in pool.map(_index_shard, stale):
-                known[entry.name] = entry
-                bar.advance(entry.stamp[0])
-    entries = [known[shard.name] for shard in shards]
-    _refuse_duplicates(folder, entries)
-    if stale or len(known) != len(entries):
-        _save(folder / INDEX_NAME, entries)
-    return ShardTable(
-        name=tuple(e.name for e in entries),
-        samples=tuple(e.samples for e in entries),
-        sha256=tuple(e.sha256 for e in entries),
-        key_digest=tuple(e.key_digest for e in entries),
+    place = Place(location)
+    names = place.names()
+    with ThreadPoolExecutor(min(32, len(names))) as pool:
+        stamps = dict(zip(names, pool.map(place.stamp, names), strict=True))
+    folders = _folders(place)
+    for folder in folders:
+        index = _load(place, folder)
+        known = index.entries() if index else {}
+        stale = [name for name in names if name not in known or known[name].stamp != stamps[name]]
+        if index and not stale and len(known) == len(names):
+            return index
+        if index:
+            break
+    known = {name: known[name] for name in names if name not in stale}
+    with (
+        progress.task("index", sum(stamps[name][0] for name in stale), "B") as bar,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+    ):
+        for entry in pool.map(lambda name: _index_shard(place, name, stamps[name]), stale):
+            known[entry.name] = entry
+            bar.advance(entry.stamp[0])
+    entries = [known[name] for name in names]
+    _refuse_duplicates(place, entries)
+    return _save(place, folders, entries)
+
+
+def shard_faults(place: Place, progress: Progress) -> list[str]:
+    """What is wrong with each shard by itself, where a data set cannot be indexed."""
+    faults, names = [], place.names()
+    with progress.task("look", len(names), "shards") as bar:
+        for name in names:
+            try:
+                _index_shard(place, name, place.stamp(name))
+            except UserError as fault:
+                faults.append(str(fault))
+            bar.advance(1)
+    return faults
+
+
+def _folders(place: Place) -> list[Path]:
+    """Where the index may be: beside the shards, and in the cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    location = str(place.path.resolve()) if place.path else place.location
+    private = cache / "tinyvit" / "index" / hashlib.sha256(location.encode()).hexdigest()[:16]
+    # The index of some shards of a folder must not take the place of the whole folder's.
+    return [place.path, private] if place.path and place.whole else [private]
+
+
+def _load(place: Place, folder: Path) -> ShardIndex | None:
+    """None for no index, or one that cannot be trusted: then everything is read again."""
+    try:
+        return ShardIndex(place, folder)
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+
+
+def _index_shard(place: Place, name: str, stamp: tuple[int, int]) -> ShardEntry:
+    where = place.of(name)
+    with place.stream(name, stamp[0]) as opened:
+        stream = _Digested(opened)
+        found, end = extents(where, stream)  # type: ignore[arg-type]
+        sha256, tail = stream.finish()
+    if tail != TAR_END or stamp[0] % 512:
+        raise UserError(f"{where} is cut short (no end-of-archive marker); fetch or make it again")
+    if place.read(name, [(end, len(TAR_END))]) != [TAR_END]:
+        raise UserError(f"{where} is damaged: its members end at byte {end}, but it goes on; fetch or make it again")
+    if not found:
+        raise UserError(f"{where} holds no samples; remove it or make it again")
+    for extent in found:
+        image_suffix(where, extent.key, extent.suffixes)
+    keys = [extent.key.encode() for extent in found]
+    samples = np.array(
+        [(key_digest(e.key), e.offset, e.length, len(key)) for e, key in zip(found, keys, strict=True)], SAMPLE
     )
+    return ShardEntry(name, sha256, stamp, samples, b"".join(keys))
 
 
-def _index_shard(shard: Path) -> ShardEntry:
-    status = shard.stat()
-    with shard.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(max(0, status.st_size - len(TAR_END)))
-        ended = file.read() == TAR_END and status.st_size % 512 == 0
-    # A tar cut between two members reads as a shorter, healthy one; only its end marker is missing.
-    if not ended:
-        raise UserError(f"{shard} is cut short (no end-of-archive marker); fetch or make it again")
-    keys = [sample.key for sample in read_samples(shard)]
-    if not keys:
-        raise UserError(f"{shard} holds no samples; remove it or make it again")
-    digests = np.array([key_digest(key) for key in keys], np.uint64)
-    return ShardEntry(shard.name, len(keys), sha256, digests, (status.st_size, status.st_mtime_ns))
+class _Digested:
+    """A stream that digests what is read from it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._sha, self._tail = stream, hashlib.sha256(), b""
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._sha.update(data)
+        self._tail = (self._tail + data)[-len(TAR_END) :]
+        return data
+
+    def finish(self) -> tuple[str, bytes]:
+        """SHA-256 of the whole stream, and its last bytes."""
+        while self.read(1 << 20):
+            pass
+        return self._sha.hexdigest(), self._tail
 
 
-def _refuse_duplicates(folder: Path, entries: list[ShardEntry]) -> None:
-    digests = np.concatenate([e.key_digest for e in entries])
+def _refuse_duplicates(place: Place, entries: list[ShardEntry]) -> None:
+    digests = np.concatenate([entry.samples["key_digest"] for entry in entries])
     values, counts = np.unique(digests, return_counts=True)
     if (counts == 1).all():
         return
     twice = int(values[counts > 1][0])
-    places = [
-        (sample.key, entry.name)
-        for entry in entries
-        if twice in entry.key_digest
-        for sample in read_samples(folder / entry.name)
-        if key_digest(sample.key) == twice
-    ]
+    places = [(entry, int(slot)) for entry in entries for slot in np.flatnonzero(entry.samples["key_digest"] == twice)]
+    (one, slot), (two, _) = places[0], places[-1]
+    start = int(one.samples["key_bytes"][:slot].sum())
+    key = one.keys[start : start + int(one.samples["key_bytes"][slot])].decode()
     raise UserError(
-        f"the key {places[0][0]!r} occurs twice, in {places[0][1]} and in {places[-1][1]}; "
+        f"{place.location}: the key {key!r} occurs twice, in {one.name} and in {two.name}; "
         f"keys must be unique in a data set: remake the shards ({int((counts > 1).sum())} such keys)"
     )
 
 
-def _is_current(shard: Path, known: dict[str, ShardEntry]) -> bool:
-    status = shard.stat()
-    return shard.name in known and known[shard.name].stamp == (status.st_size, status.st_mtime_ns)
-
-
-def _entries(arrays: Any) -> Iterator[ShardEntry]:
-    ends = np.cumsum(arrays["samples"])
-    for i, name in enumerate(arrays["name"]):
-        count = int(arrays["samples"][i])
-        yield ShardEntry(
-            name=str(name),
-            samples=count,
-            sha256=str(arrays["sha256"][i]),
-            key_digest=arrays["key_digest"][ends[i] - count : ends[i]],
-            stamp=(int(arrays["stamp"][i][0]), int(arrays["stamp"][i][1])),
-        )
-
-
-def _load(path: Path) -> dict[str, ShardEntry]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {entry.name: entry for entry in _entries(dict(arrays))}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return {}  # no index, or one that cannot be trusted: everything is read again
-
-
-def _save(path: Path, entries: list[ShardEntry]) -> None:
-    """Keep the index beside the shards; a folder that cannot be written simply keeps none."""
-    if not os.access(path.parent, os.W_OK):
-        return
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        name=np.array([e.name for e in entries]),
-        samples=np.array([e.samples for e in entries], np.int64),
-        sha256=np.array([e.sha256 for e in entries]),
-        key_digest=np.concatenate([e.key_digest for e in entries]),
-        stamp=np.array([e.stamp for e in entries], np.int64),
-    )
-    write_whole(path, buffer.getvalue())
+def _save(place: Place, folders: list[Path], entries: list[ShardEntry]) -> ShardIndex:
+    samples = io.BytesIO()
+    np.save(samples, np.concatenate([entry.samples for entry in entries]), allow_pickle=False)
+    keys = b"".join(entry.keys for entry in entries)
+    # Named by their content: the document never speaks of others.
+    name = f"index-{hashlib.sha256(samples.getvalue() + keys).hexdigest()[:16]}"
+    shards = [
+        {
+            "name": entry.name,
+            "samples": len(entry.samples),
+            "sha256": entry.sha256,
+            "stamp": list(entry.stamp),
+            "key_bytes": len(entry.keys),
+        }
+        for entry in entries
+    ]
+    document = json.dumps({"format": FORMAT, "files": name, "shards": shards}, indent=1) + "\n"
+    for folder in folders:
+        try:
+            write_whole(folder / f"{name}.npy", samples.getvalue())
+            write_whole(folder / f"{name}.keys", keys)
+            write_whole(folder / INDEX_NAME, document.encode())
+        except OSError as fault:
+            failure = fault
+            continue
+        for old in (*folder.glob("index-*.npy"), *folder.glob("index-*.keys")):
+            if old.stem != name:
+                old.unlink(missing_ok=True)
+        return ShardIndex(place, folder)
+    raise UserError(f"the index of {place.location} cannot be kept in {folders[-1]}: {failure.strerror}")

@@ -1,58 +1,71 @@
-"""The join of a shard with what is known of it: samples in tar order, each checked against the index.
+"""One shard of an indexed data set: its samples by slot, each checked to be the one that the index speaks of.
 
-webdataset drops the rest of a damaged tar without a word; a slot counter, key digests and the count of the
-index make that impossible to miss.
+A slot is what joins a sample with its stored row. That the row is this sample's is never assumed: the key in the
+tar's own header must have the digest that index and store know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import ShardTable
-from tinyvit.data.index import key_digest
-from tinyvit.data.shards import Sample, read_samples
+from tinyvit.data.place import Place
+from tinyvit.data.shards import Sample, parse
 from tinyvit.errors import UserError
+
+# Of a shard that is read from its beginning to its end: large enough for a disk, small enough for memory.
+TOGETHER = 64
 
 
 @dataclass(frozen=True)
 class IndexedShard:
-    """A shard and what the index says of it: its place in the data set and the digest of each slot's key."""
+    """A shard and what the index says of it: its place in the data set, and of each slot the digest of the key, the
+    key itself and where the sample lies.
+    """
 
-    path: Path
+    place: Place
+    name: str
     number: int
     key_digest: NDArray[np.uint64]
+    offset: NDArray[np.uint64]
+    length: NDArray[np.uint32]
+    key_of: Callable[[int], str]
 
     @property
     def samples(self) -> int:
         """How many samples the index counts."""
         return len(self.key_digest)
 
+    @property
+    def path(self) -> str:
+        """Its whole path or URL, for messages."""
+        return self.place.of(self.name)
 
-def indexed_shards(folder: Path, table: ShardTable) -> list[IndexedShard]:
-    """The shards of a table in a folder."""
-    return [
-        IndexedShard(folder / name, number, digests)
-        for number, (name, digests) in enumerate(zip(table.name, table.key_digest, strict=True))
-    ]
+    def read(self, slots: Sequence[int]) -> list[Sample]:
+        """The samples of some slots. UserError when the shard is not the one that was indexed."""
+        runs = [(int(self.offset[slot]), int(self.length[slot])) for slot in slots]
+        contents = self.place.read(self.name, runs)
+        return [self._checked(slot, content) for slot, content in zip(slots, contents, strict=True)]
 
+    def read_all(self) -> Iterator[Sample]:
+        """Every sample in order."""
+        for first in range(0, self.samples, TOGETHER):
+            yield from self.read(range(first, min(first + TOGETHER, self.samples)))
 
-def checked_samples(shard: IndexedShard) -> Iterator[Sample]:
-    """The samples of a shard in order. UserError when the shard is not the one that was indexed."""
-    count = 0
-    for sample in read_samples(shard.path):
-        if sample.slot >= shard.samples or key_digest(sample.key) != int(shard.key_digest[sample.slot]):
+    def _checked(self, slot: int, content: bytes) -> Sample:
+        sample = parse(self.path, slot, content)
+        if key_digest(sample.key) != int(self.key_digest[slot]):
             raise UserError(
-                f"{shard.path}: slot {sample.slot} holds the key {sample.key!r}, the index knows another one; "
+                f"{self.path}: slot {slot} holds the key {sample.key!r}, in the index it is {self.key_of(slot)!r}; "
                 f"the shard was changed after it was indexed: restore it, or label it into a new store"
             )
-        count += 1
-        yield sample
-    if count != shard.samples:
-        raise UserError(
-            f"{shard.path} ends after {count} of {shard.samples} samples; it is cut short: fetch or make it again"
-        )
+        return sample
+
+
+def key_digest(key: str) -> int:
+    """64 bits that stand for a key: BLAKE2b with 8 bytes of output, little-endian."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")

@@ -52,7 +52,9 @@ def run_streams(streams: Sequence[Stream], workers: int, pin_memory: bool = Fals
     context = None
     if workers:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tinyvit.data.training_views", "tinyvit.data.unit_views"])
+        context.set_forkserver_preload(
+            ["tinyvit.replay_check", "tinyvit.data.training_views", "tinyvit.data.unit_views"]
+        )
     loader: DataLoader[Any] = DataLoader(
         _Relay(streams),
         batch_size=None,

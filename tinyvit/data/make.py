@@ -1,47 +1,43 @@
-"""Making shards: pictures in, WebDataset .tar files out, whole or not at all."""
+"""Making shards: pictures in, WebDataset .tar files out, several at a time, each whole or not there.
+
+What goes into which shard is planned first and follows from the pictures' names and a seed alone. So the same
+command goes on where it was stopped, and the same pictures make the same bytes.
+"""
 
 from __future__ import annotations
 
-import os
+import hashlib
+import io
+import multiprocessing
 import random
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from PIL import Image, ImageOps
 from webdataset.writer import TarWriter
 
-from tinyvit.data.shards import IMAGE_SUFFIXES
+from storage import whole_file, write_whole
+from tinyvit.data.images import FAULTS
+from tinyvit.data.sources import Picture, safe
 from tinyvit.errors import UserError
+from tinyvit.progress import Progress
+
+PLAN = "plan.sha256"
+CLASSES = "classes.txt"
+# Of a picture that was too large.
+QUALITY = 95
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture to pack: its key, file suffix without the dot, encoded bytes or the file that has them, label."""
+class ShardPlan:
+    """A shard that is to be made: its file and its pictures in order."""
 
-    key: str
-    suffix: str
-    content: bytes | Path
-    label: int
-
-
-def from_image_folder(folder: Path) -> tuple[list[Picture], list[str]]:
-    """The pictures of an image folder (a sub-folder a class, in the order of names) and the class names.
-
-    Keys are CLASS_STEM, with what a key must not hold (dots, slashes, white space) made a dash.
-    """
-    if not folder.is_dir():
-        raise UserError(f"there is no image folder {folder}; give one with a sub-folder of pictures a class")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    pictures = [
-        Picture(_safe(f"{name}_{file.stem}"), suffix, file, label)
-        for label, name in enumerate(classes)
-        for file in sorted((folder / name).iterdir())
-        if (suffix := file.suffix[1:].lower()) in IMAGE_SUFFIXES
-    ]
-    if not pictures:
-        raise UserError(f"{folder} has no pictures in sub-folders; it needs one sub-folder a class")
-    return pictures, classes
+    path: Path
+    pictures: tuple[Picture, ...]
 
 
 def write_shards(
@@ -51,53 +47,98 @@ def write_shards(
     classes: Sequence[str],
     per_shard: int,
     seed: int,
+    progress: Progress,
     prefix: str = "shard",
+    max_side: int | None = None,
+    workers: int = 0,
 ) -> list[Path]:
     """Pack pictures into `out/PREFIX-000000.tar` and so on, and the class names into `out/classes.txt`.
 
-    Pictures are shuffled by the seed, so that a shard is a fair sample of the classes; their bytes are kept as
-    they are. The same input gives the same bytes. A shard has its name only when it is complete.
+    Pictures are shuffled by the seed, so that a shard is a fair sample of the classes; their bytes are kept as they
+    are, unless a side is longer than `max_side`. Shards that an earlier run with the same plan made are kept.
+    UserError for keys that are not unique or not possible, and where other shards are in the way.
     """
-    _check(pictures, out)
-    shuffled = random.Random(seed).sample(pictures, len(pictures))
-    out.mkdir(parents=True, exist_ok=True)
-    shards = []
-    for number, first in enumerate(range(0, len(shuffled), per_shard)):
-        shards.append(out / f"{prefix}-{number:06d}.tar")
-        _write_shard(shards[-1], shuffled[first : first + per_shard])
-    (out / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
-    return shards
+    _check(pictures)
+    plans = _plan(pictures, out, per_shard, seed, prefix)
+    todo = _begin(plans, out, classes, f"{max_side} {per_shard} {seed}")
+    work = partial(_write_shard, max_side=max_side)
+    with progress.task("pack", sum(len(plan.pictures) for plan in todo), "pictures") as bar:
+        if workers and len(todo) > 1:
+            context = multiprocessing.get_context("forkserver")
+            with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+                for count in pool.map(work, todo):
+                    bar.advance(count)
+        else:
+            for plan in todo:
+                bar.advance(work(plan))
+    return [plan.path for plan in plans]
 
 
-def _write_shard(path: Path, pictures: Sequence[Picture]) -> None:
-    aside = path.with_suffix(".tar.partial")
-    try:
-        with aside.open("wb") as file:
-            # mtime 0 and one owner: equal pictures make equal tars
-            with TarWriter(file, encoder=False, mtime=0, user="root", group="root") as tar:
-                for picture in pictures:
-                    content = picture.content
-                    data = content.read_bytes() if isinstance(content, Path) else content
-                    tar.write({"__key__": picture.key, picture.suffix: data, "cls": str(picture.label).encode()})
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _check(pictures: Sequence[Picture], out: Path) -> None:
+def _check(pictures: Sequence[Picture]) -> None:
     if not pictures:
         raise UserError("there are no pictures to pack; give at least one")
     key, count = Counter(picture.key for picture in pictures).most_common(1)[0]
     if count > 1:
         raise UserError(f"the key {key!r} stands for {count} pictures; rename files so that keys are unique")
     for picture in pictures:
-        if picture.key != _safe(picture.key) or not picture.key:
+        if picture.key != safe(picture.key) or not picture.key:
             raise UserError(f"the key {picture.key!r} holds a dot, slash or white space; rename it")
-    if out.is_dir() and any(out.glob("*.tar")):
-        raise UserError(f"{out} already holds shards; choose another folder or remove them")
 
 
-def _safe(key: str) -> str:
-    return "".join("-" if char in "./\\" or char.isspace() else char for char in key)
+def _plan(pictures: Sequence[Picture], out: Path, per_shard: int, seed: int, prefix: str) -> list[ShardPlan]:
+    shuffled = random.Random(seed).sample(list(pictures), len(pictures))
+    return [
+        ShardPlan(out / f"{prefix}-{number:06d}.tar", tuple(shuffled[first : first + per_shard]))
+        for number, first in enumerate(range(0, len(shuffled), per_shard))
+    ]
+
+
+def _begin(plans: list[ShardPlan], out: Path, classes: Sequence[str], settings: str) -> list[ShardPlan]:
+    """The shards that are still to be made. UserError where others are, or some of another plan."""
+    sha = hashlib.sha256(settings.encode())
+    for plan in plans:
+        for picture in plan.pictures:
+            sha.update(f"{plan.path.name}\t{picture.key}\t{picture.suffix}\t{picture.label}\n".encode())
+    digest = sha.hexdigest() + "\n"
+    before = (out / PLAN).read_text() if (out / PLAN).exists() else ""
+    there = {path.name for path in out.glob("*.tar")} if out.is_dir() else set()
+    if there and before != digest:
+        raise UserError(f"{out} already holds shards of other pictures or settings; choose another folder")
+    write_whole(out / PLAN, digest.encode())
+    write_whole(out / CLASSES, "".join(f"{name}\n" for name in classes).encode())
+    return [plan for plan in plans if plan.path.name not in there]
+
+
+def _write_shard(plan: ShardPlan, max_side: int | None) -> int:
+    """Make one shard; returns how many pictures it has."""
+    with (
+        whole_file(plan.path) as file,
+        # mtime 0 and one owner: equal pictures make equal tars
+        TarWriter(file, encoder=False, mtime=0, user="root", group="root") as tar,
+    ):
+        for picture in plan.pictures:
+            suffix, content = picture.suffix, picture.read()
+            if max_side:
+                suffix, content = _bounded(picture, content, max_side)
+            tar.write({"__key__": picture.key, suffix: content, "cls": str(picture.label).encode()})
+    return len(plan.pictures)
+
+
+def _bounded(picture: Picture, content: bytes, max_side: int) -> tuple[str, bytes]:
+    """Suffix and bytes of a picture whose sides are no longer than allowed; as they are where they fit.
+
+    A picture that cannot be decoded is left for `data check` to find.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if max(image.size) <= max_side:
+                return picture.suffix, content
+            image.draft("RGB", (max_side, max_side))
+            # The turn that a camera noted would be lost with its note.
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            upright.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    except FAULTS:
+        return picture.suffix, content
+    made = io.BytesIO()
+    upright.save(made, "JPEG", quality=QUALITY)
+    return "jpg", made.getvalue()

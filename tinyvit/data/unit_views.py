@@ -11,30 +11,30 @@ from torch import Tensor
 
 from storage import Unit
 from tinyvit.config import Augment
-from tinyvit.data.images import BrokenImage, decode
-from tinyvit.data.join import IndexedShard, checked_samples
-from tinyvit.data.shards import Sample
-from tinyvit.errors import UserError
-from tinyvit.replay import probe_slots, view, view_digest, view_seeds
+from tinyvit.data.images import BrokenImage
+from tinyvit.data.index import ShardIndex
+from tinyvit.data.made_views import Pictures
+from tinyvit.replay import PAIRING_BLOCK, partners, probe_slots, view_digest, view_seeds
 
 
 @dataclass(frozen=True)
 class UnitPlan:
-    """One unit to do: its shard and its epochs."""
+    """One unit to do, and its epochs."""
 
     unit: Unit
-    shard: IndexedShard
     epochs: range
 
 
 @dataclass(frozen=True)
 class ViewChunk:
-    """Views of n consecutive slots in E epochs of one unit.
+    """Views of n consecutive slots in e epochs of one unit.
 
-    slots [n]; views [E, n, H, W, 3] uint8; decoded [n] bool; digest [E, n] uint32, 0 where it is no probe.
+    epochs [e], counted within the unit; slots [n]; views [e, n, H, W, 3] uint8; decoded [e, n] bool;
+    digest [e, n] uint32, 0 where it is no probe.
     """
 
     unit: Unit
+    epochs: Tensor
     slots: Tensor
     views: Tensor
     decoded: Tensor
@@ -43,60 +43,60 @@ class ViewChunk:
 
 @dataclass(frozen=True)
 class UnitViews:
-    """The views of some units, in chunks of `chunk` slots.
+    """The views of some units, about `batch_size` at a time.
 
-    Chunks are dealt to the workers in turn, so that what stands in a batch, and with it every last bit of the
-    teacher's answer, does not depend on how many workers there are.
+    What stands together, and with it every last bit of the teacher's answer, does not depend on how many workers
+    there are, nor on what is left to do.
     """
 
+    index: ShardIndex
     plans: tuple[UnitPlan, ...]
     augment: Augment
     size: int
     run_seed: int
-    chunk: int
+    batch_size: int
     probes: int
     skip_broken: bool
 
     def read(self, worker: int, workers: int) -> Iterator[ViewChunk]:
         """The chunks of one worker, unit after unit."""
         for plan in self.plans:
-            chunk: list[Sample] = []
-            for sample in checked_samples(plan.shard):
-                if (sample.slot // self.chunk) % workers != worker:
-                    continue
-                chunk.append(sample)
-                if len(chunk) == self.chunk:
-                    yield self._views(plan, chunk)
-                    chunk = []
-            if chunk:
-                yield self._views(plan, chunk)
+            shard = self.index.shard(plan.unit.shard)
+            # Partners are of one block: their images are decoded together.
+            slots = PAIRING_BLOCK if self.augment.mixes else max(1, self.batch_size // len(plan.epochs))
+            for first in range(worker * slots, shard.samples, workers * slots):
+                pictures = Pictures(shard, range(first, min(first + slots, shard.samples)))
+                yield from self._chunks(plan, pictures)
 
-    def _views(self, plan: UnitPlan, samples: list[Sample]) -> ViewChunk:
-        name, count = plan.shard.path.name, plan.shard.samples
-        seeds = [view_seeds(self.run_seed, name, epoch, count) for epoch in plan.epochs]
-        probes = set(probe_slots(count, self.probes))
-        shape = (len(plan.epochs), len(samples))
+    def _chunks(self, plan: UnitPlan, pictures: Pictures) -> Iterator[ViewChunk]:
+        epochs = len(plan.epochs)
+        together = max(1, self.batch_size // PAIRING_BLOCK) if self.augment.mixes else epochs
+        for first in range(0, epochs, together):
+            yield self._chunk(plan, pictures, range(first, min(first + together, epochs)))
+
+    def _chunk(self, plan: UnitPlan, pictures: Pictures, numbers: range) -> ViewChunk:
+        shard, slots = pictures.shard, list(pictures.samples)
+        probes = set(probe_slots(shard.samples, self.probes))
+        shape = (len(numbers), len(slots))
         views = np.zeros((*shape, self.size, self.size, 3), np.uint8)
         digest = np.zeros(shape, np.int64)
-        decoded = np.zeros(len(samples), bool)
-        for i, sample in enumerate(samples):
-            try:
-                image = decode(sample.image)
-            except BrokenImage as fault:
-                if self.skip_broken:
+        decoded = np.zeros(shape, bool)
+        for e, number in enumerate(numbers):
+            seeds = view_seeds(self.run_seed, shard.name, plan.epochs[number], shard.samples)
+            made = pictures.views(slots, seeds, partners(seeds, self.augment), self.augment, self.size)
+            if not self.skip_broken:
+                made.whole()
+            for i, (slot, pixels) in enumerate(made.pixels.items()):
+                if isinstance(pixels, BrokenImage):
                     continue
-                raise UserError(
-                    f"{plan.shard.path}: the image of {sample.key!r} cannot be decoded ({fault}); "
-                    f"mend the shard, or leave such images out with label.on_broken=skip"
-                ) from None
-            decoded[i] = True
-            for e in range(len(plan.epochs)):
-                views[e, i] = view(image, int(seeds[e][sample.slot]), self.augment, self.size)
-                if sample.slot in probes:
-                    digest[e, i] = view_digest(views[e, i])
+                decoded[e, i] = True
+                views[e, i] = pixels
+                if slot in probes:
+                    digest[e, i] = view_digest(pixels)
         return ViewChunk(
             plan.unit,
-            torch.tensor([sample.slot for sample in samples]),
+            torch.tensor(numbers),
+            torch.tensor(slots),
             torch.from_numpy(views),
             torch.from_numpy(decoded),
             torch.from_numpy(digest),

@@ -13,12 +13,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from support import samples_of
 
 from tinyvit.data import fetch
 from tinyvit.data.fetch import Arrays, fetch_fashion_mnist
-from tinyvit.data.images import decode
-from tinyvit.data.shards import read_samples
+from tinyvit.data.images import EncodedImage
 from tinyvit.errors import UserError
+from tinyvit.progress import LogProgress
 
 
 def split_arrays(seed: int) -> Arrays:
@@ -46,17 +47,17 @@ def write_idx(folder: Path, splits: dict[str, Arrays]) -> None:
 def assert_made_of(out: Path, splits: dict[str, Arrays]) -> None:
     for split, name in (("train", "train"), ("t10k", "val")):
         images, labels = splits[split]
-        samples = [s for shard in sorted((out / name).glob("*.tar")) for s in read_samples(shard)]
+        samples = samples_of(out / name)
         assert len(samples) == 6
         for sample in samples:
             place = int(sample.key.split("-")[1])
-            assert (np.asarray(decode(sample.image))[..., 0] == images[place]).all()
+            assert (EncodedImage(sample.image).pixels()[..., 0] == images[place]).all()
             assert sample.label == labels[place]
 
 
 def test_original_files_become_shards(miniature: dict[str, Arrays], tmp_path: Path) -> None:
     write_idx(tmp_path, miniature)
-    assert fetch_fashion_mnist(tmp_path / "o", tmp_path) == {"train": 6, "val": 6}
+    assert fetch_fashion_mnist(tmp_path / "o", LogProgress(), tmp_path) == {"train": 6, "val": 6}
     assert_made_of(tmp_path / "o", miniature)
 
 
@@ -78,25 +79,25 @@ def test_the_hubs_parquet_files_become_the_same_shards(
 
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(fetch, "hf_hub_download", download)
-    fetch_fashion_mnist(tmp_path / "o")
+    fetch_fashion_mnist(tmp_path / "o", LogProgress())
     assert_made_of(tmp_path / "o", miniature)
 
 
 def test_other_bytes_than_the_published_are_refused(miniature: dict[str, Arrays], tmp_path: Path) -> None:
     write_idx(tmp_path, {**miniature, "t10k": split_arrays(2)})
     with pytest.raises(UserError, match="t10k split is not the published"):
-        fetch_fashion_mnist(tmp_path / "o", tmp_path)
+        fetch_fashion_mnist(tmp_path / "o", LogProgress(), tmp_path)
     assert not (tmp_path / "o").exists(), "no split may be written while the other is not known to be sound"
 
 
 def test_absent_and_damaged_files_are_named(miniature: dict[str, Arrays], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz is absent or damaged"):
-        fetch_fashion_mnist(tmp_path / "o", tmp_path)
+        fetch_fashion_mnist(tmp_path / "o", LogProgress(), tmp_path)
     write_idx(tmp_path, miniature)
     file = tmp_path / "t10k-labels-idx1-ubyte.gz"
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte\.gz is absent or damaged"):
-        fetch_fashion_mnist(tmp_path / "o", tmp_path)
+        fetch_fashion_mnist(tmp_path / "o", LogProgress(), tmp_path)
 
 
 def test_without_any_source_the_ways_are_named(
@@ -108,4 +109,4 @@ def test_without_any_source_the_ways_are_named(
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(fetch, "hf_hub_download", unreachable)
     with pytest.raises(UserError, match=r"cannot be fetched from the hub .*dataset-fashion-mnist.*--source"):
-        fetch_fashion_mnist(tmp_path / "o")
+        fetch_fashion_mnist(tmp_path / "o", LogProgress())

@@ -1,103 +1,211 @@
-"""The index: every tar read to its end, every key once, and no stale knowledge."""
+"""The index: every tar read to its end, every sample found where it lies, every key once, no stale knowledge."""
 
 from __future__ import annotations
 
+import io
+import json
+import pickle
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
-from support import EXAMPLE
+import webdataset as wds
+from support import EXAMPLE, samples_of
 
-from tinyvit.data.index import INDEX_NAME, index_folder, key_digest
-from tinyvit.data.join import checked_samples, indexed_shards
-from tinyvit.data.make import Picture, write_shards
-from tinyvit.data.shards import read_samples
+from storage import ShardTable
+from tinyvit.data import index as index_module
+from tinyvit.data.index import INDEX_NAME, ShardIndex, index_shards
+from tinyvit.data.join import key_digest
+from tinyvit.data.make import write_shards
+from tinyvit.data.sources import Picture
 from tinyvit.errors import UserError
 from tinyvit.progress import LogProgress
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    data.mkdir()
     for shard in sorted((EXAMPLE / "train").glob("*.tar"))[:2]:
-        shutil.copy(shard, tmp_path)
-    return tmp_path
+        shutil.copy(shard, data)
+    return data
+
+
+def indexed(data: Path) -> ShardIndex:
+    return index_shards(data, LogProgress())
+
+
+def by_webdataset(shard: Path) -> list[dict[str, bytes]]:
+    return list(wds.WebDataset(str(shard), shardshuffle=False))
 
 
 def cut(shard: Path, samples: int) -> None:
     """Cut a tar at the border of a sample, where webdataset notices nothing."""
     whole = shard.read_bytes()
-    key = [s.key for s in read_samples(shard)][samples].encode()
+    key = str(by_webdataset(shard)[samples]["__key__"]).encode()
     shard.write_bytes(whole[: whole.index(key + b".")])
 
 
 def test_index_counts_and_digests_are_those_of_the_shards(folder: Path) -> None:
-    table = index_folder(folder, LogProgress())
+    table = indexed(folder).table
     assert table.samples == (250, 250)
-    keys = [s.key for s in read_samples(folder / table.name[1])]
+    keys = [str(s["__key__"]) for s in by_webdataset(folder / table.name[1])]
     assert [int(d) for d in table.key_digest[1]] == [key_digest(k) for k in keys]
+    assert indexed(folder).keys(1) == keys
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = len(content), kind
+    tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_kind_of_tar_is_read_as_webdataset_reads_it(tmp_path: Path, form: int) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=form) as tar:
+        add(tar, "__meta__/a.json", b"{}")
+        add(tar, "__index__", b"x")
+        add(tar, "deep", kind=tarfile.DIRTYPE)
+        add(tar, "deep/er/a.JPG", b"one" * 300)
+        add(tar, "deep/er/a.cls", b"3")
+        add(tar, "noextension", b"x")
+        add(tar, f"long/{'n' * 90}/{'m' * 80}.png", b"two")
+        add(tar, f"long/{'n' * 90}/{'m' * 80}.seg.png", b"mask")
+        add(tar, "b.txt", b"caption")
+        add(tar, "b", kind=tarfile.DIRTYPE)
+        add(tar, "b.webp", b"")
+        if form != tarfile.USTAR_FORMAT:
+            add(tar, "schön/ß.bmp", b"four")
+            add(tar, f"{'k' * 300}.tif", b"five")
+    wanted = by_webdataset(tmp_path / "a.tar")
+    found = samples_of(tmp_path)
+    assert [(s.slot, s.key) for s in found] == [(i, s["__key__"]) for i, s in enumerate(wanted)]
+    suffixes = ("jpg", "png", "webp", "bmp", "tif")
+    assert [s.image for s in found] == [next(s[x] for x in suffixes if x in s) for s in wanted]
+    assert found[0].label == 3
+    assert {s.label for s in found[1:]} == {None}
+
+
+def test_names_that_point_elsewhere_never_touch_the_file_system(tmp_path: Path) -> None:
+    data = tmp_path / "in" / "data"
+    data.mkdir(parents=True)
+    with tarfile.open(data / "a.tar", "w") as tar:
+        for name in ("../../escaped.png", "/tmp/absolute.png", "a/../b.png"):
+            add(tar, name, b"x")
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    before = sorted(tmp_path.rglob("*"))
+    assert all(sample.image == b"x" for sample in samples_of(data))
+    assert {p.name for p in {*tmp_path.rglob("*")} - {*before}} == {f.name for f in data.iterdir()} - {"a.tar"}
+    assert not Path("/tmp/absolute.png").exists()
 
 
 def test_a_changed_shard_is_indexed_again_and_the_others_are_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = index_folder(folder, LogProgress())
+    before = indexed(folder).table
     _, two = sorted(folder.glob("*.tar"))
-    write_shards([Picture("new", "png", b"x", 0)], folder / "n", classes=["a"], per_shard=1, seed=0)
+    write_shards(
+        [Picture("new", "png", b"x", 0)], folder / "n", classes=["a"], per_shard=1, seed=0, progress=LogProgress()
+    )
     shutil.copy(folder / "n" / "shard-000000.tar", two)
     read: list[str] = []
-    monkeypatch.setattr("tinyvit.data.index.read_samples", lambda shard: read.append(shard.name) or read_samples(shard))
-    after = index_folder(folder, LogProgress())
-    assert read == [two.name]
-    assert after.samples == (250, 1)
-    assert after.differences(before)
-    assert (folder / INDEX_NAME).exists()
+    real = index_module.extents
+    monkeypatch.setattr(index_module, "extents", lambda shard, stream: read.append(shard) or real(shard, stream))
+    after = indexed(folder)
+    assert read == [str(two)]
+    assert after.table.samples == (250, 1)
+    assert after.table.differences(before)
+    assert sorted(f.suffix for f in folder.glob("index*")) == [".json", ".keys", ".npy"]
 
 
-def test_an_index_that_is_not_whole_is_not_trusted(folder: Path) -> None:
-    index_folder(folder, LogProgress())
-    content = (folder / INDEX_NAME).read_bytes()
-    (folder / INDEX_NAME).write_bytes(content[: len(content) // 2])
-    assert index_folder(folder, LogProgress()).samples == (250, 250)
+def test_an_index_travels_as_the_names_of_its_files(folder: Path) -> None:
+    index = indexed(folder)
+    copied = pickle.loads(pickle.dumps(index))
+    assert len(pickle.dumps(index)) < 1000
+    assert copied.shard(1).read([7, 3]) == index.shard(1).read([7, 3])
+
+
+@pytest.mark.parametrize("part", ["json", "npy", "keys"])
+def test_an_index_that_is_not_whole_is_not_trusted(folder: Path, part: str) -> None:
+    indexed(folder)
+    file = next(folder.glob(f"index*.{part}"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert indexed(folder).table.samples == (250, 250)
+    assert len(samples_of(folder)) == 500
+
+
+def test_a_folder_that_cannot_be_written_has_its_index_in_the_cache(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    real = index_module.write_whole
+
+    def refuse(path: Path, data: bytes) -> None:
+        # As root, who runs tests in containers, may write everywhere.
+        if folder in path.parents:
+            raise PermissionError(13, "Permission denied")
+        real(path, data)
+
+    monkeypatch.setattr(index_module, "write_whole", refuse)
+    index = indexed(folder)
+    assert tmp_path / "cache" in index.folder.parents
+    assert sorted(f.suffix for f in folder.iterdir()) == [".tar", ".tar"]
+    monkeypatch.setattr(index_module, "extents", None)
+    assert indexed(folder).table.samples == (250, 250)
 
 
 @pytest.mark.parametrize("samples", [3, 249])
 def test_a_tar_cut_at_a_sample_border_is_named(folder: Path, samples: int) -> None:
     shard = min(folder.glob("*.tar"))
     cut(shard, samples)
-    assert len(list(read_samples(shard))) == samples, "webdataset itself must not notice"
+    assert len(by_webdataset(shard)) == samples, "webdataset itself must not notice"
     with pytest.raises(UserError, match=f"{shard.name} is cut short"):
-        index_folder(folder, LogProgress())
+        indexed(folder)
 
 
 def test_a_tar_cut_in_the_middle_of_a_member_is_named(folder: Path) -> None:
     shard = min(folder.glob("*.tar"))
     shard.write_bytes(shard.read_bytes()[:100_700])
-    with pytest.raises(UserError, match=f"{shard.name} is cut short"):
-        index_folder(folder, LogProgress())
+    with pytest.raises(UserError, match=rf"{shard.name} is not a whole tar \(unexpected end of data\)"):
+        indexed(folder)
 
 
 def test_a_shard_that_changes_after_the_index_is_named_at_the_join(folder: Path) -> None:
-    table = index_folder(folder, LogProgress())
-    one, two = indexed_shards(folder, table)
-    cut(one.path, 100)
-    with pytest.raises(UserError, match="ends after 100 of 250"):
-        list(checked_samples(one))
-    shutil.copy(one.path, two.path)
-    with pytest.raises(UserError, match="slot 0 holds the key"):
-        list(checked_samples(two))
+    index = indexed(folder)
+    one, two = index.shards()
+    whole = Path(one.path).read_bytes()
+    cut(Path(one.path), 100)
+    assert len(one.read(range(100))) == 100
+    with pytest.raises(UserError, match=r"train-000000.tar was cut short or removed after it was indexed"):
+        one.read([100])
+    Path(two.path).write_bytes(whole)
+    keys = index.keys(0)[0], index.keys(1)[0]
+    with pytest.raises(UserError, match=f"slot 0 holds the key '{keys[0]}', in the index it is '{keys[1]}'"):
+        two.read([0])
+    Path(two.path).unlink()
+    with pytest.raises(UserError, match="removed after it was indexed"):
+        two.read([0])
+
+
+def test_a_shard_whose_bytes_moved_is_named(folder: Path) -> None:
+    one = next(indexed(folder).shards())
+    Path(one.path).write_bytes(bytes(512) + Path(one.path).read_bytes()[:-512])
+    with pytest.raises(UserError, match=r"slot 5 does not hold a sample|slot 5 holds the key"):
+        one.read([5])
 
 
 def test_a_key_in_two_shards_is_named(folder: Path) -> None:
     one = min(folder.glob("*.tar"))
     shutil.copy(one, folder / "copy.tar")
-    key = next(iter(read_samples(one))).key
-    with pytest.raises(UserError, match=r"occurs twice, in copy.tar and in train-000000.tar.*250 such keys"):
-        index_folder(folder, LogProgress())
-    assert key.startswith("train-")
+    with pytest.raises(UserError, match=r"'train-\d+' occurs twice, in copy.tar and in train-000000.tar.*250 such"):
+        indexed(folder)
 
 
 def test_a_sample_without_a_picture_is_named(tmp_path: Path) -> None:
-    write_shards([Picture("a", "txt", b"x", 0)], tmp_path, classes=["a"], per_shard=1, seed=0)
+    write_shards([Picture("a", "txt", b"x", 0)], tmp_path, classes=["a"], per_shard=1, seed=0, progress=LogProgress())
     with pytest.raises(UserError, match=r"the sample 'a' has no image \(it holds cls, txt\)"):
-        index_folder(tmp_path, LogProgress())
+        indexed(tmp_path)
 
 
 def test_a_tar_with_a_damaged_header_is_named(folder: Path) -> None:
@@ -106,4 +214,29 @@ def test_a_tar_with_a_damaged_header_is_named(folder: Path) -> None:
     content[0:400] = b"x" * 400
     shard.write_bytes(content)
     with pytest.raises(UserError, match=f"{shard.name} is not a whole tar"):
-        index_folder(folder, LogProgress())
+        indexed(folder)
+
+
+def test_a_tar_with_a_damaged_header_in_the_middle_is_named(folder: Path) -> None:
+    shard = min(folder.glob("*.tar"))
+    key = str(by_webdataset(shard)[9]["__key__"]).encode()
+    shard.write_bytes(shard.read_bytes().replace(key, b"train-xxxxx"))
+    assert len(by_webdataset(shard)) == 9, "webdataset itself must not notice"
+    with pytest.raises(UserError, match=rf"{shard.name} is damaged: its members end at byte \d+, but it goes on"):
+        indexed(folder)
+
+
+def test_two_members_of_one_name_are_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "a.png", b"x")
+        add(tar, "a.png", b"y")
+    with pytest.raises(UserError, match=r"a.tar is not a WebDataset tar"):
+        indexed(tmp_path)
+
+
+def test_the_index_says_which_format_it_has(folder: Path) -> None:
+    index = indexed(folder)
+    document = json.loads((index.folder / INDEX_NAME).read_text())
+    (index.folder / INDEX_NAME).write_text(json.dumps(document | {"format": 1}))
+    assert isinstance(indexed(folder).table, ShardTable)
+    assert json.loads((index.folder / INDEX_NAME).read_text())["format"] == document["format"]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import subprocess
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 import webdataset as wds
 from PIL import Image
-from support import EXAMPLE
+from support import EXAMPLE, command, tinyvit, wait_until
 
 from tinyvit.data.fetch import CLASSES
-from tinyvit.data.make import Picture, from_image_folder, write_shards
-from tinyvit.data.shards import read_samples
+from tinyvit.data.make import write_shards
+from tinyvit.data.sources import Picture, pictures_of
 from tinyvit.errors import UserError
+from tinyvit.progress import LogProgress
 
 
 def colours(count: int) -> list[Picture]:
@@ -21,7 +27,7 @@ def colours(count: int) -> list[Picture]:
 
 
 def pack(pictures: list[Picture], out: Path, seed: int = 0) -> list[Path]:
-    return write_shards(pictures, out, classes=["a", "b", "c"], per_shard=4, seed=seed)
+    return write_shards(pictures, out, classes=["a", "b", "c"], per_shard=4, seed=seed, progress=LogProgress())
 
 
 def test_pictures_come_back_as_they_were(tmp_path: Path) -> None:
@@ -43,10 +49,10 @@ def test_same_seed_gives_identical_bytes_and_another_seed_another_order(tmp_path
 
 def test_a_picture_that_cannot_be_read_leaves_only_whole_shards(tmp_path: Path) -> None:
     pictures = [*colours(8), Picture("absent", "png", tmp_path / "absent.png", 0)]
-    with pytest.raises(FileNotFoundError):
-        write_shards(pictures, tmp_path / "o", classes=["a"], per_shard=1, seed=0)
-    files = list((tmp_path / "o").iterdir())
-    assert all(f.suffix == ".tar" and list(read_samples(f)) for f in files)
+    with pytest.raises(UserError, match=r"absent.png cannot be read .*mend the source"):
+        write_shards(pictures, tmp_path / "o", classes=["a"], per_shard=1, seed=0, progress=LogProgress())
+    files = {f.name for f in (tmp_path / "o").iterdir()} - {"classes.txt", "plan.sha256"}
+    assert all(list(wds.WebDataset(str(tmp_path / "o" / name), shardshuffle=False)) for name in files)
     assert len(files) < 9
 
 
@@ -55,7 +61,7 @@ def test_an_image_folder_is_packed_by_class(tmp_path: Path) -> None:
         file = tmp_path / "in" / place
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(file, "PNG") if file.suffix != ".txt" else file.write_text("x")
-    pictures, classes = from_image_folder(tmp_path / "in")
+    pictures, classes = pictures_of(tmp_path / "in")
     assert classes == ["cat", "dog"]
     assert {(p.key, p.suffix, p.label) for p in pictures} == {
         ("cat_one-v2", "png", 0),
@@ -82,14 +88,144 @@ def test_pictures_that_cannot_be_packed_are_refused(tmp_path: Path, pictures: li
 
 def test_a_folder_that_holds_shards_is_not_mixed_with_others(tmp_path: Path) -> None:
     pack(colours(4), tmp_path)
-    with pytest.raises(UserError, match="already holds shards"):
-        pack(colours(4), tmp_path)
+    for pictures, seed in ((colours(5), 0), (colours(4), 1)):
+        with pytest.raises(UserError, match="already holds shards of other pictures"):
+            pack(pictures, tmp_path, seed)
+
+
+def test_the_same_command_makes_only_the_shards_that_are_missing(tmp_path: Path) -> None:
+    shards = pack(colours(10), tmp_path / "o")
+    whole = {s.name: s.read_bytes() for s in shards}
+    shards[1].unlink()
+    kept = shards[0].stat().st_mtime_ns
+    assert pack(colours(10), tmp_path / "o") == shards
+    assert {s.name: s.read_bytes() for s in shards} == whole
+    assert shards[0].stat().st_mtime_ns == kept
+
+
+def jpeg(colour: int, side: int = 8, **options: object) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (side, side // 2), (colour, 90, 30)).save(content, "JPEG", **options)
+    return content.getvalue()
+
+
+def archives(folder: Path) -> None:
+    """A tar and a zip of a class each, as ImageNet-21k comes."""
+    folder.mkdir()
+    with tarfile.open(folder / "n01.tar", "w") as tar:
+        for number in range(3):
+            member = tarfile.TarInfo(f"n01_{number}.JPEG")
+            content = jpeg(number)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    with zipfile.ZipFile(folder / "n02.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for number in range(3):
+            packed.writestr(f"sub/{number}.jpg", jpeg(100 + number))
+        packed.writestr("readme.txt", "x")
+
+
+def read_back(out: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        s["__key__"]: (s.get("jpg") or s["jpeg"], int(s["cls"]))
+        for shard in sorted(out.glob("*.tar"))
+        for s in wds.WebDataset(str(shard), shardshuffle=False)
+    }
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_archives_are_packed_by_class_with_their_bytes_kept(tmp_path: Path, workers: int) -> None:
+    archives(tmp_path / "in")
+    done = tinyvit("data", "make", tmp_path / "in", tmp_path / "o", "--per-shard", "2", "--json",
+                   "--workers", str(workers))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"shards": 3, "pictures": 6, "classes": 2}
+    assert read_back(tmp_path / "o") == {
+        **{f"n01_{i}": (jpeg(i), 0) for i in range(3)},
+        **{f"n02_sub_{i}": (jpeg(100 + i), 1) for i in range(3)},
+    }
+    assert (tmp_path / "o" / "index.json").exists()
+
+
+def test_a_cut_archive_is_named(tmp_path: Path) -> None:
+    archives(tmp_path / "in")
+    tar = tmp_path / "in" / "n01.tar"
+    for size in (1700, 2048):
+        tar.write_bytes(tar.read_bytes()[:size])
+        with pytest.raises(UserError, match=r"n01.tar is not a whole archive"):
+            pictures_of(tmp_path / "in")
+
+
+def test_a_csv_file_names_pictures_and_labels(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    for name in ("a.jpg", "b.JPG", "a.jpeg"):
+        (tmp_path / "p" / name).write_bytes(jpeg(len(name)))
+    (tmp_path / "list.csv").write_text("label,path,extra\ndog,p/a.jpg,1\ncat,p/b.JPG,2\ndog,p/a.jpeg,3\n")
+    pictures, classes = pictures_of(tmp_path / "list.csv")
+    assert classes == ["cat", "dog"]
+    assert [p.label for p in pictures] == [1, 0, 1]
+    keys = [p.key for p in pictures]
+    # Two files would have the key p_a: each gets a digest of its name, the same every time.
+    assert keys[1] == "p_b"
+    assert {key[:4] for key in (keys[0], keys[2])} == {"p_a-"}
+    assert len(set(keys)) == 3
+    assert [p.key for p in pictures_of(tmp_path / "list.csv")[0]] == keys
+    for line, words in (("dog,p/none.jpg", "line 2: 'p/none.jpg'"), (",p/a.jpg", "line 2"), ("dog,p/a.txt", "line 2")):
+        (tmp_path / "bad.csv").write_text(f"label,path\n{line}\n")
+        with pytest.raises(UserError, match=words):
+            pictures_of(tmp_path / "bad.csv")
+    (tmp_path / "bad.csv").write_text("file,class\na.jpg,dog\n")
+    with pytest.raises(UserError, match="needs the columns path and label; it has file, class"):
+        pictures_of(tmp_path / "bad.csv")
+
+
+def test_only_larger_pictures_are_made_smaller(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pictures = [
+        Picture("small", "jpg", jpeg(1, 60), 0),
+        Picture("large", "jpg", jpeg(2, 400), 0),
+        Picture("turned", "jpg", jpeg(3, 400, exif=turned), 0),
+        Picture("broken", "jpg", b"no picture", 0),
+    ]
+    write_shards(pictures, tmp_path, classes=["a"], per_shard=9, seed=0, max_side=100, progress=LogProgress())
+    found = {key: content for key, (content, _) in read_back(tmp_path).items()}
+    assert found["small"] == jpeg(1, 60)
+    assert found["broken"] == b"no picture"
+    assert Image.open(io.BytesIO(found["large"])).size == (100, 50)
+    assert Image.open(io.BytesIO(found["turned"])).size == (50, 100)
+
+
+def test_a_shard_is_a_fair_sample_of_the_classes(tmp_path: Path) -> None:
+    pictures = [Picture(f"p{i:04d}", "png", b"x", i // 250) for i in range(1000)]
+    shards = write_shards(pictures, tmp_path, classes=list("abcd"), per_shard=200, seed=0, progress=LogProgress())
+    for shard in shards:
+        labels = [int(s["cls"]) for s in wds.WebDataset(str(shard), shardshuffle=False)]
+        # 50 of each are expected; five standard deviations of a fair draw are 27.
+        assert all(23 <= labels.count(c) <= 77 for c in range(4))
+
+
+def test_making_that_is_killed_goes_on(tmp_path: Path) -> None:
+    source = tmp_path / "in" / "a"
+    source.mkdir(parents=True)
+    for number in range(400):
+        (source / f"{number:03d}.jpg").write_bytes(jpeg(number % 256, 64) + b"\0" * 200_000)
+    arguments = ("data", "make", source.parent, tmp_path / "o", "--per-shard", "10", "--workers", "0")
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    wait_until(lambda: len([*(tmp_path / "o").glob("*.tar")]) > 2, process)
+    process.kill()
+    process.wait()
+    before = [*(tmp_path / "o").glob("*.tar")]
+    assert len(before) < 40, "the kill came too late to prove anything"
+    done = tinyvit(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"shards": 40, "pictures": 400, "classes": 1}
+    assert len(read_back(tmp_path / "o")) == 400
 
 
 def test_the_example_is_200_and_50_pictures_of_each_class() -> None:
     for split, each in (("train", 200), ("val", 50)):
         shards = sorted((EXAMPLE / split).glob("*.tar"))
-        labels = [s.label for shard in shards for s in read_samples(shard)]
+        labels = [int(s["cls"]) for shard in shards for s in wds.WebDataset(str(shard), shardshuffle=False)]
         assert [labels.count(c) for c in range(10)] == [each] * 10
         assert (EXAMPLE / split / "classes.txt").read_text().splitlines() == list(CLASSES)
     assert sum(f.stat().st_size for f in EXAMPLE.rglob("*") if f.is_file()) < 8e6

@@ -1,0 +1,94 @@
+"""`tinyvit bench endurance`: loading for minutes on end, to see that nothing hangs and that memory does not grow."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from storage import LogitStore
+from tinyvit.config import Augment
+from tinyvit.data.index import ShardIndex
+from tinyvit.data.loader import run_streams
+from tinyvit.data.training_views import Replayed, TrainingViews
+from tinyvit.progress import Progress
+
+SIZE = 224
+BATCH = 50
+# More epochs than any run of minutes needs; each is a few numbers.
+EPOCHS = 10_000
+LOOKS = 10
+
+
+def endure(folder: Path, index: ShardIndex, minutes: float, workers: int, progress: Progress) -> dict[str, Any]:
+    """Join and load epoch after epoch for so long; memory of this process and all it started, ten times in between.
+
+    A batch that takes longer than a minute is a hang: the longest wait is told.
+    """
+    store = LogitStore.open(folder / "store")
+    stored = Replayed(store.location, 0, store.spec.run_seed, frozenset())
+    epochs = [
+        TrainingViews(index=index, augment=Augment(), size=SIZE, batch_size=BATCH, epoch=epoch, seed=0, stored=stored)
+        for epoch in range(EPOCHS)
+    ]
+    began = mark = time.monotonic()
+    images, done, longest, memory = 0, 0.0, 0.0, [memory_mib()]
+    with progress.task("load", minutes * 60, "s") as bar:
+        for batches in run_streams(epochs, workers):
+            for batch in batches:
+                longest, mark = max(longest, time.monotonic() - mark), time.monotonic()
+                images += len(batch)
+                bar.advance(mark - began - done)
+                done = mark - began
+                if done >= minutes * 60 * len(memory) / LOOKS:
+                    memory.append(memory_mib())
+            if done >= minutes * 60:
+                break
+    return {
+        "minutes": done / 60,
+        "workers": workers,
+        "images": images,
+        "images_per_s": images / done,
+        "longest_wait_s": longest,
+        "memory_mib": [round(value) for value in memory],
+        "peak_mib": round(max(memory)),
+    }
+
+
+def memory_mib() -> float:
+    """Memory of this process and its descendants, shared pages counted once (PSS of /proc)."""
+    found = 0
+    for process in _descendants(os.getpid()):
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            # It has ended meanwhile.
+            continue
+        found += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return found / 1024
+
+
+def _descendants(process: int) -> Iterator[int]:
+    yield process
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return
+    for child in children:
+        yield from _descendants(int(child))
+
+
+def table(found: dict[str, Any]) -> Table:
+    """What was measured, for a terminal."""
+    made = Table("after", "memory, MiB", title_justify="left")
+    for look, value in enumerate(found["memory_mib"]):
+        made.add_row(f"{found['minutes'] * look / LOOKS:.1f} min", f"{value:,}")
+    made.caption = (
+        f"{found['images']:,} images, {found['images_per_s']:,.0f}/s with {found['workers']} workers; "
+        f"longest wait for a batch {found['longest_wait_s']:.1f} s; peak {found['peak_mib']:,} MiB"
+    )
+    return made

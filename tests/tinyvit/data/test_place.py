@@ -1,0 +1,201 @@
+"""Shards in buckets, behind web servers, on the hub; over real connections on loopback."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from streams import digests, stream
+from support import EXAMPLE, Bucket, small_arguments, tinyvit
+
+from storage import LogitStore, open_objects
+from tinyvit.config import Recipe
+from tinyvit.data.index import index_shards
+from tinyvit.data.loader import run_stream
+from tinyvit.errors import UserError
+from tinyvit.progress import LogProgress
+
+PATTERN = "train-{000000..000001}.tar"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def shards(bucket: Bucket, small_data: Path) -> str:
+    """The small data set's training shards in a bucket."""
+    objects = open_objects(bucket.s3("data"))
+    for file in (*(small_data / "train").glob("*.tar"), small_data / "train" / "classes.txt"):
+        objects.put(file.name, file.read_bytes())
+    return bucket.s3("data")
+
+
+def test_shards_in_a_bucket_and_behind_a_web_server_are_those_on_disk(
+    shards: str, bucket: Bucket, small_data: Path
+) -> None:
+    local = index_shards(small_data / "train", LogProgress())
+    for location in (shards, f"{shards}/{PATTERN}", f"{bucket.published('data')}/{PATTERN}"):
+        index = index_shards(location, LogProgress())
+        assert index.table.differences(local.table) == []
+        assert index.shard(1).read([0, 249, 7]) == local.shard(1).read([0, 249, 7])
+        assert index.place.class_names() == local.place.class_names()
+
+
+def test_training_reads_the_same_batches_from_a_bucket(
+    shards: str, small_recipe: Recipe, small_store: LogitStore
+) -> None:
+    views = stream(small_recipe.with_data(shards), small_store)
+    assert digests(list(run_stream(views, 2))) == digests(list(stream(small_recipe, small_store).read(0, 1)))
+
+
+def test_labelling_from_a_bucket_goes_on_from_the_command_line(shards: str, small_data: Path, tmp_path: Path) -> None:
+    arguments = small_arguments(small_data)
+    arguments[arguments.index("--data") + 1] = shards
+    done = tinyvit("label", "example", "--store", tmp_path / "s", *arguments, "--set", "label.epochs=2", "--json")
+    assert done.returncode == 0, done.stderr
+    assert LogitStore.open(tmp_path / "s").sealed
+
+
+def test_a_web_server_is_not_asked_what_it_has() -> None:
+    with pytest.raises(UserError, match=r"name them: http://127.0.0.1:9/d/shard-\{000000..000127\}.tar"):
+        index_shards("http://127.0.0.1:9/d", LogProgress())
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("s3://no-such-bucket/data", "s3://no-such-bucket/data: its objects cannot be listed"),
+        ("http://127.0.0.1:9/{0..1}.tar", "http://127.0.0.1:9: 0.tar cannot be found"),
+        ("http://127.0.0.1:9/a{0..1}/b.tar", "shards of one data set lie in one folder"),
+        ("http://127.0.0.1:9/a{0..1.tar", "the braces do not fit together"),
+        ("ftp://host/x", "ftp://host/x cannot be opened"),
+        ("hf://datasets/nobody", "write hf://datasets/USER/NAME@REVISION/FOLDER"),
+        ("pipe:touch /tmp/never", "runs commands"),
+    ],
+)
+def test_places_that_are_none(location: str, words: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.objects.RETRIES", {"max_retries": 0, "retry_timeout": timedelta(1)})
+    with pytest.raises(UserError, match=words) as fault:
+        index_shards(location, LogProgress())
+    assert "\n" not in str(fault.value)
+
+
+def test_a_shard_that_a_server_loses_is_named(shards: str, bucket: Bucket) -> None:
+    index = index_shards(shards, LogProgress())
+    open_objects(shards).delete("train-000001.tar")
+    with pytest.raises(UserError, match=r"train-000001.tar was cut short or removed"):
+        index.shard(1).read([3])
+
+
+class Unsteady(http.server.BaseHTTPRequestHandler):
+    """A hub that serves a data set at the hub's own paths, and fails every third request first."""
+
+    requests = 0
+    seen: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        cls = type(self)
+        cls.requests += 1
+        cls.seen.append((self.path, self.headers.get("Authorization")))
+        if cls.requests % 3 == 1 and "resolve" in self.path:
+            self.send_error(503)
+            return
+        if self.path.startswith("/api/datasets/me/pictures/"):
+            files = [{"type": "file", "path": f"train/train-00000{i}.tar", "size": 1, "oid": "0"} for i in (1, 0)]
+            body = json.dumps([*files, {"type": "directory", "path": "train/x.tar", "oid": "0"}])
+            self._answer(200 if self.path.partition("?")[0].endswith("/tree/v1/train") else 404, body.encode())
+            return
+        file = EXAMPLE / "train" / self.path.rpartition("/")[2]
+        if not file.is_file():
+            self.send_error(404)
+            return
+        body = file.read_bytes()
+        if wanted := self.headers.get("Range"):
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            end = min(int(last) + 1, len(body)) if last else len(body)
+            self._answer(206, body[int(first) : end], f"bytes {first}-{end - 1}/{len(body)}")
+        else:
+            self._answer(200, body)
+
+    def _answer(self, status: int, body: bytes, part: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+        if part:
+            self.send_header("Content-Range", part)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Unsteady]]:
+    Unsteady.requests, Unsteady.seen = 0, []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unsteady)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    yield Unsteady
+    server.shutdown()
+    server.server_close()
+
+
+def test_shards_on_the_hub_are_read_with_the_token_and_retries(hub: type[Unsteady], tmp_path: Path) -> None:
+    # The hub's client reads its variables when it is imported: a process of its own.
+    done = tinyvit("data", "check", "hf://datasets/me/pictures@v1/train", "--workers", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["samples"], found["faults"]) == (500, [])
+    files = [(path, token) for path, token in hub.seen if "resolve" in path]
+    assert {path for path, _ in files} == {
+        f"/datasets/me/pictures/resolve/v1/train/{name}"
+        for name in ("train-000000.tar", "train-000001.tar", "classes.txt")
+    } | {path for path, _ in files if path.endswith("v1/classes.txt")}
+    assert {token for _, token in files} == {"Bearer hf_secret"}
+    done = tinyvit("data", "pull", "hf://datasets/me/pictures@v1/train", tmp_path / "o", "--json")
+    assert done.returncode == 0, done.stderr
+    for name in ("train-000000.tar", "train-000001.tar"):
+        assert (tmp_path / "o" / name).read_bytes() == (EXAMPLE / "train" / name).read_bytes()
+
+
+def test_pulling_fetches_whole_shards_and_goes_on(shards: str, small_data: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        done = tinyvit("data", "pull", shards, tmp_path / "o", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {"shards": 2, "samples": 500}
+        (tmp_path / "o" / "train-000001.tar").unlink()
+    tinyvit("data", "pull", shards, tmp_path / "o")
+    for file in (*(small_data / "train").glob("*.tar"), small_data / "train" / "classes.txt"):
+        assert (tmp_path / "o" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_pipe_is_run_only_where_it_is_allowed(small_data: Path, tmp_path: Path) -> None:
+    source = f"pipe:cat {small_data}/train/{PATTERN}"
+    refused = tinyvit("data", "pull", source, tmp_path / "o")
+    assert refused.returncode == 2
+    assert "--allow-pipe" in refused.stderr
+    done = tinyvit("data", "pull", source, tmp_path / "o", "--allow-pipe", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"shards": 2, "samples": 500}
+    failing = tinyvit("data", "pull", "pipe:head -c 5000 /dev/zero; ls /nowhere/a.tar", tmp_path / "p", "--allow-pipe")
+    assert failing.returncode == 2
+    assert "/nowhere/a.tar" in failing.stderr
+    assert "nothing of it was kept" in " ".join(failing.stderr.split())
+    assert not [*(tmp_path / "p").glob("*.tar*")]
+    recipe = tinyvit("label", "example", "--store", tmp_path / "s", "--data", "pipe:touch /tmp/never")
+    assert recipe.returncode == 2
+    assert not Path("/tmp/never").exists()
