@@ -29,8 +29,9 @@ lint: $(READY) ## ruff: style, faults, format
 type: $(READY) ## mypy, strict
 	$(BIN)/mypy
 
-bench: $(READY) ## the store in every encoding against flat records, on the example's teacher
+bench: $(READY) ## the store against flat records, the data path against timm's (10 minutes)
 	$(BIN)/tinyvit bench storage
+	$(BIN)/tinyvit bench loader
 
 server: $(READY) ## a Prefect server with its UI, a work pool and a worker, until Ctrl-C
 	$(BIN)/python -m flows.server

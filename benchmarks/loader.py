@@ -25,17 +25,18 @@ from timm.data import create_dataset, create_loader, create_transform
 
 from benchmarks.photographs import write_photographs
 from storage import LogitStore
-from tinyvit.config import Augment, Recipe
+from tinyvit.config import Augment, load_recipe
 from tinyvit.data.images import EncodedImage
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import IndexedShard
-from tinyvit.data.loader import run_stream
+from tinyvit.data.loader import default_workers, run_stream
 from tinyvit.data.made_views import Pictures
 from tinyvit.data.training_views import Replayed, TrainingViews
 from tinyvit.label import finish, label_units, open_for_labelling
+from tinyvit.pixels import default_device
 from tinyvit.progress import Progress
 from tinyvit.replay import partners, view_seeds
-from tinyvit.teachers import Teacher
+from tinyvit.teachers import load_teacher
 
 T = TypeVar("T")
 
@@ -43,6 +44,14 @@ PHOTOGRAPHS = 2000
 PER_SHARD = 250
 SIZE = 224
 BATCH = 50
+# The paper's augmentation and K, one epoch.
+OVERRIDES = (
+    "label.augment={}",
+    "label.top_k=100",
+    "label.epochs=1",
+    "label.epochs_per_unit=1",
+    f"label.input_size={SIZE}",
+)
 ROUNDS = 5
 WORKERS = (0, 2)
 KEYS = ("timm", "timm_prefetcher", "plain", "joined", "decode_only")
@@ -55,8 +64,10 @@ WORDS = {
 }
 
 
-def prepare(folder: Path, recipe: Recipe, teacher: Teacher, workers: int, progress: Progress) -> ShardIndex:
-    """Photographs in `folder/data` and a store of one epoch of the teacher's answers in `folder/store`."""
+def prepare(folder: Path, progress: Progress) -> ShardIndex:
+    """Photographs in `folder/data` and one epoch of the example teacher's answers in `folder/store`."""
+    recipe = load_recipe("example", OVERRIDES)
+    teacher = load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
     data = folder / "data"
     write_photographs(data, PHOTOGRAPHS, PER_SHARD, seed=0)
     index = index_shards(data, progress)
@@ -64,10 +75,9 @@ def prepare(folder: Path, recipe: Recipe, teacher: Teacher, workers: int, progre
     names = list(index.table.name)
     split = {"name": "train", "num_samples": PHOTOGRAPHS, "filenames": names, "shard_lengths": list(index.counts)}
     (data / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
-    label = recipe.label.model_copy(update={"epochs": 1, "epochs_per_unit": 1, "input_size": SIZE})
-    asked = recipe.with_data(str(data)).model_copy(update={"label": label})
+    asked = recipe.with_data(str(data))
     store = open_for_labelling(asked, folder / "store", teacher, progress)
-    list(label_units(store, store.missing(), asked, teacher, workers, progress))
+    list(label_units(store, store.missing(), asked, teacher, default_workers(), progress))
     finish(store, progress)
     return index
 

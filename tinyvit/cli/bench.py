@@ -65,20 +65,38 @@ def loader(
         from benchmarks.loader import markdown, measure, prepare, table
     except ImportError:
         raise UserError(NOT_INSTALLED) from None
-    from tinyvit.config import Augment, load_recipe
-    from tinyvit.data.loader import default_workers
-    from tinyvit.pixels import default_device
+    from tinyvit.config import Augment
     from tinyvit.progress import default_progress
-    from tinyvit.teachers import load_teacher
 
-    recipe = load_recipe("example", ["label.augment={}", "label.top_k=100"])
-    teacher = load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
+    progress = default_progress()
     with tempfile.TemporaryDirectory() as folder:
-        index = prepare(Path(folder), recipe, teacher, default_workers(), default_progress())
-        found = measure(Path(folder), index, Augment(), default_progress())
+        found = measure(Path(folder), prepare(Path(folder), progress), Augment(), progress)
     if out:
         with out.open("a") as file:
             file.write(markdown(found))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        Console().print(table(found))
+
+
+@app.command()
+def endurance(
+    minutes: Annotated[float, typer.Option(min=0.1, help="how long")] = 10,
+    workers: Annotated[int, typer.Option(min=0, help="data processes")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+) -> None:
+    """Loading photographs, joined with a store, for minutes on end: the longest wait, and memory over time."""
+    try:
+        from benchmarks.endurance import endure, table
+        from benchmarks.loader import prepare
+    except ImportError:
+        raise UserError(NOT_INSTALLED) from None
+    from tinyvit.progress import default_progress
+
+    progress = default_progress()
+    with tempfile.TemporaryDirectory() as folder:
+        found = endure(Path(folder), prepare(Path(folder), progress), minutes, workers, progress)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:

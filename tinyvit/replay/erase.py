@@ -15,8 +15,8 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from tinyvit.config import Augment
 
-MEAN_COLOUR = 255 * np.array(IMAGENET_DEFAULT_MEAN)
-STD_COLOUR = 255 * np.array(IMAGENET_DEFAULT_STD)
+MEAN_COLOUR = 255 * np.array(IMAGENET_DEFAULT_MEAN, np.float32)
+STD_COLOUR = 255 * np.array(IMAGENET_DEFAULT_STD, np.float32)
 # timm.data.random_erasing.RandomErasing's defaults
 ERASE_AREA = (0.02, 1 / 3)
 ERASE_ASPECT = (0.3, 1 / 0.3)
@@ -44,6 +44,11 @@ def erase(pixels: NDArray[np.uint8], augment: Augment, rng: np.random.Generator)
 
 def _fill(mode: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.uint8]:
     """What stands in the hole: the mean colour, one random colour or random pixels, around ImageNet's mean."""
-    noise = rng.standard_normal(shape if mode == "pixel" else (1, 1, 3)) * (mode != "const")
-    colours = np.clip(np.rint(MEAN_COLOUR + STD_COLOUR * noise), 0, 255).astype(np.uint8)
-    return np.broadcast_to(colours, shape)
+    if mode == "const":
+        return np.broadcast_to(np.rint(MEAN_COLOUR).astype(np.uint8), shape)
+    colours = rng.standard_normal(shape if mode == "pixel" else (1, 1, 3), np.float32)
+    # In place: a hole of the largest size is 50,000 numbers. 0.5 is for rounding, which uint8 does not do.
+    colours *= STD_COLOUR
+    colours += MEAN_COLOUR + np.float32(0.5)
+    np.clip(colours, 0, 255, out=colours)
+    return np.broadcast_to(colours.astype(np.uint8), shape)

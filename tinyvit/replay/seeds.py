@@ -45,9 +45,10 @@ def own_generators() -> Iterator[None]:
 
 def seed_generators(seed: int) -> np.random.Generator:
     """Seed the global generators for one view, within `own_generators`; returns one for our own draws."""
-    words = np.random.SeedSequence(seed).generate_state(4)
+    sequence = np.random.SeedSequence(seed)
+    words = sequence.generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
     # Not torch.manual_seed: that would also seed every accelerator.
     torch.random.default_generator.manual_seed(int(words[2]))
-    return np.random.Generator(np.random.PCG64(int(words[3])))
+    return np.random.Generator(np.random.PCG64(sequence.spawn(1)[0]))

@@ -118,7 +118,8 @@ def _transforms(augment: Augment, size: int) -> tuple[Callable[[Any], Any], list
         hflip=augment.hflip,
         vflip=augment.vflip,
         auto_augment=augment.auto_augment,
-        color_jitter=augment.color_jitter,
+        # 0 would be a step that does nothing, in a tenth of a millisecond.
+        color_jitter=augment.color_jitter or None,  # type: ignore[arg-type]
         color_jitter_prob=augment.color_jitter_prob,
         force_color_jitter=augment.force_color_jitter,
         grayscale_prob=augment.grayscale_prob,
