@@ -11,7 +11,7 @@ import pytest
 import zarr
 from toy import SPEC, TABLE, UNIT_ARRAYS, made_store, random_rows, unit_file
 
-from storage import FORMAT_VERSION, LogitStore, StoreError, Unit, verify
+from storage import FORMAT_VERSION, LogitStore, StoreError, Unit, copy, verify
 from storage.objects import LocalObjects
 
 
@@ -186,6 +186,28 @@ def test_files_of_others_are_neither_overlooked_nor_swept_away(store: LogitStore
     store.seal()
     assert download.exists()
     assert beside.exists()
+
+
+def test_keys_are_kept_and_go_with_a_copy(tmp_path: Path) -> None:
+    def keys(shard: int) -> list[str]:
+        return [f"{TABLE.name[shard]}-{slot}-ß" for slot in range(TABLE.samples[shard])]
+
+    made = LogitStore.create(tmp_path / "s", SPEC, TABLE, keys=keys)
+    for unit in made.units():
+        made.write_unit(unit, random_rows(unit))
+    made.seal()
+    list(copy(made, tmp_path / "copy"))
+    for store in (LogitStore.open(tmp_path / "s"), LogitStore.open(tmp_path / "copy")):
+        assert [store.keys(shard) for shard in range(len(TABLE))] == [keys(shard) for shard in range(len(TABLE))]
+    assert zarr.open_group(tmp_path / "s", mode="r")["key"][0, 0] == keys(0)[0]
+    flipped = tmp_path / "s" / "key" / "c" / "0" / "0"
+    flipped.write_bytes(flipped.read_bytes()[:-9])
+    with pytest.raises(StoreError, match="the array key cannot be read"):
+        LogitStore.open(tmp_path / "s").keys(0)
+
+
+def test_a_store_without_keys_says_so(store: LogitStore) -> None:
+    assert store.keys(0) is None
 
 
 @pytest.mark.parametrize("after", [1, 7, 15])

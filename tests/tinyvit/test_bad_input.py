@@ -178,14 +178,13 @@ def test_replay_that_gives_other_pixels_is_refused(small_store: LogitStore, smal
 
 RESAMPLED = """
 import sys
-from importlib import import_module
 import tinyvit.provenance as provenance
+import tinyvit.replay.augmentation as augmentation
 from tinyvit.cli.main import main
 
 # A release of torch whose resampling gives other pixels.
-view = import_module("tinyvit.replay.view")
-resize, versions = view.interpolate, provenance.library_versions
-view.interpolate = lambda *a, **k: resize(*a, **(k | {"antialias": False}))
+resize, versions = augmentation.interpolate, provenance.library_versions
+augmentation.interpolate = lambda *a, **k: resize(*a, **(k | {"antialias": False}))
 provenance.library_versions = lambda: versions() | {"torch": "99.0"}
 main()
 """

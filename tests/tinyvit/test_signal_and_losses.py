@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tinyvit.losses import agreement, distillation_loss
+from tinyvit.losses import agreement, distillation_loss, label_loss
 from tinyvit.signal import TeacherSignal
 
 CLASSES = 30
@@ -130,3 +130,14 @@ def test_agreement_counts_equal_best_classes(logits: torch.Tensor) -> None:
     assert agreement(logits, signal).item() == 1.0
     half = torch.cat([logits[:32], -logits[32:]])
     assert agreement(half, signal).item() == 0.5
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_label_loss_is_torchs_cross_entropy_also_of_mixed_labels(smoothing: float) -> None:
+    logits = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+    class_id = torch.tensor([[i, (i + 4) % 9] for i in range(6)])
+    share = torch.tensor([1.0, 0.9, 0.8, 0.5, 0.7, 1.0])
+    labels = TeacherSignal(class_id, torch.stack([share, 1 - share], dim=1), torch.zeros(6), 9)
+    dense = torch.zeros(6, 9).scatter(1, class_id, labels.probability)
+    wanted = torch.nn.functional.cross_entropy(logits, dense, label_smoothing=smoothing)
+    assert torch.allclose(label_loss(logits, labels, smoothing), wanted)

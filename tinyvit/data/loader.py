@@ -62,7 +62,7 @@ def run_streams(streams: Sequence[Stream], workers: int, pin_memory: bool = Fals
         multiprocessing_context=context,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        worker_init_fn=_end_with_parent,
+        worker_init_fn=end_with_parent,
     )
     for _ in streams:
         yield _items(loader)
@@ -73,8 +73,8 @@ def run_stream(stream: Stream, workers: int, pin_memory: bool = False) -> Iterat
     yield from next(run_streams([stream], workers, pin_memory))
 
 
-def _end_with_parent(_worker: int) -> None:
-    """End this worker when the process that asked for it is gone, even by kill -9.
+def end_with_parent(_worker: int = 0) -> None:
+    """End this process when the one that asked for it is gone, even by kill -9.
 
     torch's own watchdog compares parent ids; a fork server's children have the server as their parent, which in
     turn lives as long as they do: without this, both would stay for ever.

@@ -44,10 +44,16 @@ class MadeViews:
     def label(
         self, slot: int, partner: int, seeds: NDArray[np.uint32], augment: Augment
     ) -> tuple[list[int], list[float]]:
-        """The label of a view and what it counts; of a mixed one also the partner's. UserError for none."""
+        """The label of a view and what it counts; of a mixed one also the partner's, the larger share first.
+
+        UserError where there is none.
+        """
         mix = mix_of(int(seeds[slot]), int(seeds[partner]), augment) if partner != slot else None
-        labels = [(slot, 1.0)] if mix is None else [(slot, mix.share), (partner, 1 - mix.share)]
-        return [self._label(place) for place, _ in labels], [share for _, share in labels]
+        own, other = self._label(slot), self._label(partner) if mix else None
+        if mix is None or other is None or own == other:
+            return [own], [1.0]
+        shares = sorted([(mix.share, own), (1 - mix.share, other)], reverse=True)
+        return [label for _, label in shares], [share for share, _ in shares]
 
     def _label(self, slot: int) -> int:
         label = self.samples[slot].label

@@ -22,6 +22,7 @@ from webdataset.writer import TarWriter
 
 from storage import whole_file, write_whole
 from tinyvit.data.images import FAULTS
+from tinyvit.data.loader import end_with_parent
 from tinyvit.data.sources import Picture, safe
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
@@ -65,7 +66,7 @@ def write_shards(
     with progress.task("pack", sum(len(plan.pictures) for plan in todo), "pictures") as bar:
         if workers and len(todo) > 1:
             context = multiprocessing.get_context("forkserver")
-            with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+            with ProcessPoolExecutor(min(workers, len(todo)), context, end_with_parent) as pool:
                 for count in pool.map(work, todo):
                     bar.advance(count)
         else:

@@ -68,7 +68,7 @@ def _pairs(shard: int, partner: NDArray[np.intp]) -> NDArray[np.intp]:
     return np.stack([np.stack([np.full_like(pair, shard), pair], axis=1) for pair in (first, second)], axis=1)
 
 
-class Sequence:
+class EpochSequence:
     """Reads the sequence of an epoch, from one position on or in steps."""
 
     def __init__(self, order: EpochOrder, partners: Partners) -> None:

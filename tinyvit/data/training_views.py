@@ -22,7 +22,7 @@ from tinyvit.config import Augment, Missing
 from tinyvit.data.images import BrokenImage
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.made_views import make_views
-from tinyvit.data.order import EpochOrder, Sequence
+from tinyvit.data.order import EpochOrder, EpochSequence
 from tinyvit.errors import UserError
 from tinyvit.replay import partners, view_seeds
 
@@ -108,7 +108,7 @@ class TrainingViews:
     def read(self, worker: int, workers: int) -> Iterator[Batch]:
         """The batches of one worker of this rank."""
         source = _Source(self)
-        sequence = Sequence(self.order, source.partners)
+        sequence = EpochSequence(self.order, source.partners)
         for step in range(worker, self.steps, workers):
             position = self.first + (step * self.world + self.rank) * self.batch_size
             yield source.batch(sequence.take(position, self.batch_size))

@@ -4,9 +4,9 @@
 `views` makes many, and mixes pairs of them where the augmentation says so.
 """
 
+from tinyvit.replay.augmentation import view, views
 from tinyvit.replay.digest import probe_slots, view_digest
 from tinyvit.replay.mix import PAIRING_BLOCK, Mix, mix_of, partners
 from tinyvit.replay.seeds import view_seeds
-from tinyvit.replay.view import view, views
 
 __all__ = ["PAIRING_BLOCK", "Mix", "mix_of", "partners", "probe_slots", "view", "view_digest", "view_seeds", "views"]

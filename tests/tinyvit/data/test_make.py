@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import webdataset as wds
 from PIL import Image
-from support import EXAMPLE, command, tinyvit, wait_until
+from support import EXAMPLE, command, left_running, marked_environment, tinyvit, wait_until
 
 from tinyvit.data.fetch import CLASSES
 from tinyvit.data.make import write_shards
@@ -209,11 +209,17 @@ def test_making_that_is_killed_goes_on(tmp_path: Path) -> None:
     source.mkdir(parents=True)
     for number in range(400):
         (source / f"{number:03d}.jpg").write_bytes(jpeg(number % 256, 64) + b"\0" * 200_000)
-    arguments = ("data", "make", source.parent, tmp_path / "o", "--per-shard", "10", "--workers", "0")
-    process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    arguments = ("data", "make", source.parent, tmp_path / "o", "--per-shard", "10", "--workers", "2")
+    process = subprocess.Popen(
+        command(*arguments),
+        env=marked_environment(str(tmp_path)),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     wait_until(lambda: len([*(tmp_path / "o").glob("*.tar")]) > 2, process)
     process.kill()
     process.wait()
+    assert left_running(str(tmp_path)) == []
     before = [*(tmp_path / "o").glob("*.tar")]
     assert len(before) < 40, "the kill came too late to prove anything"
     done = tinyvit(*arguments, "--json")

@@ -7,7 +7,7 @@ import pytest
 
 from tinyvit.config import Augment
 from tinyvit.data import order as order_module
-from tinyvit.data.order import EpochOrder, Sequence
+from tinyvit.data.order import EpochOrder, EpochSequence
 from tinyvit.replay import partners, view_seeds
 
 SAMPLES = (300, 0, 7, 1200, 1, 640, 333)
@@ -27,7 +27,7 @@ def paired(shard: int) -> np.ndarray:
 
 
 def whole(order: EpochOrder, who=alone) -> list[tuple[int, int]]:  # type: ignore[no-untyped-def]
-    return [tuple(place) for place in Sequence(order, who).take(0, order.total).tolist()]
+    return [tuple(place) for place in EpochSequence(order, who).take(0, order.total).tolist()]
 
 
 @pytest.mark.parametrize("who", [alone, paired])
@@ -57,7 +57,7 @@ def test_it_is_entered_anywhere_and_in_steps_of_any_size() -> None:
     order = EpochOrder(SAMPLES, 0, 2)
     wanted = whole(order)
     rng = np.random.default_rng(0)
-    sequence = Sequence(order, alone)
+    sequence = EpochSequence(order, alone)
     for first in rng.integers(order.total, size=50):
         count = int(rng.integers(1, order.total - first + 1))
         assert [tuple(p) for p in sequence.take(int(first), count).tolist()] == wanted[first : first + count]

@@ -164,8 +164,10 @@ def test_views_without_an_answer_are_an_error_left_out_or_labelled(
     assert labelled_rows.sum() == 100
     assert np.allclose(shares[labelled_rows].sum(axis=1), 1)
     assert set(np.unique(classes[labelled_rows])) == set(range(10))
+    assert (shares[labelled_rows, 0] >= shares[labelled_rows, 1]).all()
     mixed = (shares[labelled_rows, 1] > 0).mean()
-    assert mixed > 0.8 if recipe.label.augment.mixes else mixed == 0
+    # One pair in ten is of one class: then there is one label.
+    assert mixed > 0.75 if recipe.label.augment.mixes else mixed == 0
 
 
 @pytest.mark.parametrize("missing", ["skip", "label"])
