@@ -99,6 +99,6 @@ def _lines(entries: list[Any]) -> str:
     """Short entries side by side, sentences one below the other, and of many the first."""
     texts = [str(entry) for entry in entries]
     if sum(map(len, texts)) < 80:
-        return ", ".join(texts)
+        return ", ".join(texts) or "none"
     more = [f"... and {len(texts) - SHOWN:,} more; --json has them all"] if len(texts) > SHOWN else []
     return "\n".join([*texts[:SHOWN], *more])
