@@ -127,14 +127,22 @@ class Place:
     def stream(self, name: str, size: int) -> BinaryIO:
         """A shard of `size` bytes from its beginning to its end."""
         if self.path is not None:
-            return (self.path / name).open("rb")
+            try:
+                return (self.path / name).open("rb")
+            except OSError as fault:
+                raise UserError(f"{self.of(name)} cannot be read: {fault.strerror}") from None
         return cast("BinaryIO", io.BufferedReader(_Parts(self, name, size), STREAM_BYTES))
 
     def class_names(self) -> list[str] | None:
         """The names in `classes.txt` beside the shards or in the folder above, in class-id order."""
         above = Place(self.path.resolve().parent if self.path else self._folder.rpartition("/")[0])
         for objects in (self._objects, above._objects):
-            if (found := objects.get("classes.txt")) is not None:
+            try:
+                found = objects.get("classes.txt")
+            except StoreError:
+                # A server may refuse what it has not, for it does not tell what it has.
+                continue
+            if found is not None:
                 return found.decode().splitlines()
         return None
 

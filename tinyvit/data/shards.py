@@ -65,6 +65,8 @@ def extents(shard: str, stream: BinaryIO) -> tuple[list[Extent], int]:
     except (tarfile.TarError, EOFError) as fault:
         reason = str(fault.args[0] if fault.args else fault)
         raise UserError(f"{shard} is not a whole tar ({reason}); fetch or make it again") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{shard} has a member whose name is not UTF-8; make it again") from None
     except ValueError as fault:
         # group_by_keys on two members of one name
         raise UserError(f"{shard} is not a WebDataset tar ({fault.args[0]}); make it again") from None
@@ -74,6 +76,8 @@ def _members(shard: str, tar: tarfile.TarFile) -> Iterator[dict[str, object]]:
     """The files of a tar as group_by_keys takes them, with (start, end) in place of their bytes."""
     for member in tar:
         if member.isreg() and not META.match(member.name):
+            # Keys are digested as UTF-8; tarfile lets other bytes pass.
+            member.name.encode()
             end = member.offset_data + -(-member.size // BLOCK) * BLOCK
             yield {"fname": member.name, "data": (member.offset, end), "__url__": shard}
 

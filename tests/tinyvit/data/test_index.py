@@ -226,6 +226,13 @@ def test_a_tar_with_a_damaged_header_in_the_middle_is_named(folder: Path) -> Non
         indexed(folder)
 
 
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        add(tar, "fuß.png", b"x")
+    with pytest.raises(UserError, match=r"a.tar has a member whose name is not UTF-8"):
+        indexed(tmp_path)
+
+
 def test_two_members_of_one_name_are_named(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add(tar, "a.png", b"x")
