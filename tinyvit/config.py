@@ -147,6 +147,7 @@ class Stage(Section):
         default="error", description="a view without a stored answer: stop, leave it out, or learn its label"
     )
     residual: Residual = Field(default="uniform", description="what becomes of the mass outside the kept classes")
+    save_minutes: float = Field(default=10, ge=0, description="minutes between saved states within an epoch")
     seed: int = Field(default=0, ge=0, lt=2**63, description="initial weights, order of images, views of label stages")
     augment: Augment | None = Field(default=None, description="for labels only; null: the label section's")
 

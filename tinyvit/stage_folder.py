@@ -30,7 +30,7 @@ class StageFolder:
         self.path, self._digest = path, digest
 
     def read_state(self, device: torch.device) -> dict[str, Any] | None:
-        """The state after the last whole epoch; None when there is none. UserError for that of another stage."""
+        """The last state that was saved; None when there is none. UserError for that of another stage."""
         file = self.path / STATE
         if not file.is_file():
             return None

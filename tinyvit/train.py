@@ -1,7 +1,8 @@
 """Stage 2: train a student, stage after stage, on stored answers or on labels, with no teacher in memory.
 
 `train` runs the stages of a recipe in a run folder; each stage starts from the weights of the one before. What
-a stage has finished is not done again, and a stage that was killed goes on after its last whole epoch.
+a stage has finished is not done again, and a stage that was killed goes on after the last state that was saved, at the
+end of an epoch or within it: with the next view that it has not seen, and to the same weights.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def train_stage(run: Run, name: str, before: Path | None) -> dict[str, Any]:
         log.info("%s: already done, nothing to do", name)
         return result
     if state:
-        log.info("%s: resumed after epoch %d of %d", name, state["epoch"], stage.epochs)
+        within = f" and {state['so_far']['steps']} steps" if state["so_far"]["steps"] else ""
+        log.info("%s: resumed after epoch %d of %d%s", name, state["epoch"], stage.epochs, within)
     trainer = StageTrainer(run, name, stage, before)
     folder.begin(_record(run))
     return trainer.run(folder, state)
@@ -91,7 +93,7 @@ def _stage_digest(run: Run, stage: Stage, before: Path | None) -> str:
         [
             run.recipe.student.model_dump(mode="json"),
             list(run.index.table.sha256),
-            stage.model_dump(mode="json"),
+            stage.model_dump(mode="json", exclude={"save_minutes"}),
             run.recipe.augment_of(stage).model_dump(mode="json"),
             run.store.spec.to_attributes() if run.store and stage.target == "teacher" else None,
             earlier["digest"] if earlier else None,
@@ -128,6 +130,20 @@ def open_run(
     return Run(recipe, folder, store, index, default_device(), workers, progress)
 
 
+@dataclass
+class SoFar:
+    """What an epoch under way has done; loss and agreement are sums over its steps."""
+
+    steps: int = 0
+    images: int = 0
+    skipped: int = 0
+    labelled: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    loss: float = 0.0
+    agreed: float = 0.0
+
+
 class StageTrainer:
     """One stage under way: model, optimiser, schedule and position."""
 
@@ -139,7 +155,7 @@ class StageTrainer:
         if before is not None:
             adopt_weights(self.model, load_weights(before))
         self.mean, self.std = colours(self.model)
-        self.epoch = 0
+        self.epoch, self.so_far = 0, SoFar()
         self.metrics: list[dict[str, Any]] = []
         self.absent = frozenset(run.store.missing()) if run.store and not run.store.sealed else frozenset[Unit]()
         # Of a whole epoch: one of a store that lacks some units may have fewer.
@@ -166,12 +182,13 @@ class StageTrainer:
         if state:
             self._restore(state)
         self._announce()
-        images = self.steps * (stage.epochs - self.epoch) * stage.batch_size
+        images = (self.steps * (stage.epochs - self.epoch) - self.so_far.steps) * stage.batch_size
         with settings.progress.task(self.name, images, "images") as bar:
             evaluator = self._evaluator()
-            epochs = [self._views(epoch) for epoch in range(self.epoch, stage.epochs)]
-            for batches in run_streams(epochs, settings.workers, pin_memory=settings.device.type == "cuda"):
-                metrics = self._train_epoch(batches, self._views(self.epoch), bar)
+            views = [self._views(epoch) for epoch in range(self.epoch, stage.epochs)]
+            streams = run_streams(views, settings.workers, pin_memory=settings.device.type == "cuda")
+            for epoch, batches in zip(views, streams, strict=True):
+                metrics = self._train_epoch(batches, epoch, folder, bar)
                 if evaluator:
                     metrics["val"] = evaluator.measure(self.model).as_dict()
                 self.metrics.append(metrics)
@@ -187,39 +204,48 @@ class StageTrainer:
         left = self.stage.epochs - self.epoch
         return Evaluator(self.model, run.recipe.data.val, run.device, run.workers, left, run.progress)
 
-    def _train_epoch(self, batches: Iterator[Batch], views: TrainingViews, bar: Bar) -> dict[str, Any]:
-        run, stage = self.settings, self.stage
-        # Drop path and dropout draw from here; seeding each epoch makes a resumed run the same as a whole one.
-        torch.manual_seed(digest_seed(stage.seed, self.name, self.epoch))
+    def _train_epoch(
+        self, batches: Iterator[Batch], views: TrainingViews, folder: StageFolder, bar: Bar
+    ) -> dict[str, Any]:
+        run, stage, done = self.settings, self.stage, self.so_far
+        steps = done.steps + views.steps
+        if not steps:
+            raise UserError(f"stage {self.name}: epoch {self.epoch + 1} has no whole batch of views with answers")
+        if not done.steps:
+            # Drop path and dropout draw from here; seeding each epoch makes it the same after a resume.
+            torch.manual_seed(digest_seed(stage.seed, self.name, self.epoch))
         self.model.train()
-        began, waited, images, skipped, labelled, step = time.monotonic(), 0.0, 0, 0, 0, 0
-        sums = torch.zeros(2, device=run.device)
-        mark = time.monotonic()
-        for step, batch in enumerate(batches, 1):
-            waited += time.monotonic() - mark
-            images, skipped, labelled = images + len(batch), skipped + batch.skipped, labelled + batch.labelled
-            loss, agreed = self._step(batch, round((self.epoch + step / views.steps) * self.steps))
-            sums += torch.stack([loss, agreed])
-            if step % 20 == 0 and not torch.isfinite(sums[0]):
+        sums = torch.tensor([done.loss, done.agreed], device=run.device)
+        mark = saved = time.monotonic()
+        for batch in batches:
+            done.waited += time.monotonic() - mark
+            done.steps, done.images = done.steps + 1, done.images + len(batch)
+            done.skipped, done.labelled = done.skipped + batch.skipped, done.labelled + batch.labelled
+            sums += torch.stack(self._step(batch, round((self.epoch + done.steps / steps) * self.steps)))
+            save = mark - saved >= 60 * stage.save_minutes and done.steps < steps
+            if (save or done.steps % 20 == 0) and not torch.isfinite(sums[0]):
                 raise UserError(_diverged(self.name, self.epoch))
             bar.advance(stage.batch_size, f"epoch {self.epoch + 1}/{stage.epochs}")
-            mark = time.monotonic()
-        seconds = time.monotonic() - began
-        mean_loss, mean_agreement = (sums / max(step, 1)).tolist()
-        if not images or mean_loss != mean_loss:
+            done.seconds, mark = done.seconds + time.monotonic() - mark, time.monotonic()
+            if save:
+                done.loss, done.agreed = sums.tolist()
+                folder.write_state(self._state())
+                saved = time.monotonic()
+        mean_loss, mean_agreement = (sums / done.steps).tolist()
+        if mean_loss != mean_loss:
             raise UserError(_diverged(self.name, self.epoch))
-        self.epoch += 1
+        self.epoch, self.so_far = self.epoch + 1, SoFar()
         return {
             "epoch": self.epoch,
             "loss": mean_loss,
             "agreement" if stage.target == "teacher" else "train_top1": 100 * mean_agreement,
             "lr": self.optimiser.param_groups[0]["lr"],
-            "images": images,
-            "skipped": skipped,
-            "labelled": labelled,
+            "images": done.images,
+            "skipped": done.skipped,
+            "labelled": done.labelled,
             "left_out": views.left_out,
-            "images_per_s": images / seconds,
-            "waiting_for_data": waited / seconds,
+            "images_per_s": done.images / done.seconds,
+            "waiting_for_data": done.waited / done.seconds,
         }
 
     def _step(self, batch: Batch, update: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -260,6 +286,7 @@ class StageTrainer:
             stored=stored,
             missing=stage.missing,
             broken=run.recipe.label.on_broken,
+            first=self.so_far.steps * stage.batch_size if epoch == self.epoch else 0,
         )
 
     def _replayed(self, store: LogitStore, epoch: int) -> Replayed:
@@ -297,12 +324,22 @@ class StageTrainer:
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "metrics": self.metrics,
+            "so_far": vars(self.so_far),
+            # The order of an epoch under way must not change when units are labelled meanwhile.
+            "absent": sorted((unit.block, unit.shard) for unit in self.absent),
+            "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.epoch, self.metrics = state["epoch"], state["metrics"]
+        if state["so_far"]["steps"]:
+            self.so_far = SoFar(**state["so_far"])
+            self.absent = frozenset(Unit(block, shard) for block, shard in state["absent"])
+            on_cpu, *on_cuda = (generator.cpu() for generator in state["generators"])
+            torch.set_rng_state(on_cpu)
+            torch.cuda.set_rng_state_all(on_cuda)
 
     def _result(self, folder: Path) -> dict[str, Any]:
         metrics = self.metrics
@@ -342,7 +379,7 @@ def _num_classes(run: Run, stage: Stage) -> int:
 def _diverged(name: str, epoch: int) -> str:
     return (
         f"stage {name}: the loss of epoch {epoch + 1} is not a number; lower stages.{name}.lr, "
-        f"the state of the epoch before is kept"
+        f"the last saved state is kept"
     )
 
 
