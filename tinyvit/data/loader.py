@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import wait
+from types import TracebackType
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -62,7 +65,7 @@ def run_streams(streams: Sequence[Stream], workers: int, pin_memory: bool = Fals
         multiprocessing_context=context,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        worker_init_fn=end_with_parent,
+        worker_init_fn=partial(_begin, dict(os.environ)),
     )
     for _ in streams:
         yield _items(loader)
@@ -73,7 +76,22 @@ def run_stream(stream: Stream, workers: int, pin_memory: bool = False) -> Iterat
     yield from next(run_streams([stream], workers, pin_memory))
 
 
-def end_with_parent(_worker: int = 0) -> None:
+def _begin(environment: dict[str, str], _worker: int) -> None:
+    """Make a data process one that acts and ends as a part of the process that reads from it."""
+    # A fork server's children have the environment of when it started: credentials may be younger.
+    os.environ.update(environment)
+    end_with_parent()
+    # multiprocessing's thread that hands tensors over calls this hook, and nothing else here does: a reader that
+    # is stopped (Ctrl-C) while it takes a tensor has its own line to print, not a traceback from each worker.
+    sys.excepthook = _reader_may_leave
+
+
+def _reader_may_leave(kind: type[BaseException], fault: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, fault, trace)
+
+
+def end_with_parent() -> None:
     """End this process when the one that asked for it is gone, even by kill -9.
 
     torch's own watchdog compares parent ids; a fork server's children have the server as their parent, which in

@@ -1,0 +1,28 @@
+"""A reader that is stopped in the middle of taking a tensor from its data process; run by test_loader.py."""
+
+import time
+from collections.abc import Iterator
+from multiprocessing import connection
+
+import torch
+
+from tinyvit.data.loader import run_stream
+
+
+class Tensors:
+    def read(self, worker: int, workers: int) -> Iterator[torch.Tensor]:
+        yield from (torch.zeros(1000) for _ in range(8))
+
+
+def stopped(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    # What a connection to the data process does first, after it is made.
+    connection.answer_challenge = stopped  # type: ignore[attr-defined]
+    try:
+        list(run_stream(Tensors(), 1))
+    except KeyboardInterrupt:
+        time.sleep(1)  # the data process's other end has noticed by then
+        print("stopped")
