@@ -16,8 +16,9 @@ setup: $(READY) ## make .venv with exact versions (constraints.txt)
 run: $(READY) ## main job: label the example with its teacher, distil a student, compare with its twin
 	$(BIN)/python -m flows.example
 
+# One thread a process: torch's threads wait for each other by spinning, and two test processes have cores to lose.
 test: $(READY) ## all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 torture: $(READY) ## 50 kills, 1,000 mutations, races: the store under fire, at full length (8 minutes)
 	$(BIN)/python -m pytest tests/torture --long
@@ -46,7 +47,7 @@ constraints: $(UV) ## choose the versions in constraints.txt anew
 # Bytecode is compiled once: torch, timm and Prefect are imported by every process of a run.
 $(READY): pyproject.toml constraints.txt | $(UV)
 	$(UV) venv -q --allow-existing --python '>=3.11,<3.14' $(VENV)
-	$(UV) pip install -q --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[flows,hub,remote,example,dev]'
+	$(UV) pip install -q --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[flows,hub,remote,wandb,export,example,dev]'
 	@touch $@
 
 .uv/bin/uv:

@@ -30,9 +30,9 @@ def endure(folder: Path, index: ShardIndex, minutes: float, workers: int, progre
     A batch that takes longer than a minute is a hang: the longest wait is told.
     """
     store = LogitStore.open(folder / "store")
-    stored = Replayed(store.location, 0, store.spec.run_seed, frozenset())
+    stored = Replayed(0, store.spec.run_seed, store.location)
     epochs = [
-        TrainingViews(index=index, augment=Augment(), size=SIZE, batch_size=BATCH, epoch=epoch, seed=0, stored=stored)
+        TrainingViews(index, Augment(), SIZE, store.spec.num_classes, BATCH, epoch, seed=0, replayed=stored)
         for epoch in range(EPOCHS)
     ]
     began = mark = time.monotonic()

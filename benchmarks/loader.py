@@ -41,6 +41,7 @@ from tinyvit.teachers import load_teacher
 T = TypeVar("T")
 
 PHOTOGRAPHS = 2000
+CLASSES = 1000
 PER_SHARD = 250
 SIZE = 224
 BATCH = 50
@@ -85,7 +86,7 @@ def prepare(folder: Path, progress: Progress) -> ShardIndex:
 def measure(folder: Path, index: ShardIndex, augment: Augment, progress: Progress) -> dict[str, Any]:
     """Images a second of every way; without data processes also where one image's time goes."""
     store = LogitStore.open(folder / "store")
-    stored = Replayed(store.location, 0, store.spec.run_seed, frozenset())
+    stored = Replayed(0, store.spec.run_seed, store.location)
     found: dict[str, Any] = {"images": PHOTOGRAPHS, "size": SIZE}
     with progress.task("load", len(WORKERS) * ROUNDS * len(KEYS), "passes") as bar:
         for workers in WORKERS:
@@ -154,7 +155,8 @@ def _settings(augment: Augment) -> dict[str, Any]:
 
 
 def _views(index: ShardIndex, augment: Augment, seed: int, stored: Replayed | None = None) -> TrainingViews:
-    return TrainingViews(index=index, augment=augment, size=SIZE, batch_size=BATCH, epoch=seed, seed=0, stored=stored)
+    labels = stored is None
+    return TrainingViews(index, augment, SIZE, CLASSES, BATCH, epoch=seed, seed=0, replayed=stored, labels=labels)
 
 
 class _Decoding:

@@ -13,7 +13,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.tasks import check_store, plain_fault, run_stage
 from tinyvit.config import load_recipe
 from tinyvit.curves import curves_png
-from tinyvit.errors import UserError
+from tinyvit.training.run import check_stages
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
 
@@ -40,8 +40,7 @@ def distill_student(
     """
     resolved = load_recipe(recipe, overrides or []).with_data(data)
     names = stages or list(resolved.stages)
-    if unknown := [name for name in names if name not in resolved.stages]:
-        raise UserError(f"the recipe has no stage {unknown[0]!r}; it has {', '.join(resolved.stages)}")
+    check_stages(resolved, names)
     home = Path(f"runs/{Path(recipe).stem}")
     folder = Path(run_dir) if run_dir else home / "distilled"
     path = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -27,7 +28,8 @@ from tinyvit.pixels import default_device
 from tinyvit.progress import default_progress
 from tinyvit.replay_check import open_for_training
 from tinyvit.teachers import Teacher, load_teacher
-from tinyvit.train import open_run, train_stage
+from tinyvit.training.run import open_run
+from tinyvit.training.train import train_stage
 
 # Prefect passes on what the package logs (prefect.toml, extra_loggers), but leaves its level at WARNING.
 logging.getLogger("tinyvit").setLevel(logging.INFO)
@@ -122,5 +124,5 @@ def check_store(recipe: Recipe, store: str) -> str:
 def run_stage(recipe: Recipe, run_dir: Path, store: str | None, name: str, before: Path | None) -> dict[str, Any]:
     """One training stage, resumed where an earlier try stopped; returns its result."""
     opened = LogitStore.open(store) if store else None
-    run = open_run(recipe, run_dir, opened, [name], default_workers(), default_progress())
+    run = replace(open_run(recipe, run_dir, [name], default_workers(), default_progress()), store=opened)
     return train_stage(run, name, before)

@@ -19,6 +19,7 @@ from tinyvit.errors import UserError
 
 Residual = Literal["uniform", "ghost", "renormalise"]
 Missing = Literal["error", "skip", "label"]
+Broken = Literal["error", "skip"]
 
 
 class Section(BaseModel):
@@ -78,6 +79,10 @@ class Data(Section):
         description="shards to label and train on: a folder, a URL or a pattern such as URL/{000..127}.tar"
     )
     val: str | None = Field(default=None, description="shards to evaluate on")
+    broken: Broken = Field(
+        default="error",
+        description="an image that cannot be decoded: stop, or store an invalid row and leave the view out of training",
+    )
 
 
 class Label(Section):
@@ -98,9 +103,6 @@ class Label(Section):
     input_size: int | None = Field(default=None, ge=16, description="pixels a side; null: the teacher's own")
     batch_size: int = Field(default=256, ge=1, description="views a forward pass")
     seed: int = Field(default=0, ge=0, lt=2**63, description="decides the seed of every view")
-    on_broken: Literal["error", "skip"] = Field(
-        default="error", description="an image that cannot be decoded: stop, or store an invalid row"
-    )
     augment: Augment = Field(default_factory=Augment)
 
     @model_validator(mode="after")
@@ -124,20 +126,36 @@ class Student(Section):
 
     name: str = Field(description="timm model name, such as tiny_vit_5m_224")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="such as img_size, embed_dims, depths")
-    checkpoint: Path | None = Field(default=None, description="weights to start from; an unfit head is left out")
+    checkpoint: str | None = Field(
+        default=None, description="weights to start from: a stage's folder, a .safetensors file, or a teacher's name"
+    )
 
 
 class Stage(Section):
     """One training run: what is learned, for how long, how fast."""
 
-    target: Literal["teacher", "labels"] = Field(description="learn the stored answers, or the labels")
+    target: Literal["teacher", "labels"] = Field(description="learn the teacher's answers, or the labels")
+    label_weight: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the loss that a teacher stage learns from the labels"
+    )
     epochs: int = Field(ge=1, description="passes over the images")
-    batch_size: int = Field(ge=2, description="images a step")
+    batch_size: int = Field(ge=2, description="images a step, on all devices together")
     lr: float = Field(gt=0, description="peak learning rate")
+    warmup_lr: float = Field(default=0.0, ge=0, description="learning rate that the warm-up begins with")
     min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end of the cosine")
-    weight_decay: float = Field(default=0.05, ge=0, description="AdamW weight decay")
+    lr_base_size: int | None = Field(
+        default=None, ge=1, description="batch size that these rates are for: they grow with batch_size; null: as given"
+    )
     warmup_epochs: float = Field(default=0.0, ge=0, description="epochs of linear warm-up")
+    weight_decay: float = Field(default=0.05, ge=0, description="AdamW weight decay")
+    layer_decay: float | None = Field(
+        default=None, gt=0, le=1, description="factor of the learning rate from a layer to the one below it"
+    )
     clip_grad: float | None = Field(default=5.0, gt=0, description="largest norm of the gradient")
+    ema: float | None = Field(
+        default=None, gt=0, lt=1, description="decay of an average of the weights, which is evaluated and kept instead"
+    )
+    eval_batch_norm: bool = Field(default=False, description="batch norm keeps the statistics that it begins with")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="for labels only")
     top_k: int | None = Field(default=None, ge=1, description="classes of the stored rows to use; null: all")
     stored_epochs: int | None = Field(
@@ -146,8 +164,10 @@ class Stage(Section):
     missing: Missing = Field(
         default="error", description="a view without a stored answer: stop, leave it out, or learn its label"
     )
+    non_finite: Literal["error", "skip"] = Field(
+        default="error", description="a step whose loss or gradient is not finite: stop, or leave it out and count it"
+    )
     residual: Residual = Field(default="uniform", description="what becomes of the mass outside the kept classes")
-    save_minutes: float = Field(default=10, ge=0, description="minutes between saved states within an epoch")
     seed: int = Field(default=0, ge=0, lt=2**63, description="initial weights, order of images, views of label stages")
     augment: Augment | None = Field(default=None, description="for labels only; null: the label section's")
 
@@ -155,26 +175,70 @@ class Stage(Section):
     def _consistent(self) -> Stage:
         if self.target == "teacher" and self.augment is not None:
             raise ValueError("a teacher stage replays the stored views; remove its augment section")
+        if self.target == "labels" and self.label_weight:
+            raise ValueError("label_weight is for a teacher stage; a stage on labels learns nothing else")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of epochs {self.epochs}")
         return self
+
+    @property
+    def lr_scale(self) -> float:
+        """What the learning rates are multiplied by."""
+        return self.batch_size / self.lr_base_size if self.lr_base_size else 1.0
+
+
+class Engine(Section):
+    """How training is computed, not what: a run may be resumed with other values."""
+
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="of the network's activations; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    micro_batch: int | None = Field(
+        default=None, ge=1, description="most images a forward pass on a device; gradients of several are added up"
+    )
+    compile: bool = Field(default=False, description="compile the network (torch.compile)")
+    grad_checkpointing: bool = Field(default=False, description="compute activations again to save memory")
+    sync_batch_norm: bool = Field(default=False, description="batch norm over the images of all GPUs")
+    deterministic: bool = Field(default=False, description="only algorithms that repeat bit for bit; slower on a GPU")
+    log_steps: int = Field(default=50, ge=1, description="steps between two lines of metrics")
+    save_minutes: float = Field(default=10, ge=0, description="minutes between saved states within an epoch")
 
 
 class Recipe(Section):
     """A whole run."""
 
     data: Data
-    label: Label
+    labelling: Label | None = Field(
+        default=None, alias="label", description="needed by stages that learn from a teacher"
+    )
     student: Student
     stages: Annotated[dict[str, Stage], Field(min_length=1)]
+    engine: Engine = Field(default_factory=Engine)
+
+    @model_validator(mode="after")
+    def _labelled(self) -> Recipe:
+        if self.labelling is None and (needy := [n for n, stage in self.stages.items() if stage.target == "teacher"]):
+            raise ValueError(f"the stage {needy[0]!r} learns from a teacher: the recipe needs a label section")
+        return self
+
+    @property
+    def label(self) -> Label:
+        """The section on the teacher. UserError where there is none."""
+        if self.labelling is None:
+            raise UserError("the recipe has no label section: it has no teacher to ask; choose another")
+        return self.labelling
+
+    def record(self) -> dict[str, Any]:
+        """The resolved recipe, as its file would say it."""
+        return self.model_dump(mode="json", by_alias=True)
 
     def digest(self) -> str:
         """SHA-256 of the resolved recipe."""
-        return digest_of(self.model_dump(mode="json"))
+        return digest_of(self.record())
 
     def augment_of(self, stage: Stage) -> Augment:
-        """The augmentation of a label stage."""
-        return stage.augment or self.label.augment
+        """How the views of a stage are made."""
+        return stage.augment or (self.labelling.augment if self.labelling else Augment())
 
     def with_data(self, folder: str | Path | None) -> Recipe:
         """The same recipe on other shards: a place of .tar files, or a folder with `train` and `val` inside."""
@@ -182,10 +246,10 @@ class Recipe(Section):
             return self
         root = Path(folder)
         if "://" in str(folder) or not (root / "train").is_dir():
-            data = Data(train=str(folder))
+            here = {"train": str(folder), "val": None}
         else:
-            data = Data(train=str(root / "train"), val=str(root / "val") if (root / "val").is_dir() else None)
-        return self.model_copy(update={"data": data})
+            here = {"train": str(root / "train"), "val": str(root / "val") if (root / "val").is_dir() else None}
+        return self.model_copy(update={"data": self.data.model_copy(update=here)})
 
 
 def recipe_names() -> list[str]:
@@ -199,7 +263,7 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
 
     Raises UserError, one line, for an unknown name, a misspelt field or a value that does not fit.
     """
-    tree = _read(name)
+    tree = _read(name, ())
     for override in overrides:
         _override(tree, override)
     try:
@@ -210,7 +274,10 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         raise UserError(f"recipe {name}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(name: str, derived: tuple[str, ...]) -> dict[str, Any]:
+    """The tree of a recipe; one with a `base` says only what is different there. `derived` are those that led here."""
+    if name in derived:
+        raise UserError(f"the recipe {derived[0]} is based on itself: {' -> '.join([*derived, name])}")
     try:
         if name.endswith((".yaml", ".yml")):
             text = Path(name).read_text()
@@ -225,8 +292,25 @@ def _read(name: str) -> dict[str, Any]:
     except yaml.YAMLError as fault:
         raise UserError(f"the recipe {name} is not valid YAML: {' '.join(str(fault).split())}") from None
     if not isinstance(tree, dict):
-        raise UserError(f"the recipe {name} is empty; it needs the sections data, label, student and stages")
-    return tree
+        raise UserError(f"the recipe {name} is empty; it needs the sections data, student and stages")
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    path = Path(name).parent / str(base)
+    known_as = str(path) if name.endswith((".yaml", ".yml")) and path.is_file() else str(base)
+    return _merged(_read(known_as, (*derived, name)), tree)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Sections merge field by field, a value replaces what was there; a section that is null is taken away."""
+    merged = dict(base)
+    for key, value in changes.items():
+        was_section = isinstance(merged.get(key), dict)
+        if was_section and value is None:
+            del merged[key]
+        else:
+            merged[key] = _merged(merged[key], value) if was_section and isinstance(value, dict) else value
+    return merged
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tinyvit.stage_folder import read_metrics
+from tinyvit.training.folder import read_epochs
 
 
 def curves_png(stages: Sequence[Path]) -> bytes:
     """Loss of each stage and, where measured, accuracy on the validation images, as a PNG."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    named = {stage.name: read_metrics(stage) for stage in stages}
+    named = {stage.name: read_epochs(stage) for stage in stages}
     draw(left, named, "loss", "loss [nat]")
     draw_accuracy(right, named)
     buffer = io.BytesIO()

@@ -10,6 +10,10 @@ class UserError(ValueError):
     """Bad input: one line that says what is wrong and what to do."""
 
 
+class Stopped(Exception):
+    """The process was asked to end (SIGTERM) and has saved what it did: one line that says how to go on."""
+
+
 def refuse_mismatch(store: str | Path, differences: Sequence[str], remedy: str) -> None:
     """Raise UserError when a store and a run differ: the first three differences and what to do."""
     if differences:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from storage import LogitStore, StoreError, StoreSpec, Unit, UnitRows
 from tinyvit.config import Recipe
@@ -101,7 +100,7 @@ def label_units(
         run_seed=label.seed,
         batch_size=label.batch_size,
         probes=store.spec.probes,
-        skip_broken=label.on_broken == "skip",
+        skip_broken=recipe.data.broken == "skip",
     )
     planned = {plan.unit: plan for plan in plans}
     drafts: dict[Unit, _Draft] = {}
@@ -154,23 +153,15 @@ class _Draft:
         shape, here = tuple(chunk.digest.shape), np.ix_(chunk.epochs.numpy(), chunk.slots.numpy())
         logits = teacher.answer(chunk.views.flatten(0, 1))
         finite = torch.isfinite(logits).all(dim=1)
-        signal = self._keep(torch.where(finite[:, None], logits, 0.0), self._rows.seed[here])
+        spec, seeds = self._spec, torch.from_numpy(self._rows.seed[here].astype(np.int64)).flatten()
+        logits = torch.where(finite[:, None], logits, 0.0)
+        signal = TeacherSignal.selected(logits, spec.selection, spec.top_k, spec.mass, seeds)
         self._rows.class_id[here] = signal.class_id.view(*shape, -1).cpu().numpy()
         self._rows.probability[here] = signal.probability.view(*shape, -1).cpu().numpy()
         self._rows.residual[here] = signal.residual.view(shape).cpu().numpy()
         self._rows.valid[here] = finite.view(shape).cpu().numpy() & chunk.decoded.numpy()
         self._digest[here] = chunk.digest.numpy()
         self._filled += chunk.digest.numel()
-
-    def _keep(self, logits: torch.Tensor, seeds: NDArray[np.uint32]) -> TeacherSignal:
-        """The classes of each answer [E * n, C] that the store is to keep."""
-        spec = self._spec
-        if spec.selection == "sampled":
-            flat = torch.from_numpy(seeds.astype(np.int64)).flatten()
-            return TeacherSignal.sampled_from_logits(logits, spec.top_k, flat)
-        if spec.mass is not None:
-            return TeacherSignal.from_logits_by_mass(logits, spec.top_k, spec.mass)
-        return TeacherSignal.from_logits(logits, spec.top_k)
 
 
 def finish(store: LogitStore, progress: Progress) -> None:

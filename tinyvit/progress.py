@@ -102,6 +102,17 @@ class _LogBar:
         log.info("%s: done in %.1f s, %s", self._meter.name, seconds, self._last)
 
 
+class SilentProgress:
+    """Nothing: for the processes beside the one that reports."""
+
+    @contextmanager
+    def task(self, name: str, total: float, unit: str) -> Iterator[Bar]:
+        yield self
+
+    def advance(self, amount: float, note: str = "") -> None:
+        """Nothing."""
+
+
 def default_progress() -> Progress:
     """A bar where stderr is a terminal, log lines elsewhere."""
     return TerminalProgress() if sys.stderr.isatty() else LogProgress()

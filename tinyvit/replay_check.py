@@ -17,7 +17,6 @@ from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.loader import run_stream
 from tinyvit.data.made_views import make_views
-from tinyvit.data.place import Place
 from tinyvit.errors import UserError, refuse_mismatch
 from tinyvit.progress import Progress
 from tinyvit.provenance import library_versions
@@ -75,13 +74,6 @@ def _recipe_differences(recipe: Recipe, store: LogitStore) -> list[str]:
             found.append(f"stage {name} wants top_k {stage.top_k}, the store holds {spec.top_k}")
         if stage.target == "teacher" and (stage.stored_epochs or 1) > spec.epochs:
             found.append(f"stage {name} wants {stage.stored_epochs} stored epochs, the store has {spec.epochs}")
-        if stage.target == "teacher" and stage.missing == "label":
-            labels = Place(recipe.data.train).class_names() or []
-            if len(labels) != spec.num_classes:
-                found.append(
-                    f"stage {name} has missing=label, but the data's classes.txt names {len(labels)} classes, "
-                    f"the teacher {spec.num_classes}"
-                )
         if stage.target == "teacher" and stage.top_k and spec.selection == "sampled":
             found.append(f"stage {name} wants top_k {stage.top_k}, which would bias the sampled rows of the store")
     return found

@@ -19,8 +19,8 @@ from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.loader import run_stream
 from tinyvit.data.made_views import make_views
 from tinyvit.progress import LogProgress
-from tinyvit.stage_folder import read_metrics
 from tinyvit.store_facts import best_classes, stored_augment
+from tinyvit.training.folder import read_epochs
 
 SHOWN_VIEWS = 4
 
@@ -54,7 +54,7 @@ def write_report(
 def _curves(stages: Mapping[str, Path]) -> dict[str, str]:
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    runs = {name: read_metrics(folder) for name, folder in stages.items()}
+    runs = {name: read_epochs(folder) for name, folder in stages.items()}
     draw(left, runs, "loss", "training loss [nat]")
     draw_accuracy(right, runs)
     buffer = io.BytesIO()

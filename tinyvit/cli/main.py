@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tinyvit.cli.bench import app as bench_app
 from tinyvit.cli.data import app as data_app
-from tinyvit.cli.output import log_to_stderr, one_line_faults, show
+from tinyvit.cli.output import log_to_stderr, one_line_faults, show, stopping_by_signal
 from tinyvit.cli.store import app as store_app
+from tinyvit.errors import UserError
 
 # Commands import what they need themselves: torch and timm take seconds, and `store info` needs neither.
 
@@ -71,63 +74,113 @@ def label(
 @app.command()
 def train(
     recipe: RecipeName,
-    run_dir: Annotated[Path, typer.Option(help="where checkpoints and metrics go; a killed run goes on there")],
+    run_dir: Annotated[Path, typer.Option(help="where checkpoints and metrics go; a stopped run goes on there")],
     store: Annotated[str | None, typer.Option(help="a sealed logit store, for stages that learn from one")] = None,
+    online: Annotated[
+        str | None, typer.Option(metavar="TEACHER", help="ask this live teacher in place of a store, to compare")
+    ] = None,
     data: Data = None,
     stage: Annotated[list[str] | None, typer.Option(help="run only this stage; repeatable, in order")] = None,
     overrides: Overrides = None,
     workers: Workers = None,
+    wandb: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="write metrics to Weights & Biases as well")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Stage 2: train a student on stored answers, on labels, or on one after the other."""
+    """Stage 2: train a student on stored answers, on labels, or both in turn; with torchrun on many devices."""
     from tinyvit.config import load_recipe
     from tinyvit.data.loader import default_workers
-    from tinyvit.progress import default_progress
+    from tinyvit.progress import SilentProgress, default_progress
     from tinyvit.replay_check import open_for_training
-    from tinyvit.train import open_run
-    from tinyvit.train import train as run_stages
+    from tinyvit.teachers import load_teacher
+    from tinyvit.training.run import open_run
+    from tinyvit.training.train import train as run_stages
+    from tinyvit.training.world import join_world
 
     resolved = load_recipe(recipe, overrides or []).with_data(data)
-    progress = default_progress()
     stages = stage or list(resolved.stages)
     count = default_workers() if workers is None else workers
-    opened = open_for_training(resolved, store, count, progress) if store else None
-    run = open_run(resolved, run_dir, opened, stages, count, progress)
-    results = {result["stage"]: result for result in run_stages(run, stages)}
-    show(results, as_json, "trained")
+    if store and online:
+        raise UserError("--store and --online exclude each other: answers are stored or live")
+    with join_world() as world, stopping_by_signal() as stop:
+        progress = default_progress() if world.chief else SilentProgress()
+        if not world.chief:
+            logging.getLogger("tinyvit").setLevel(logging.WARNING)
+        run = open_run(resolved, run_dir, stages, count, progress, world)
+        if store:
+            run = replace(run, store=open_for_training(resolved, store, count, progress))
+        elif online:
+            run = replace(run, teacher=load_teacher(online, world.device, run.recipe.label.classes))
+        run = replace(run, wandb=wandb, stop=stop)
+        results = {result["stage"]: result for result in run_stages(run, stages)}
+        if world.chief:
+            show(results, as_json, "trained")
 
 
 @app.command()
 def evaluate(
-    student: Annotated[Path, typer.Argument(help="a stage's run folder, or an exported student")],
-    data: Annotated[str, typer.Option(help="labelled shards: a folder or a URL")],
+    model: Annotated[
+        str, typer.Argument(help="a stage's run folder, an exported student, or a teacher such as timm:NAME")
+    ],
+    data: Annotated[str, typer.Option(help="labelled pictures: shards (a folder, a URL), an image folder or a .csv")],
+    size: Annotated[int | None, typer.Option(help="pixels a side; default: what the model was built for")] = None,
+    crop: Annotated[float | None, typer.Option(help="share of the picture's side that is seen; 1: all of it")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="the data's class names: a file, a line each, or imagenet-1k")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16; auto: bfloat16 on a GPU")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="pictures a forward pass")] = 250,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Accuracy of a student on labelled shards."""
+    """Accuracy, loss, calibration and speed of a student, or of a teacher, on labelled pictures."""
     from tinyvit.data.loader import default_workers
-    from tinyvit.evaluate import evaluate as run_evaluation
-    from tinyvit.pixels import default_device
+    from tinyvit.evaluation import Evaluator, load_subject, open_pictures
+    from tinyvit.evaluation.subject import named_classes
     from tinyvit.progress import default_progress
-    from tinyvit.students import load_student
+    from tinyvit.training.network import precision_of
+    from tinyvit.training.world import World
 
-    device = default_device()
-    model = load_student(student).to(device)
-    result = run_evaluation(model, data, device, default_workers() if workers is None else workers, default_progress())
-    show(result.as_dict(), as_json, str(student))
+    world = World()
+    subject = load_subject(model, world.device)
+    subject = replace(subject, size=size or subject.size, crop_pct=crop or subject.crop_pct)
+    evaluator = Evaluator(
+        subject,
+        open_pictures(data, default_progress()),
+        world,
+        default_workers() if workers is None else workers,
+        precision_of(precision, world.device),
+        classes=named_classes(classes) if classes else None,
+        batch_size=batch_size,
+    )
+    show(evaluator.measure(subject.model).as_dict() | {"size": subject.size}, as_json, model)
 
 
 @app.command()
 def export(
     student: Annotated[Path, typer.Argument(help="a stage's run folder")],
     out: Annotated[Path, typer.Argument(help="the folder to make")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="also as ONNX, checked against torch")] = False,
+    program: Annotated[bool, typer.Option("--program", help="also as a program of torch.export, checked")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """A finished student as a folder for others: weights, timm configuration, class names, model card."""
-    from tinyvit.export import export_student
+    """A finished student as a folder for others: weights, timm configuration, class names, recipe, model card."""
+    from tinyvit.students.export import export_student
 
-    result: dict[str, Any] = export_student(student, out)
-    show(result, as_json, "exported")
+    show(export_student(student, out, onnx, program), as_json, "exported")
+
+
+@app.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="a .pth of the paper's model zoo")],
+    out: Annotated[Path, typer.Argument(help="the folder to make")],
+    as_json: AsJson = False,
+) -> None:
+    """One of the paper's released students as a folder that timm loads."""
+    from tinyvit.students.released import import_released
+
+    show(import_released(checkpoint, out), as_json, "imported")
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import Event
 from types import FrameType
 from typing import Any
 
@@ -18,7 +19,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from storage import StoreError
-from tinyvit.errors import UserError
+from tinyvit.errors import Stopped, UserError
 
 DISK_FAULTS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -44,8 +45,26 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
+def stopping_by_signal() -> Iterator[Event]:
+    """An event that SIGTERM or a first Ctrl-C sets: long work saves and ends at its next step; a second ends now."""
+    stop = Event()
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise Interrupted
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def one_line_faults() -> Iterator[None]:
-    """Turn what a user can cause into one line on stderr and exit code 2; Ctrl-C into 130."""
+    """Turn what a user can cause into one line on stderr and exit code 2; Ctrl-C into 130, SIGTERM into 143."""
     signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
@@ -55,6 +74,9 @@ def one_line_faults() -> Iterator[None]:
         if fault.errno not in DISK_FAULTS:
             raise
         _fail(f"{fault.filename or 'the output'}: {DISK_FAULTS[fault.errno]}")
+    except Stopped as line:
+        typer.echo(f"tinyvit: {line}", err=True)
+        sys.exit(128 + signal.SIGTERM)
     except Interrupted:
         typer.echo("tinyvit: interrupted; what was committed stays, the same command goes on from there", err=True)
         sys.exit(130)

@@ -80,6 +80,8 @@ def _begin(environment: dict[str, str], _worker: int) -> None:
     """Make a data process one that acts and ends as a part of the process that reads from it."""
     # A fork server's children have the environment of when it started: credentials may be younger.
     os.environ.update(environment)
+    # Ctrl-C and torchrun's SIGTERM go to a whole group: the reader decides what they mean, and may want another batch.
+    os.setpgid(0, 0)
     end_with_parent()
     # multiprocessing's thread that hands tensors over calls this hook, and nothing else here does: a reader that
     # is stopped (Ctrl-C) while it takes a tensor has its own line to print, not a traceback from each worker.

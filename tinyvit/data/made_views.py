@@ -36,7 +36,7 @@ class MadeViews:
             if isinstance(made, BrokenImage):
                 raise UserError(
                     f"{self.shard.path}: the image of {self.samples[made.slot].key!r} cannot be decoded ({made}); "
-                    f"mend the shard, or leave such images out with label.on_broken=skip"
+                    f"mend the shard, or leave such images out with data.broken=skip"
                 )
             found[slot] = made
         return found

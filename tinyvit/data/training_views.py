@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,28 +18,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from storage import LogitStore, Rows
-from tinyvit.config import Augment, Missing
+from tinyvit.config import Augment, Broken, Missing
 from tinyvit.data.images import BrokenImage
 from tinyvit.data.index import ShardIndex
-from tinyvit.data.made_views import make_views
+from tinyvit.data.made_views import MadeViews, Pictures
 from tinyvit.data.order import EpochOrder, EpochSequence
 from tinyvit.errors import UserError
 from tinyvit.replay import partners, view_seeds
+from tinyvit.signal import TeacherSignal
 
 
 @dataclass(frozen=True)
 class Batch:
-    """At most B training views and what is to be learned of each; fewer where some are left out.
+    """Training views [n, H, W, 3] uint8, their seeds [n] int64 and what is to be learned of each.
 
-    views [B, H, W, 3] uint8; class_id [B, K] int64, best first; probability [B, K] float32, 0 where there is no
-    such class; residual [B] float32. Of a stage on labels these are the label and, where the view is mixed, its
-    partner's. `skipped` views were left out, `labelled` ones lack an answer and have their label in its place.
+    `signal` is the stored answer, `labels` are the views' own labels in the same form; either is None where nothing
+    is learned of it. `teacher_views` are the same views as a live teacher wants them. `skipped` views were left
+    out, `labelled` ones lack an answer and have their label in its place.
     """
 
     views: Tensor
-    class_id: Tensor
-    probability: Tensor
-    residual: Tensor
+    seeds: Tensor
+    signal: TeacherSignal | None
+    labels: TeacherSignal | None
+    teacher_views: Tensor | None
     skipped: int
     labelled: int
 
@@ -49,69 +51,87 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Called by the DataLoader: page-locked copies, which travel to the GPU while it computes."""
         pinned: dict[str, Any] = {
-            name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)
+            name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor | TeacherSignal)
         }
         return replace(self, **pinned)
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """The stored epoch whose views are made again: of the store at `location`, whose views have `run_seed`.
+    """The epoch whose views, of `run_seed`, are made again, and the store at `location` that has answers to them.
 
-    `missing` are the shards that have no answers in it.
+    `missing` are the shards that have no answers in it. Without a location a live teacher is asked.
     """
 
-    location: str
     epoch: int
     run_seed: int
-    missing: frozenset[int]
+    location: str | None
+    missing: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class TrainingViews:
-    """One epoch of training views: `stored` ones, or fresh ones on labels whose seeds follow from `seed`.
+    """One epoch of training views, `batch_size` a step on all ranks together.
 
-    `seed` also decides the order. `first` views of the epoch were taken before. Of a broken image or an answer
-    that is missing, `broken` and `missing` say what becomes.
+    They are those of a stored epoch (`replayed`) or fresh ones, whose seeds follow from `seed`, which also decides
+    the order. `first` views of the epoch were taken before. Each of the `world` ranks takes an equal share of a
+    step, in `parts` batches. Of a broken image or an answer that is missing, `broken` and `missing` say what
+    becomes. `labels` asks for the views' labels, `teacher_size` for the views as a live teacher is shown them.
     """
 
     index: ShardIndex
     augment: Augment
     size: int
+    num_classes: int
     batch_size: int
     epoch: int
     seed: int
-    stored: Replayed | None = None
+    replayed: Replayed | None = None
+    labels: bool = False
+    teacher_size: int | None = None
     missing: Missing = "error"
-    broken: Literal["error", "skip"] = "error"
+    broken: Broken = "error"
     rank: int = 0
     world: int = 1
+    parts: int = 1
     first: int = 0
 
     @property
     def order(self) -> EpochOrder:
         """The sequence that the epoch takes its views from."""
-        left_out = self.stored.missing if self.stored and self.missing == "skip" else frozenset[int]()
+        left_out = self.replayed.missing if self.replayed and self.missing == "skip" else frozenset[int]()
         counts = tuple(0 if shard in left_out else n for shard, n in enumerate(self.index.counts))
         return EpochOrder(counts, self.seed, self.epoch)
 
     @property
     def steps(self) -> int:
-        """How many batches each rank reads."""
-        return (self.order.total - self.first) // (self.batch_size * self.world)
+        """How many steps are left; each rank reads `parts` batches for each."""
+        return (self.order.total - self.first) // self.batch_size
 
     @property
     def left_out(self) -> int:
-        """How many views no rank reads, because they fill no batch on all of them or their shard has no answers."""
-        return sum(self.index.counts) - self.first - self.steps * self.batch_size * self.world
+        """How many views no rank reads, because they fill no whole step or their shard has no answers."""
+        return sum(self.index.counts) - self.first - self.steps * self.batch_size
 
     def read(self, worker: int, workers: int) -> Iterator[Batch]:
         """The batches of one worker of this rank."""
         source = _Source(self)
         sequence = EpochSequence(self.order, source.partners)
-        for step in range(worker, self.steps, workers):
-            position = self.first + (step * self.world + self.rank) * self.batch_size
-            yield source.batch(sequence.take(position, self.batch_size))
+        for number in range(worker, self.steps * self.parts, workers):
+            yield source.batch(sequence.take(*self._span(*divmod(number, self.parts))))
+
+    def keys(self, step: int) -> list[str]:
+        """Shard and key of the views that this rank takes in a step, for a message."""
+        sequence = EpochSequence(self.order, _Source(self).partners)
+        spans = [self._span(step, part) for part in range(self.parts)]
+        places = np.concatenate([sequence.take(*span) for span in spans])
+        return [f"{self.index.table.name[shard]}: {self.index.keys(shard)[slot]}" for shard, slot in places.tolist()]
+
+    def _span(self, step: int, part: int) -> tuple[int, int]:
+        """Where in the sequence this rank's batch begins, and how many views it has."""
+        share = [self.batch_size * rank // self.world for rank in (self.rank, self.rank + 1)]
+        start, stop = (share[0] + (share[1] - share[0]) * p // self.parts for p in (part, part + 1))
+        return self.first + step * self.batch_size + start, stop - start
 
 
 class _Source:
@@ -119,8 +139,9 @@ class _Source:
 
     def __init__(self, views: TrainingViews) -> None:
         self._views = views
+        location = views.replayed.location if views.replayed else None
         # Opened here, in the worker: connections must not be carried over from another process.
-        self._store = LogitStore.open(views.stored.location) if views.stored else None
+        self._store = LogitStore.open(location) if location else None
         # A batch may begin in one window and end in the next.
         together = 2 * max(len(shards) for _, shards in views.order.windows())
         self._shard = lru_cache(together)(views.index.shard)
@@ -129,7 +150,7 @@ class _Source:
         self.partners = lru_cache(together)(lambda shard: partners(self._seeds(shard), views.augment))
 
     def batch(self, places: NDArray[np.intp]) -> Batch:
-        """The batch of these views, [B, 2] shard and slot."""
+        """The batch of these views, [n, 2] shard and slot."""
         draft = _Draft(len(places), self._views, self._store.spec.top_k if self._store else 0)
         for shard in np.unique(places[:, 0]):
             here = np.flatnonzero(places[:, 0] == shard)
@@ -141,41 +162,49 @@ class _Source:
         views, shard = self._views, self._shard(number)
         rows, seeds, partner = self._rows(number), self._seeds(number), self.partners(number)
         answered = rows.valid[slots] if rows else np.zeros(len(slots), bool)
-        if views.stored and views.missing == "skip":
+        if self._store and views.missing == "skip":
             here, slots, answered = here[answered], slots[answered], answered[answered]
-        made = make_views(shard, slots.tolist(), seeds, views.augment, views.size, partner)
-        if views.broken == "error":
-            made.whole()
-        for place, pixels in zip(here, made.pixels.values(), strict=True):
-            if not isinstance(pixels, BrokenImage):
-                draft.views[place] = pixels
-                draft.kept[place] = True
+        pictures = Pictures(shard, [*slots, *partner[slots].tolist()])
+        draft.seeds[here] = seeds[slots]
+        for pixels in draft.pixels:
+            made = pictures.views(slots.tolist(), seeds, partner, views.augment, pixels.shape[1])
+            if views.broken == "error":
+                made.whole()
+            draft.show(here, made, pixels)
         kept = draft.kept[here]
         if rows:
-            draft.answer(here[kept & answered], rows, slots[kept & answered])
-        unanswered = np.flatnonzero(kept & ~answered)
-        if views.stored and views.missing == "error" and len(unanswered):
+            draft.signal.answer(here[kept & answered], rows, slots[kept & answered])
+        unanswered = np.flatnonzero(kept & ~answered) if self._store else np.empty(0, np.intp)
+        if views.replayed and views.missing == "error" and len(unanswered):
             slot = int(slots[unanswered[0]])
             raise UserError(
-                f"the store {views.stored.location} has no answer for {made.samples[slot].key!r} (slot {slot} of "
-                f"{shard.path}, stored epoch {views.stored.epoch}); set the stage's missing=skip to leave such views "
-                f"out, or missing=label to train on their labels"
+                f"the store {views.replayed.location} has no answer for {made.samples[slot].key!r} (slot {slot} of "
+                f"{shard.path}, stored epoch {views.replayed.epoch}); set the stage's missing=skip to leave such "
+                f"views out, or missing=label to train on their labels"
             )
-        draft.labelled += len(unanswered) if views.stored else 0
-        for i in unanswered:
-            draft.label(int(here[i]), *made.label(int(slots[i]), int(partner[slots[i]]), seeds, views.augment))
+        draft.labelled += len(unanswered)
+        asked = [(draft.signal, unanswered)] + ([(draft.labels, np.flatnonzero(kept))] if views.labels else [])
+        for targets, chosen in asked:
+            for i in chosen.tolist():
+                classes, shares = made.label(int(slots[i]), int(partner[slots[i]]), seeds, views.augment)
+                if max(classes) >= views.num_classes:
+                    raise UserError(
+                        f"{shard.path}: {made.samples[int(slots[i])].key!r} or its partner has the label "
+                        f"{max(classes)}, but there are {views.num_classes} classes; mend it, or classes.txt"
+                    )
+                targets.label(int(here[i]), classes, shares)
 
     def _read_rows(self, shard: int) -> Rows | None:
-        stored = self._views.stored
-        if self._store is None or stored is None or shard in stored.missing:
+        replayed = self._views.replayed
+        if self._store is None or replayed is None or shard in replayed.missing:
             return None
-        return self._store.read(stored.epoch, shard)
+        return self._store.read(replayed.epoch, shard)
 
     def _seeds_of(self, shard: int) -> NDArray[np.uint32]:
         if (rows := self._rows(shard)) is not None:
             return rows.seed
-        stored, index = self._views.stored, self._shard(shard)
-        run_seed, epoch = (stored.run_seed, stored.epoch) if stored else (self._views.seed, self._views.epoch)
+        replayed, index = self._views.replayed, self._shard(shard)
+        run_seed, epoch = (replayed.run_seed, replayed.epoch) if replayed else (self._views.seed, self._views.epoch)
         return view_seeds(run_seed, index.name, epoch, index.samples)
 
 
@@ -183,14 +212,48 @@ class _Draft:
     """A batch under way."""
 
     def __init__(self, count: int, views: TrainingViews, top_k: int) -> None:
-        # A label stage has the label, and the partner's where views are mixed.
-        entries = max(top_k, 1 + views.augment.mixes)
-        self.views = np.empty((count, views.size, views.size, 3), np.uint8)
+        # A view has one label, or its partner's as well where views are mixed.
+        names = 1 + views.augment.mixes
+        # The student's and the teacher's, which are the same where they are of one size.
+        sizes = dict.fromkeys([views.size, views.teacher_size or views.size])
+        self.pixels = [np.empty((count, size, size, 3), np.uint8) for size in sizes]
+        self.seeds = np.zeros(count, np.int64)
         self.kept = np.zeros(count, bool)
         self.labelled = 0
+        self.signal = _Targets(count, max(top_k, names), views.num_classes)
+        self.labels = _Targets(count, names, views.num_classes)
+        self._views, self._answered = views, top_k > 0
+
+    def show(self, here: NDArray[np.intp], made: MadeViews, pixels: NDArray[np.uint8]) -> None:
+        """Take the views that could be made."""
+        for place, view in zip(here, made.pixels.values(), strict=True):
+            if not isinstance(view, BrokenImage):
+                pixels[place] = view
+                self.kept[place] = True
+
+    def batch(self) -> Batch:
+        # Not a copy where all are kept.
+        kept = slice(None) if self.kept.all() else np.flatnonzero(self.kept)
+        pixels = [torch.from_numpy(array[kept]) for array in self.pixels]
+        return Batch(
+            views=pixels[0],
+            seeds=torch.from_numpy(self.seeds[kept]),
+            signal=self.signal.of(kept) if self._answered else None,
+            labels=self.labels.of(kept) if self._views.labels else None,
+            teacher_views=pixels[-1] if self._views.teacher_size else None,
+            skipped=int((~self.kept).sum()),
+            labelled=self.labelled,
+        )
+
+
+class _Targets:
+    """What is to be learned of the views of a batch under way."""
+
+    def __init__(self, count: int, entries: int, num_classes: int) -> None:
         self._class_id = np.zeros((count, entries), np.int64)
         self._probability = np.zeros((count, entries), np.float32)
         self._residual = np.zeros(count, np.float32)
+        self._num_classes = num_classes
 
     def answer(self, here: NDArray[np.intp], rows: Rows, slots: NDArray[np.intp]) -> None:
         """What the teacher said of these views."""
@@ -205,10 +268,8 @@ class _Draft:
         self._class_id[here, : len(classes)] = classes
         self._probability[here, : len(classes)] = shares
 
-    def batch(self) -> Batch:
-        whole = self.kept.all()
-        views, class_id, probability, residual = (
-            torch.from_numpy(array if whole else array[self.kept])
-            for array in (self.views, self._class_id, self._probability, self._residual)
-        )
-        return Batch(views, class_id, probability, residual, int((~self.kept).sum()), self.labelled)
+    def of(self, kept: slice | NDArray[np.intp]) -> TeacherSignal:
+        """What is to be learned of the views that are kept."""
+        arrays = (self._class_id, self._probability, self._residual)
+        class_id, probability, residual = (torch.from_numpy(array[kept]) for array in arrays)
+        return TeacherSignal(class_id, probability, residual, self._num_classes)

@@ -20,10 +20,10 @@ from tinyvit.replay import view_digest
 
 def stream(recipe: Recipe, store: LogitStore | None, stored_epoch: int = 1, **changes: object) -> TrainingViews:
     """The training views of a recipe's data, of one stored epoch."""
-    stored = Replayed(store.location, stored_epoch, store.spec.run_seed, frozenset()) if store else None
-    settings: dict[str, object] = {"batch_size": 50, "epoch": 0, "seed": 0, "stored": stored} | changes
+    stored = Replayed(stored_epoch, store.spec.run_seed, store.location) if store else None
+    settings: dict[str, object] = {"batch_size": 50, "epoch": 0, "seed": 0, "num_classes": 1000, "replayed": stored}
     index = index_shards(recipe.data.train, LogProgress())
-    return TrainingViews(index=index, augment=recipe.label.augment, size=32, **settings)  # type: ignore[arg-type]
+    return TrainingViews(index=index, augment=recipe.label.augment, size=32, **settings | changes)  # type: ignore[arg-type]
 
 
 def places(recipe: Recipe, store: LogitStore, epoch: int = 1) -> dict[int, tuple[int, int]]:

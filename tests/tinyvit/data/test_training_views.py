@@ -52,11 +52,13 @@ def test_every_view_arrives_once_with_its_own_row(labelled: tuple[Recipe, LogitS
     rows = [store.read(1, shard) for shard in range(2)]
     seen = []
     for batch in run_stream(stream(recipe, store), workers):
+        signal = batch.signal
+        assert signal
         for i, digest in enumerate(digests([batch])[0]):
             shard, slot = known[digest]
-            assert (batch.class_id[i].numpy() == rows[shard].class_id[slot]).all()
-            assert np.array_equal(batch.probability[i].numpy(), rows[shard].probability[slot])
-            assert batch.residual[i] == float(rows[shard].residual[slot])
+            assert (signal.class_id[i].numpy() == rows[shard].class_id[slot]).all()
+            assert np.array_equal(signal.probability[i].numpy(), rows[shard].probability[slot])
+            assert signal.residual[i] == float(rows[shard].residual[slot])
             seen.append((shard, slot))
     assert len(seen) == len(set(seen)) == 500
 
@@ -87,7 +89,7 @@ def test_steps_and_left_out_views_are_counted_beforehand(small_recipe: Recipe, s
             for rank in range(world)
         ]
         assert {len(list(views.read(0, 1))) for views in ranks} == {ranks[0].steps}
-        assert first + ranks[0].steps * batch_size * world + ranks[0].left_out == 500
+        assert first + ranks[0].steps * batch_size + ranks[0].left_out == 500
 
 
 def torchrun(out: Path, recipe_changes: tuple[str, ...], data: Path, store: LogitStore, ranks: int, **changes: int):  # type: ignore[no-untyped-def]
@@ -105,7 +107,7 @@ def torchrun(out: Path, recipe_changes: tuple[str, ...], data: Path, store: Logi
 def test_two_ranks_take_the_same_views_in_the_same_steps_as_one(
     mixed_recipe: Recipe, mixed_store: LogitStore, small_data: Path, tmp_path: Path
 ) -> None:
-    ranks = torchrun(tmp_path, MIXED, small_data, mixed_store, 2, batch_size=24)
+    ranks = torchrun(tmp_path, MIXED, small_data, mixed_store, 2, batch_size=48)
     assert [len(steps) for steps in ranks] == [500 // 48] * 2
     alone = digests(list(stream(mixed_recipe, mixed_store, batch_size=48).read(0, 1)))
     assert [one + two for one, two in zip(*ranks, strict=True)] == alone
@@ -122,7 +124,7 @@ def test_an_epoch_goes_on_with_the_next_unseen_view(
     resumed = digests(list(run_stream(stream(small_recipe, small_store, batch_size=30, first=seen), 2)))
     assert whole[:5] + resumed == whole
     # On two ranks, which together take another number of views a step.
-    ranks = torchrun(tmp_path, SMALL, small_data, small_store, 2, batch_size=25, first=seen)
+    ranks = torchrun(tmp_path, SMALL, small_data, small_store, 2, batch_size=50, first=seen)
     after = [view for step in zip(*ranks, strict=True) for batch in step for view in batch]
     before = [view for batch in whole[:5] for view in batch]
     assert not set(before) & set(after)
@@ -158,8 +160,8 @@ def test_views_without_an_answer_are_an_error_left_out_or_labelled(
     assert counted(list(stream(recipe, store, missing="skip").read(0, 1))) == (400, 100, 0)
     batches = list(stream(recipe, store, missing="label", batch_size=100).read(0, 1))
     assert counted(batches) == (500, 0, 100)
-    classes = np.concatenate([b.class_id.numpy() for b in batches])
-    shares = np.concatenate([b.probability.numpy() for b in batches])
+    classes = np.concatenate([b.signal.class_id.numpy() for b in batches if b.signal])
+    shares = np.concatenate([b.signal.probability.numpy() for b in batches if b.signal])
     labelled_rows = (shares[:, 2:] == 0).all(axis=1)
     assert labelled_rows.sum() == 100
     assert np.allclose(shares[labelled_rows].sum(axis=1), 1)
@@ -175,8 +177,8 @@ def test_units_that_are_missing_are_left_out_or_labelled(
     small_recipe: Recipe, small_store: LogitStore, missing: str
 ) -> None:
     views = stream(small_recipe, small_store, missing=missing)
-    assert views.stored
-    views = replace(views, stored=replace(views.stored, missing=frozenset({0})))
+    assert views.replayed
+    views = replace(views, replayed=replace(views.replayed, missing=frozenset({0})))
     batches = list(run_stream(views, 2))
     if missing == "skip":
         assert counted(batches) == (250, 0, 0)

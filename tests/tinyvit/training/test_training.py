@@ -14,8 +14,8 @@ from support import command, small_arguments, tinyvit, wait_until
 
 from storage import LogitStore
 from tinyvit.config import Recipe
-from tinyvit.stage_folder import read_metrics
 from tinyvit.students import load_weights
+from tinyvit.training.folder import read_epochs
 
 
 def train_arguments(run: Path, store: Path, data: Path) -> list[str]:
@@ -49,10 +49,10 @@ def test_a_run_killed_with_9_and_resumed_ends_in_identical_weights(
     run = tmp_path / "run"
     arguments = train_arguments(run, small_store.location, small_data)
     process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    wait_until((run / "distill" / "metrics.jsonl").exists, process)
+    wait_until((run / "distill" / "epochs.jsonl").exists, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    epochs = len((run / "distill" / "metrics.jsonl").read_text().splitlines())
+    epochs = len((run / "distill" / "epochs.jsonl").read_text().splitlines())
     assert epochs < 2, "the kill came too late to prove anything"
     done = tinyvit(*arguments)
     assert done.returncode == 0, done.stderr
@@ -68,26 +68,26 @@ def test_a_run_killed_within_an_epoch_goes_on_there_and_ends_in_identical_weight
 ) -> None:
     run = tmp_path / "run"
     state = run / "distill" / "state.pt"
-    arguments = [*train_arguments(run, small_store.location, small_data), "--set", "stages.distill.save_minutes=0"]
+    arguments = [*train_arguments(run, small_store.location, small_data), "--set", "engine.save_minutes=0"]
     process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     wait_until(state.exists, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     saved = torch.load(state, weights_only=True)
-    assert (saved["epoch"], saved["metrics"]) == (0, []), "the kill came too late to prove anything"
-    assert 0 < saved["so_far"]["steps"] < 10
+    assert (saved["epoch"], saved["epochs"]) == (0, []), "the kill came too late to prove anything"
+    assert 0 < saved["step"] < 10
     # Another number of data processes changes nothing.
     arguments[arguments.index("--workers") + 1] = "2"
     done = tinyvit(*arguments)
     assert done.returncode == 0, done.stderr
-    assert f"resumed after epoch 0 of 2 and {saved['so_far']['steps']} steps" in " ".join(done.stderr.split())
+    assert f"resumed after epoch 0 of 2 and {saved['step']} steps" in " ".join(done.stderr.split())
     for stage in ("distill", "finetune"):
         whole, resumed = load_weights(trained / stage), load_weights(run / stage)
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
         lines = [
             [
-                {k: v for k, v in m.items() if k not in ("images_per_s", "waiting_for_data", "val")}
-                for m in read_metrics(f)
+                {k: v for k, v in m.items() if k not in ("images_per_s", "waiting_for_data", "memory_mib", "val")}
+                for m in read_epochs(f)
             ]
             for f in (trained / stage, run / stage)
         ]
@@ -123,7 +123,9 @@ def test_evaluate_and_export_agree_with_training(trained: Path, small_data: Path
     out = tmp_path / "exported"
     exported = tinyvit("export", trained / "finetune", out, "--json")
     assert exported.returncode == 0, exported.stderr
-    assert {f.name for f in out.iterdir()} == {"model.safetensors", "config.json", "classes.txt", "README.md"}
+    assert {f.name for f in out.iterdir()} == {
+        "model.safetensors", "config.json", "classes.txt", "recipe.yaml", "README.md",
+    }  # fmt: skip
     done = tinyvit("evaluate", out, "--data", small_data / "val", "--json")
     assert json.loads(done.stdout)["top1"] == pytest.approx(recorded, abs=0.5)
 

@@ -1,7 +1,8 @@
 """What a training stage leaves in its folder, and when it may be trusted.
 
-`record.json` says what the stage is, `state.pt` where it stands after its last whole epoch, `metrics.jsonl` has a
-line an epoch, `result.json` exists once it is finished. Each is seen whole or not at all.
+`record.json` says what the stage is, `state.pt` where it stands, `epochs.jsonl` has a line for each epoch that is
+done, `result.json` exists once it is finished; `best` holds the student of the best epoch. Each is seen whole or
+not at all. Beside them lie the journal's files (training/journal.py).
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import torch
 
 from storage import write_whole
 from tinyvit.errors import UserError
+from tinyvit.training.journal import METRICS, read_lines
 
 STATE = "state.pt"
-METRICS = "metrics.jsonl"
+EPOCHS = "epochs.jsonl"
+BEST = "best"
 RESULT = "result.json"
 RECORD = "record.json"
 
@@ -47,18 +50,18 @@ class StageFolder:
         return state
 
     def write_state(self, state: dict[str, Any]) -> None:
-        """Keep the state, then its metrics: a line of metrics always belongs to a state that was saved."""
+        """Keep the state, then its epochs: a line of them always belongs to a state that was saved."""
         buffer = io.BytesIO()
         torch.save({**state, "digest": self._digest}, buffer)
         write_whole(self.path / STATE, buffer.getvalue())
-        lines = "".join(json.dumps(metrics) + "\n" for metrics in state["metrics"])
-        write_whole(self.path / METRICS, lines.encode())
+        lines = "".join(json.dumps(epoch) + "\n" for epoch in state["epochs"])
+        write_whole(self.path / EPOCHS, lines.encode())
 
     def begin(self, record: dict[str, Any]) -> None:
         """Make the folder and say what stage it is for; what an older one left there without a state goes."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / STATE).is_file():
-            for name in (METRICS, RESULT):
+            for name in (EPOCHS, METRICS, RESULT):
                 (self.path / name).unlink(missing_ok=True)
         self._write_json(RECORD, record)
 
@@ -80,7 +83,6 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
     return document
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a stage's metrics, one an epoch; empty when there are none yet."""
-    file = folder / METRICS
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+def read_epochs(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of a stage's epochs, the first one first; empty when there are none yet."""
+    return read_lines(folder / EPOCHS)

@@ -1,4 +1,8 @@
-"""Distillation loss from a sparse teacher answer, without a dense [batch, classes] target."""
+"""What a view's logits cost, from a sparse teacher answer or its labels, without a dense [B, C] target.
+
+Losses are in nats, one a view [B]: the engine sums them, so that what a step weighs does not depend on how it was
+divided among devices.
+"""
 
 from torch import Tensor
 
@@ -7,7 +11,7 @@ from tinyvit.signal import TeacherSignal
 
 
 def distillation_loss(logits: Tensor, signal: TeacherSignal, residual: Residual) -> Tensor:
-    """Mean cross-entropy in nats of student logits [B, C] against the teacher's answer.
+    """[B] cross-entropy of student logits [B, C] against the teacher's answers.
 
     The mass r outside the kept classes, which may be fewer than K, is
     - `uniform`: spread over the other classes (TinyViT, section 3.1),
@@ -21,29 +25,29 @@ def distillation_loss(logits: Tensor, signal: TeacherSignal, residual: Residual)
     kept = signal.probability
     loss = -(kept * kept_log_q).sum(dim=1)
     if residual == "renormalise":
-        return (loss / kept.sum(dim=1)).mean()
+        return loss / kept.sum(dim=1)
     if signal.class_id.shape[1] == signal.num_classes:
-        return loss.mean()
+        return loss
     if residual == "uniform":
         present = signal.present
         others = signal.num_classes - present.sum(dim=1)
         outside = (log_q.sum(dim=1) - (kept_log_q * present).sum(dim=1)) / others.clamp(min=1)
     else:
         outside = log_q.scatter(1, signal.class_id, float("-inf")).logsumexp(dim=1)
-    return (loss - signal.residual * outside).mean()
-
-
-def agreement(logits: Tensor, signal: TeacherSignal) -> Tensor:
-    """Share of views on which student and teacher name the same best class; a scalar on the logits' device."""
-    return (logits.argmax(dim=1) == signal.class_id[:, 0]).float().mean()
+    return loss - signal.residual * outside
 
 
 def label_loss(logits: Tensor, labels: TeacherSignal, smoothing: float) -> Tensor:
-    """Mean cross-entropy in nats of logits [B, C] against labels, of which a mixed view has two, with their shares.
+    """[B] cross-entropy of logits [B, C] against labels, of which a mixed view has two, with their shares.
 
     `smoothing` of the mass is spread over all classes (as in torch's cross_entropy).
     """
     logits = logits.float()
     log_q = logits - logits.logsumexp(dim=1, keepdim=True)
     loss = -(labels.probability * log_q.gather(1, labels.class_id)).sum(dim=1)
-    return ((1 - smoothing) * loss - smoothing * log_q.mean(dim=1)).mean()
+    return (1 - smoothing) * loss - smoothing * log_q.mean(dim=1)
+
+
+def agreement(logits: Tensor, signal: TeacherSignal) -> Tensor:
+    """[B] bool: the student names the best class of the answer."""
+    return logits.argmax(dim=1) == signal.class_id[:, 0]

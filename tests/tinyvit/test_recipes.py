@@ -1,0 +1,85 @@
+"""Every recipe that comes with the package: it loads, says what it is for, and trains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import timm
+
+from tinyvit.config import load_recipe, recipe_names
+from tinyvit.errors import UserError
+from tinyvit.progress import LogProgress
+from tinyvit.teachers import Teacher
+from tinyvit.training.run import open_run
+from tinyvit.training.train import train
+
+TINY = (
+    "student.name=tiny_vit_5m_224",
+    "student.checkpoint=null",
+    "student.kwargs={img_size: 32, embed_dims: [16, 32, 48, 64], depths: [1, 1, 1, 1], num_heads: [1, 1, 2, 2]}",
+    "engine.micro_batch=128",
+)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_trains_two_steps(name: str, small_data: Path, teacher: Teacher, tmp_path: Path) -> None:
+    stages = load_recipe(name).stages
+    short = [
+        f"stages.{stage}.{change}"
+        for stage in stages
+        for change in ("epochs=1", "warmup_epochs=0.5", "batch_size=250", "missing=error")
+    ]
+    labels = ("label.input_size=32",) if load_recipe(name).labelling else ()
+    recipe = load_recipe(name, (*TINY, *labels, *short)).with_data(small_data)
+    run = replace(open_run(recipe, tmp_path, list(stages), 0, LogProgress()), teacher=teacher)
+    for result in train(run, list(stages)):
+        assert result["last"]["images"] == 500
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_says_what_it_takes_and_what_comes_of_it(name: str) -> None:
+    recipe = load_recipe(name)
+    assert timm.is_model(recipe.student.name)
+    text = (resources.files("tinyvit") / "recipes" / f"{name}.yaml").read_text()
+    comment = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#")).lower()
+    for word in ("tinyvit train", "hardware", "time", "result"):
+        assert word in comment, word
+
+
+def test_the_papers_figures() -> None:
+    """Of configs/ in the paper's code, as the issue of this system names them."""
+    for size, drop_path in (("5m", 0.0), ("11m", 0.1), ("21m", 0.1)):
+        recipe = load_recipe(f"in22k-distill-{size}")
+        stage = recipe.stages["pretrain"]
+        assert (recipe.label.epochs, recipe.label.top_k, recipe.label.augment.mixes) == (90, 100, False)
+        assert (stage.epochs, stage.batch_size, stage.weight_decay, stage.clip_grad) == (90, 4096, 0.01, 5.0)
+        assert (stage.lr * stage.lr_scale, stage.warmup_epochs) == (pytest.approx(2e-3), 5)
+        assert recipe.student.kwargs["drop_path_rate"] == drop_path
+        tuned = load_recipe(f"in22k-to-in1k-{size}").stages["finetune"]
+        assert (tuned.epochs, tuned.layer_decay, tuned.eval_batch_norm) == (30, 0.8, True)
+        scratch = load_recipe(f"in1k-scratch-{size}")
+        assert (scratch.stages["scratch"].epochs, scratch.augment_of(scratch.stages["scratch"]).mixes) == (300, True)
+        distilled = load_recipe(f"in1k-distill-{size}")
+        assert (distilled.label.epochs, distilled.label.top_k, distilled.label.augment.mixes) == (300, 10, True)
+    augment = load_recipe("in22k-distill-5m").label.augment
+    assert (augment.auto_augment, augment.color_jitter, augment.erase_prob, augment.interpolation) == (
+        "rand-m9-mstd0.5-inc1", 0.4, 0.25, "bicubic",
+    )  # fmt: skip
+
+
+def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: example\nstages:\n  finetune: null\n  distill: {epochs: 3}\nengine: {log_steps: 7}\n")
+    recipe, example = load_recipe(str(mine)), load_recipe("example")
+    assert list(recipe.stages) == ["distill"]
+    assert recipe.stages["distill"].epochs == 3
+    assert recipe.stages["distill"].lr == example.stages["distill"].lr
+    assert recipe.label == example.label
+    (tmp_path / "next.yaml").write_text("base: mine.yaml\nengine: {log_steps: 9}\n")
+    assert load_recipe(str(tmp_path / "next.yaml")).engine.log_steps == 9
+    mine.write_text("base: next.yaml\n")
+    with pytest.raises(UserError, match=r"is based on itself: .*mine.yaml -> .*next.yaml -> .*mine.yaml"):
+        load_recipe(str(mine))

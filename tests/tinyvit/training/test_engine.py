@@ -1,0 +1,250 @@
+"""The training engine in one process: what each setting does, shown by what it changes and what it does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import SMALL, label_all
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from storage import LogitStore
+from tinyvit.config import Recipe, load_recipe
+from tinyvit.errors import Stopped, UserError
+from tinyvit.progress import LogProgress
+from tinyvit.students import load_weights
+from tinyvit.teachers import Teacher, load_teacher
+from tinyvit.training.journal import read_lines
+from tinyvit.training.run import open_run
+from tinyvit.training.stage import StageTrainer
+from tinyvit.training.train import train_stage
+
+LOG = "engine.log_steps=2"
+
+Train = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def train(small_data: Path, small_store: LogitStore, tmp_path: Path) -> Train:
+    """Train a stage of the small recipe in this process, on its first 250 images, with changes; returns the result."""
+
+    def run(name: str, *changes: str, folder: str = "run", **options: Any) -> dict[str, Any]:
+        recipe = load_recipe(
+            "example", (*SMALL, f"stages.{name}.epochs=1", f"stages.{name}.warmup_epochs=0.2", LOG, *changes)
+        )
+        opened = open_run(recipe.with_data(small_data), tmp_path / folder, [name], 0, LogProgress())
+        return train_stage(replace(opened, **{"store": small_store, **options}), name, None)
+
+    return run
+
+
+def losses(folder: Path) -> list[float]:
+    """The losses in a stage's journal."""
+    return [line["loss"] for line in read_lines(folder / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize(
+    ("change", "tolerance"),
+    [
+        ("engine.grad_checkpointing=true", 1e-5),
+        ("engine.deterministic=true", 1e-5),
+        ("engine.precision=bfloat16", 0.05),
+        ("engine.precision=float16", 0.05),
+        ("engine.compile=true", 1e-4),
+    ],
+)
+def test_how_it_is_computed_does_not_change_what_is_learned(
+    train: Train, tmp_path: Path, change: str, tolerance: float
+) -> None:
+    train("distill", folder="plain")
+    train("distill", change, folder="changed")
+    plain, changed = (losses(tmp_path / name / "distill") for name in ("plain", "changed"))
+    assert len(plain) == 5
+    assert changed == pytest.approx(plain, rel=tolerance)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_step(train: Train, tmp_path: Path) -> None:
+    # Batch norm sees a part at a time; with its statistics kept, nothing but rounding is left.
+    still = "stages.finetune.eval_batch_norm=true"
+    train("finetune", still, folder="whole")
+    train("finetune", still, "engine.micro_batch=17", folder="parts")
+    whole, parts = (losses(tmp_path / name / "finetune") for name in ("whole", "parts"))
+    assert parts == pytest.approx(whole, rel=1e-4)
+
+
+def test_batch_norm_in_eval_mode_keeps_its_statistics_and_trains_its_scale(train: Train, tmp_path: Path) -> None:
+    train("finetune", "stages.finetune.eval_batch_norm=true")
+    weights = load_weights(tmp_path / "run" / "finetune")
+    assert all((value == 0).all() for name, value in weights.items() if name.endswith("running_mean"))
+    assert not torch.equal(weights["patch_embed.conv1.bn.weight"], torch.ones(16))
+
+
+def test_layer_decay_slows_the_layers_below(train: Train, tmp_path: Path) -> None:
+    train("finetune", "stages.finetune.lr=1e-12", folder="start")
+    train("finetune", "stages.finetune.layer_decay=0.1", folder="decayed")
+    start, after = (load_weights(tmp_path / name / "finetune") for name in ("start", "decayed"))
+    moved = {name: (after[name] - start[name]).abs().max() for name in start}
+    assert moved["patch_embed.conv1.conv.weight"] < 1e-4 * moved["head.fc.weight"]
+
+
+def test_the_average_is_what_is_evaluated_and_kept(train: Train, tmp_path: Path) -> None:
+    train("finetune", folder="plain")
+    train("finetune", "stages.finetune.ema=0.9", folder="averaged")
+    states = [torch.load(tmp_path / n / "finetune" / "state.pt", weights_only=True) for n in ("plain", "averaged")]
+    kept = load_weights(tmp_path / "averaged" / "finetune")
+    assert torch.equal(states[0]["model"]["head.fc.weight"], states[1]["model"]["head.fc.weight"])
+    assert torch.equal(states[1]["optimiser"]["average"]["head.fc.weight"], kept["head.fc.weight"])
+    assert not torch.equal(states[1]["model"]["head.fc.weight"], kept["head.fc.weight"])
+
+
+def test_rates_grow_with_the_batch_where_they_are_for_another(train: Train, tmp_path: Path) -> None:
+    train("finetune", folder="as given")
+    train("finetune", "stages.finetune.lr_base_size=25", folder="for 25")
+    given, grown = (
+        [line["lr"] for line in read_lines(tmp_path / name / "finetune" / "metrics.jsonl")]
+        for name in ("as given", "for 25")
+    )
+    assert grown == pytest.approx([2 * rate for rate in given])
+    assert max(given) > 0
+
+
+def test_answers_and_labels_weigh_what_the_recipe_says(train: Train, small_data: Path, tmp_path: Path) -> None:
+    """A student of ten classes teaches another; its answers and the labels add up by their weights."""
+    with pytest.raises(UserError, match=r"classes.txt names 10 classes, the teacher 1000"):
+        train("distill", "stages.distill.label_weight=0.25", folder="refused")
+    train("finetune")
+    name = f"timm:local-dir:{tmp_path / 'run' / 'finetune'}"
+    changes = (f"label.teacher={name}", "label.top_k=10", "label.epochs=1", "label.epochs_per_unit=1")
+    own = load_teacher(name, torch.device("cpu"))
+    store = label_all(load_recipe("example", (*SMALL, *changes)).with_data(small_data), tmp_path / "own", own)
+    first = {}
+    for weight in (0.0, 0.25, 0.75):
+        folder = f"weight {weight}"
+        changed = (*changes, f"stages.distill.label_weight={weight}", "engine.log_steps=1")
+        result = train("distill", *changed, folder=folder, store=store)
+        first[weight] = losses(tmp_path / folder / "distill")[0]
+    assert first[0.75] - first[0.0] == pytest.approx(3 * (first[0.25] - first[0.0]), rel=1e-3)
+    assert abs(first[0.25] - first[0.0]) > 1e-3
+    # The teacher's classes are those of the pictures: a stage on its answers is evaluated too.
+    assert result["val"]["images"] == 250
+
+
+def diverging(step: int, times: int = 1) -> Callable[..., Any]:
+    """StageTrainer._learn with a loss that is not a number in some steps from `step` on."""
+    learn, seen = StageTrainer._learn, [0]
+
+    def broken(trainer: StageTrainer, batch: Any) -> Any:
+        loss, agreed = learn(trainer, batch)
+        seen[0] += 1
+        return (loss * float("nan") if step <= seen[0] < step + times else loss), agreed
+
+    return broken
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_views(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StageTrainer, "_learn", diverging(5))
+    with pytest.raises(UserError, match=r"step 5: the loss of train-00000\d.tar: train-\d+ and others") as caught:
+        train("distill", "engine.save_minutes=0")
+    file = tmp_path / "run" / "distill" / "non_finite-rank0.txt"
+    assert str(file) in str(caught.value)
+    named = file.read_text().splitlines()
+    assert len(set(named)) == 50
+    # What was saved lies before it: steps are looked at before a state is kept.
+    saved = torch.load(tmp_path / "run" / "distill" / "state.pt", weights_only=True)
+    assert saved["step"] == 4
+    assert all(value.isfinite().all() for value in saved["model"].values() if value.is_floating_point())
+
+
+def test_a_step_that_is_not_finite_can_be_left_out(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StageTrainer, "_learn", diverging(5))
+    result = train("distill", "stages.distill.non_finite=skip")
+    assert result["dropped_steps"] == 1
+    assert result["last"]["images"] == 450
+    weights = load_weights(tmp_path / "run" / "distill")
+    assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())
+
+
+def test_nothing_but_steps_that_are_not_finite_is_an_error_also_then(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StageTrainer, "_learn", diverging(5, times=100))
+    with pytest.raises(UserError, match="is not finite"):
+        train("distill", "stages.distill.non_finite=skip")
+
+
+def test_stopping_saves_and_the_same_run_goes_on_to_the_same_weights(train: Train, tmp_path: Path) -> None:
+    class Later:
+        """Asks to stop at its fourth question."""
+
+        asked = 0
+
+        def is_set(self) -> bool:
+            self.asked += 1
+            return self.asked == 4
+
+    drop = "student.kwargs.drop_path_rate=0.2"
+    whole = train("distill", drop, folder="whole")
+    with pytest.raises(Stopped, match="stopped and saved after epoch 0 and 4 steps"):
+        train("distill", drop, stop=Later())
+    journal = tmp_path / "run" / "distill" / "metrics.jsonl"
+    journal.write_text(journal.read_text() + '{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
+    resumed = train("distill", drop)
+    for name in ("loss", "agreement", "images", "lr"):
+        assert resumed["last"][name] == whole["last"][name]
+    one, two = (load_weights(tmp_path / folder / "distill") for folder in ("whole", "run"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    # Lines of steps that were done again are there once.
+    assert [line["step"] for line in read_lines(journal)] == [2, 4, 6, 8, 10]
+
+
+def test_metrics_are_lines_and_curves(train: Train, tmp_path: Path) -> None:
+    result = train("finetune")
+    folder = tmp_path / "run" / "finetune"
+    lines = read_lines(folder / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
+    assert {"epoch", "loss", "train_top1", "lr", "grad_norm", "images_per_s", "waiting_for_data", "memory_mib"} <= {
+        *lines[0]
+    }
+    assert np.mean([line["loss"] for line in lines]) == pytest.approx(result["last"]["loss"])
+    board = EventAccumulator(str(folder / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("loss")] == [2, 4, 6, 8, 10]
+    assert board.Scalars("val_top1")[0].value == pytest.approx(result["val"]["top1"])
+    assert result["best"]["epoch"] == 1
+    assert (folder / "best" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_weights_and_biases_is_written_where_asked_for(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train("finetune", wandb="tinyvit-test")
+    assert list((tmp_path / "run" / "finetune" / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_a_live_teacher_gives_the_losses_of_an_exact_store(
+    small_recipe: Recipe, teacher: Teacher, small_data: Path, tmp_path: Path, train: Train
+) -> None:
+    exact = load_recipe("example", (*SMALL, "label.encoding=exact")).with_data(small_data)
+    store = label_all(exact, tmp_path / "exact", teacher)
+    changes = ("label.encoding=exact", "engine.log_steps=1")
+    train("distill", *changes, folder="stored", store=store)
+    train("distill", *changes, folder="online", store=None, teacher=teacher)
+    stored, online = (losses(tmp_path / name / "distill") for name in ("stored", "online"))
+    assert online == pytest.approx(stored, rel=2e-4)
+    assert json.loads((tmp_path / "online" / "distill" / "record.json").read_text())["online_teacher"] == teacher.name
+
+
+def test_a_stage_without_store_and_teacher_is_refused(train: Train) -> None:
+    with pytest.raises(UserError, match="learns from a teacher: give a store"):
+        train("distill", store=None)

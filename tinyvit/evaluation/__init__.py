@@ -1,0 +1,7 @@
+"""How good a model is on labelled pictures."""
+
+from tinyvit.evaluation.measure import Evaluation, Evaluator
+from tinyvit.evaluation.pictures import open_pictures
+from tinyvit.evaluation.subject import Subject, load_subject, shared_classes
+
+__all__ = ["Evaluation", "Evaluator", "Subject", "load_subject", "open_pictures", "shared_classes"]

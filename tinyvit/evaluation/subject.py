@@ -1,0 +1,98 @@
+"""What is evaluated: a student of ours, or any teacher by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tinyvit.errors import UserError
+from tinyvit.students import class_names, colours, input_size, load_student, same_class, timm_config
+from tinyvit.students.classes import imagenet_classes, synsets
+from tinyvit.teachers import SOURCES, load_teacher
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, how its pictures are prepared, and what its classes are called, where that is known."""
+
+    model: nn.Module
+    size: int
+    crop_pct: float
+    crop_mode: str
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: Sequence[str] | None
+
+    @classmethod
+    def of(cls, model: nn.Module, classes: Sequence[str] | None = None) -> Subject:
+        """A timm model, prepared as its configuration says."""
+        config = timm_config(model)
+        mean, std = colours(model)
+        return cls(
+            model=model,
+            size=input_size(model),
+            crop_pct=config["crop_pct"],
+            crop_mode=config.get("crop_mode", "center"),
+            interpolation=config["interpolation"],
+            mean=mean,
+            std=std,
+            classes=classes,
+        )
+
+
+def load_subject(name: str, device: torch.device) -> Subject:
+    """A stage's folder or an exported student, or a teacher such as `timm:NAME`, on a device."""
+    if name.partition(":")[0] not in SOURCES:
+        model = load_student(Path(name)).to(device)
+        return Subject.of(model, class_names(model) or imagenet_classes(int(model.num_classes)))  # type: ignore[arg-type]
+    teacher = load_teacher(name, device, None)
+    config = getattr(teacher.model, "pretrained_cfg", {})
+    return Subject(
+        model=teacher.model,
+        size=teacher.input_size,
+        crop_pct=config.get("crop_pct", 0.875),
+        crop_mode=config.get("crop_mode", "center"),
+        interpolation=config.get("interpolation", "bicubic"),
+        mean=teacher.mean,
+        std=teacher.std,
+        classes=teacher.classes,
+    )
+
+
+def named_classes(name: str) -> list[str]:
+    """Class names from a file, or those of ImageNet by timm's name of the list, such as imagenet-1k."""
+    if Path(name).is_file():
+        return Path(name).read_text().splitlines()
+    try:
+        return synsets(name)
+    except AssertionError:
+        raise UserError(f"there is no class list {name}; give a file with a name a line, or imagenet-1k") from None
+
+
+def shared_classes(one: Sequence[str] | None, two: Sequence[str] | None) -> bool:
+    """Whether two lists of classes are known to have some in common."""
+    return one is not None and two is not None and not {*map(same_class, one)}.isdisjoint(map(same_class, two))
+
+
+def columns(subject: Sequence[str] | None, data: Sequence[str] | None) -> list[int] | None:
+    """Which of a model's classes each class of the data is, -1 for one that the model does not have.
+
+    None where they are the same, or not known on one side. UserError where they have none in common.
+    """
+    if subject is None or data is None:
+        return None
+    place = {same_class(name): number for number, name in enumerate(subject)}
+    found = [place.get(same_class(name), -1) for name in data]
+    if found == list(range(len(subject))):
+        return None
+    if max(found) < 0:
+        raise UserError(
+            f"the model tells apart {subject[0]!r} and {len(subject) - 1} others, the data has {data[0]!r} and "
+            f"{len(data) - 1} others, none in common; give data of its classes, or name them with --classes"
+        )
+    return found

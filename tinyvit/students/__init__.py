@@ -1,0 +1,31 @@
+"""Students: any timm model that learns, its weights and the folder that plain timm loads it from."""
+
+from tinyvit.students.classes import same_class
+from tinyvit.students.create import colours, create_student, input_size
+from tinyvit.students.folder import class_names, load_student, save_student
+from tinyvit.students.weights import (
+    CONFIG,
+    WEIGHTS,
+    Names,
+    adopt_weights,
+    classes_of,
+    load_weights,
+    timm_config,
+)
+
+__all__ = [
+    "CONFIG",
+    "WEIGHTS",
+    "Names",
+    "adopt_weights",
+    "class_names",
+    "classes_of",
+    "colours",
+    "create_student",
+    "input_size",
+    "load_student",
+    "load_weights",
+    "same_class",
+    "save_student",
+    "timm_config",
+]

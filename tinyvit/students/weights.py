@@ -1,0 +1,96 @@
+"""Weights of one network in another: another classifier, another resolution."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tinyvit.errors import UserError
+from tinyvit.students.classes import same_class
+
+log = logging.getLogger("tinyvit")
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+Names = Sequence[str] | None
+
+
+def timm_config(model: nn.Module) -> dict[str, Any]:
+    """What timm knows of a model's input and classifier (`pretrained_cfg`)."""
+    return dict(cast(Any, model).pretrained_cfg)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file or of a student's folder. UserError when there are none."""
+    file = path / WEIGHTS if path.is_dir() else path
+    try:
+        return load_file(file)
+    except OSError:
+        raise UserError(f"there are no weights at {file}; give a .safetensors file or a stage's folder") from None
+    except Exception as fault:  # safetensors has one error type of its own, which mypy cannot see
+        raise UserError(f"{file} is not a whole safetensors file: {fault}") from None
+
+
+def classes_of(path: Path) -> Names:
+    """The class names that a student's folder gives; None for another file, or where they are not known."""
+    file = path / CONFIG
+    return json.loads(file.read_text()).get("label_names") if file.is_file() else None
+
+
+def adopt_weights(model: nn.Module, state: dict[str, Tensor], before: Names = None, now: Names = None) -> None:
+    """Load weights that may be of another resolution and of other classes.
+
+    What depends on the resolution (attention biases, position embeddings) is resized as timm does for the
+    architecture. Where the class names `before` and `now` are known, the classifier keeps the rows of those
+    that are in both, and the other classes begin at the mean of these (the paper's code does so from ImageNet-21k to
+    ImageNet-1k); else a classifier of another size begins afresh. UserError when anything else does not fit.
+    """
+    own = model.state_dict()
+    classifier = str(timm_config(model)["classifier"])
+    given = dict(state)
+    body = [key for key in own if not key.startswith(classifier)]
+    if any(key in given and given[key].shape != own[key].shape for key in body):
+        given = _resized(model, given)
+    wrong = [key for key in body if key not in given or given[key].shape != own[key].shape]
+    if wrong or (wrong := [key for key in given if key not in own]):
+        raise UserError(f"the checkpoint is of another model: {wrong[0]} does not fit")
+    head = [key for key in own if key.startswith(classifier)]
+    if before is not None and now is not None and list(before) != list(now):
+        found = _rows(before, now)
+        kept = sum(row is not None for row in found)
+        if kept:
+            log.info("the classifier begins with the rows of %d of %d classes", kept, len(now))
+        given |= {key: _taken(given[key], found) if kept else own[key] for key in head if key in given}
+    model.load_state_dict(
+        {**given, **{key: own[key] for key in head if key not in given or given[key].shape != own[key].shape}}
+    )
+
+
+def _rows(before: Sequence[str], now: Sequence[str]) -> list[int | None]:
+    """Where each class of `now` is in `before`."""
+    place = {same_class(name): row for row, name in enumerate(before)}
+    return [place.get(same_class(name)) for name in now]
+
+
+def _taken(values: Tensor, rows: list[int | None]) -> Tensor:
+    """Rows of the classifier's weight [C, D] or bias [C] for other classes."""
+    mean = values[[row for row in rows if row is not None]].mean(dim=0)
+    return torch.stack([mean if row is None else values[row] for row in rows])
+
+
+def _resized(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """timm's own way from one resolution to another, which each architecture brings along."""
+    fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        return dict(fit(dict(state), model)) if fit else state
+    except (RuntimeError, KeyError, ValueError, AttributeError, AssertionError) as fault:
+        raise UserError(f"the checkpoint is of another model: {str(fault).partition(chr(10))[0]}") from None

@@ -1,0 +1,1 @@
+"""Stage 2: the engine that trains a student, stage after stage."""

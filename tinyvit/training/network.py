@@ -1,0 +1,85 @@
+"""How a network is computed: precision, memory layout, compilation, several devices."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from tinyvit.config import Engine
+from tinyvit.errors import UserError
+from tinyvit.pixels import normalise
+from tinyvit.students import colours
+from tinyvit.training.world import World
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Network:
+    """A student as the engine computes it; `model` is the bare one, whose weights these are."""
+
+    def __init__(self, model: nn.Module, engine: Engine, world: World, eval_batch_norm: bool) -> None:
+        cuda = world.device.type == "cuda"
+        _repeat_exactly(engine.deterministic)
+        if engine.sync_batch_norm:
+            if not cuda:
+                raise UserError("engine.sync_batch_norm needs GPUs: torch has it for them only; leave it out")
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        # Channels last is what convolutions want, on a CPU as on a GPU.
+        self.model: Any = model.to(world.device).to(memory_format=torch.channels_last)
+        if engine.grad_checkpointing:
+            self.model.set_grad_checkpointing()  # type: ignore[operator]
+        self.dtype = precision_of(engine.precision, world.device)
+        self._device, self._eval_batch_norm = world.device, eval_batch_norm
+        self._mean, self._std = colours(model)
+        # Each rank's batch norm sees its own images; the first rank's statistics count.
+        self._ranks = DistributedDataParallel(self.model) if world.size > 1 else None
+        forward: Any = self._ranks or self.model
+        self._forward: Any = torch.compile(forward) if engine.compile else forward
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the loss must be scaled, or gradients vanish."""
+        return self.dtype == torch.float16
+
+    def train(self) -> None:
+        """Switch to training, but for batch norm that is to keep its statistics."""
+        self.model.train()
+        if self._eval_batch_norm:
+            for module in self.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+
+    def part(self, last: bool) -> AbstractContextManager[Any]:
+        """Forward and backward of a part of a step: ranks add up their gradients with the last one."""
+        return nullcontext() if last or self._ranks is None else self._ranks.no_sync()
+
+    def logits(self, views: Tensor) -> Tensor:
+        """[n, C] of views [n, H, W, 3] uint8."""
+        pixels = normalise(views, self._mean, self._std, self._device)
+        with torch.autocast(self._device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits: Tensor = self._forward(pixels)
+        return logits
+
+
+def precision_of(name: str, device: torch.device) -> torch.dtype:
+    """What a precision's name means on a device. UserError for an unknown one."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in PRECISIONS:
+        raise UserError(f"there is no precision {name!r}; choose one of auto, {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]
+
+
+def _repeat_exactly(wanted: bool) -> None:
+    """Only algorithms that give the same bits each time, or whatever is fastest."""
+    if wanted:
+        # cuBLAS repeats its sums only with a workspace of its own.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = not wanted

@@ -1,0 +1,119 @@
+"""What a stage has done so far: counted on the device, without waiting for it, and added up over all ranks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tinyvit.data.training_views import Batch
+from tinyvit.training.world import World
+
+# Those of the totals that the device counts.
+COUNTED = ("loss", "agreed", "images", "skipped", "labelled", "dropped")
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over steps: of the views' losses in nats, of those on which the student was right, of views.
+
+    `skipped` views were left out, `labelled` ones had their label in place of an answer, `dropped` steps were not
+    finite. `seconds` are those of the work, `waited` those of them without data, both of the first rank.
+    """
+
+    loss: float = 0.0
+    agreed: float = 0.0
+    images: float = 0.0
+    skipped: float = 0.0
+    labelled: float = 0.0
+    dropped: float = 0.0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def since(self, earlier: Totals) -> Totals:
+        """What was added after an earlier state."""
+        return Totals(*(getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)))
+
+    def means(self, agreement: str) -> dict[str, Any]:
+        """For people: loss and agreement (in percent, named by what is agreed with) a view, rates, counts."""
+        images = max(self.images, 1.0)
+        return {
+            "loss": self.loss / images,
+            agreement: 100 * self.agreed / images,
+            "images": int(self.images),
+            "skipped": int(self.skipped),
+            "labelled": int(self.labelled),
+            "dropped_steps": int(self.dropped),
+            "images_per_s": self.images / max(self.seconds, 1e-9),
+            "waiting_for_data": self.waited / max(self.seconds, 1e-9),
+        }
+
+
+class Tally:
+    """Counts of one rank in an epoch under way; `totals` are those of all ranks at the last look."""
+
+    def __init__(self, world: World, begun: Totals, scaled: bool) -> None:
+        self.totals = begun
+        self._world, self._scaled = world, scaled
+        # What was counted before a restart is the first rank's, or it would count once a rank.
+        mine = begun if world.chief else Totals()
+        self._seconds, self._waited, self._mark = mine.seconds, mine.waited, time.monotonic()
+        self._sums = torch.tensor([getattr(mine, name) for name in COUNTED], dtype=torch.float64, device=world.device)
+        self._loss = torch.zeros((), device=world.device)
+        self._losses: list[Tensor] = []
+
+    def next_batch(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch, with the time that it took."""
+        asked = time.monotonic()
+        batch = next(batches)
+        self._waited += time.monotonic() - asked
+        return batch
+
+    def add(self, loss: Tensor, agreed: Tensor, batch: Batch) -> None:
+        """Count a batch by the losses [n] and agreements [n] of its views."""
+        total = loss.detach().sum()
+        finite = total.isfinite()
+        self._sums[:3] += torch.stack([total.nan_to_num(0, 0, 0), agreed.sum() * finite, len(batch) * finite]).double()
+        if batch.skipped or batch.labelled:
+            self._sums[3:5] += torch.tensor([batch.skipped, batch.labelled]).to(self._sums)
+        self._loss = self._loss + total
+
+    def end_step(self, norm: Tensor) -> None:
+        """Count a step by the norm of its gradient, which tells every rank when the loss of one is not finite.
+
+        With float16 it does not: a gradient that overflows is what the scaler is for.
+        """
+        self._sums[5] += ~self._loss.isfinite() if self._scaled else ~norm.isfinite() / self._world.size
+        self._losses.append(self._loss)
+        self._loss = torch.zeros_like(self._loss)
+        mark, self._mark = self._mark, time.monotonic()
+        self._seconds += self._mark - mark
+
+    def look(self) -> tuple[Totals, list[bool]]:
+        """What all ranks did since the last look, and whether this one's loss was finite in each step of it.
+
+        All ranks must look. Waits for the device.
+        """
+        sums = self._world.sum(self._sums).tolist()
+        before, self.totals = self.totals, Totals(*(*sums, self._seconds, self._waited))
+        finite = torch.stack(self._losses).isfinite().tolist() if self._losses else []
+        self._losses = []
+        return self.totals.since(before), finite
+
+    def go_on(self) -> None:
+        """What was done since the last step, such as saving, is not counted as its time."""
+        self._mark = time.monotonic()
+
+
+def peak_memory_mib(device: torch.device) -> int:
+    """The most memory so far: of the GPU, or on a CPU of this process (VmHWM of Linux; 0 where there is none)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // 2**20
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return sum(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))

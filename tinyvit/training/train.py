@@ -1,0 +1,94 @@
+"""Stage 2: train a student, stage after stage, on a teacher's answers or on labels.
+
+What a stage has finished is not done again, and a stage that was stopped goes on after the last state that was saved,
+at the end of an epoch or within it: with the next view that it has not seen, and to the same weights.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from storage import digest_of
+from tinyvit.config import Stage
+from tinyvit.errors import UserError
+from tinyvit.provenance import library_versions, now
+from tinyvit.training.folder import RESULT, StageFolder, read_json
+from tinyvit.training.run import Run
+from tinyvit.training.stage import StageTrainer
+
+log = logging.getLogger("tinyvit")
+
+
+def train(run: Run, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Run the named stages in order, each from the weights of the one before; yields the result of each."""
+    before: Path | None = None
+    for name in stages:
+        yield train_stage(run, name, before)
+        before = run.folder / name
+
+
+def train_stage(run: Run, name: str, before: Path | None) -> dict[str, Any]:
+    """Run one stage, from the weights in the folder `before` or from fresh ones, and return its result.
+
+    The result holds stage, epochs, images_per_s, the last epoch's metrics, `val` (an Evaluation, for stages on
+    labels with validation shards), `best` likewise, and `checkpoint`, a folder that timm loads. A finished stage is
+    not done again. Stopped when the run is told to stop, after its state was saved.
+    """
+    stage = run.recipe.stages[name]
+    folder = StageFolder(run.folder / name, _stage_digest(run, stage, before))
+    state = folder.read_state(run.world.device)
+    _refuse_apart(run, state)
+    if state and (result := read_json(folder.path, RESULT)):
+        log.info("%s: already done, nothing to do", name)
+        return result
+    if state:
+        within = f" and {state['step']} steps" if state["step"] else ""
+        log.info("%s: resumed after epoch %d of %d%s", name, state["epoch"], stage.epochs, within)
+    trainer = StageTrainer(run, name, folder, before)
+    if run.world.chief:
+        folder.begin(_record(run))
+    result = trainer.run(state)
+    run.world.meet()
+    return result
+
+
+def _refuse_apart(run: Run, state: dict[str, Any] | None) -> None:
+    """Ranks on several machines must see one run folder, or each would go on from another state."""
+    here = 0 if state is None else 1 + (state["epoch"] << 32) + state["step"]
+    if run.world.highest(here) != -run.world.highest(-here):
+        raise UserError(
+            f"the processes do not find the same state in {run.folder}; put the run folder where every machine sees it"
+        )
+
+
+def _stage_digest(run: Run, stage: Stage, before: Path | None) -> str:
+    """Of everything that decides the outcome of a stage."""
+    earlier = read_json(before, RESULT) if before else None
+    return digest_of(
+        [
+            run.recipe.student.model_dump(mode="json"),
+            list(run.index.table.sha256),
+            stage.model_dump(mode="json"),
+            run.recipe.augment_of(stage).model_dump(mode="json"),
+            run.answers if stage.target == "teacher" else None,
+            earlier["digest"] if earlier else None,
+        ]
+    )
+
+
+def _record(run: Run) -> dict[str, Any]:
+    return {
+        "recipe": run.recipe.record(),
+        "recipe_digest": run.recipe.digest(),
+        "store": run.store.location if run.store else None,
+        "store_digest": digest_of(run.store.spec.to_attributes()) if run.store else None,
+        "online_teacher": run.teacher.name if run.teacher else None,
+        "libraries": library_versions(),
+        "device": str(run.world.device),
+        "ranks": run.world.size,
+        "workers": run.workers,
+        "time": now(),
+    }
