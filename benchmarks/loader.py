@@ -8,7 +8,6 @@ the median round counts.
 from __future__ import annotations
 
 import io
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,9 +20,10 @@ import webdataset.compat as wds
 from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
-from timm.data import create_dataset, create_loader, create_transform
+from timm.data import create_transform
 
 from benchmarks.photographs import write_photographs
+from benchmarks.timm_way import describe_for_timm, timm_loader, timm_settings
 from storage import LogitStore
 from tinyvit.config import Augment, load_recipe
 from tinyvit.data.images import EncodedImage
@@ -72,10 +72,7 @@ def prepare(folder: Path, progress: Progress) -> ShardIndex:
     data = folder / "data"
     write_photographs(data, PHOTOGRAPHS, PER_SHARD, seed=0)
     index = index_shards(data, progress)
-    # timm's reader wants to be told.
-    names = list(index.table.name)
-    split = {"name": "train", "num_samples": PHOTOGRAPHS, "filenames": names, "shard_lengths": list(index.counts)}
-    (data / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
+    describe_for_timm(index, data)
     asked = recipe.with_data(str(data))
     store = open_for_labelling(asked, folder / "store", teacher, progress)
     list(label_units(store, store.missing(), asked, teacher, default_workers(), progress))
@@ -119,39 +116,9 @@ def _rate(batches: Iterable[Any]) -> float:
 
 
 def _timm(data: Path, augment: Augment, workers: int, seed: int, prefetcher: bool = False) -> Iterator[Any]:
-    """timm's own loader; the prefetcher leaves normalising and erasing to the device, as ours leaves normalising."""
-    dataset = create_dataset(
-        "wds/photographs", root=str(data), split="train", is_training=True, batch_size=BATCH, seed=seed
-    )
-    loader = create_loader(
-        dataset,
-        input_size=(3, SIZE, SIZE),
-        batch_size=BATCH,
-        is_training=True,
-        use_prefetcher=prefetcher,
-        **_settings(augment),
-        num_workers=workers,
-        device=torch.device("cpu"),
-        persistent_workers=False,
-    )
+    loader = timm_loader(data, augment, SIZE, BATCH, workers, seed, prefetcher)
     # The prefetcher's own part belongs to the device; what the data processes make is beneath it.
     return iter(loader.loader if prefetcher else loader)
-
-
-def _settings(augment: Augment) -> dict[str, Any]:
-    """The augmentation in timm's words."""
-    return {
-        "scale": augment.scale,
-        "ratio": augment.ratio,
-        "hflip": augment.hflip,
-        "vflip": augment.vflip,
-        "color_jitter": augment.color_jitter,
-        "auto_augment": augment.auto_augment,
-        "interpolation": augment.interpolation,
-        "re_prob": augment.erase_prob,
-        "re_mode": augment.erase_mode,
-        "re_count": augment.erase_count,
-    }
 
 
 def _views(index: ShardIndex, augment: Augment, seed: int, stored: Replayed | None = None) -> TrainingViews:
@@ -210,7 +177,7 @@ def _joined(store: LogitStore, slots: NDArray[np.intp]) -> list[torch.Tensor]:
 
 
 def _timms_steps(clock: _Clock, shard: IndexedShard, augment: Augment) -> None:
-    crop, policy, final = create_transform(SIZE, is_training=True, separate=True, **_settings(augment))
+    crop, policy, final = create_transform(SIZE, is_training=True, separate=True, **timm_settings(augment))
     samples = clock("read", lambda: list(wds.WebDataset(shard.path, shardshuffle=False)))
     decoded = clock("decode", lambda: [Image.open(io.BytesIO(sample["jpg"])).convert("RGB") for sample in samples])
     cropped = clock("crop, flip", lambda: [crop(image) for image in decoded])

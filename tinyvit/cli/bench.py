@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from tinyvit.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="How fast, how small, how true.")
+
+OutFile = Annotated[Path | None, typer.Option("--out", help="also append the tables to this Markdown file")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 
 NOT_INSTALLED = "the benchmarks are not installed: run this in a checkout of the project, after `make setup`"
 
@@ -23,9 +28,9 @@ def storage(
     data: Annotated[str | None, typer.Option(help="shards: a folder or a URL; default: the recipe's")] = None,
     views: Annotated[int, typer.Option(min=1, help="how many")] = 6400,
     classes: Annotated[int | None, typer.Option(min=101, help="put a head of this size in the teacher's place")] = None,
-    out: Annotated[Path | None, typer.Option(help="also append the table to this Markdown file")] = None,
+    out: OutFile = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="override of the recipe; repeatable")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """The store in every encoding beside flat records, on real rows: bytes, divergence, rows a second, memory."""
     try:
@@ -46,19 +51,13 @@ def storage(
     answers = collect(resolved, asked, views, default_workers(), progress)
     about = {"teacher": teacher.name, "stand_in_head": bool(classes), "data": Place(resolved.data.train).name}
     found: dict[str, Any] = about | measure(answers, progress)
-    if out:
-        with out.open("a") as file:
-            file.write(markdown(found))
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    else:
-        Console().print(table(found))
+    _tell(found, table, markdown, out, as_json)
 
 
 @app.command()
 def loader(
-    out: Annotated[Path | None, typer.Option(help="also append the tables to this Markdown file")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+    out: OutFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """The data path beside timm's own: images a second on 2,000 photographs, with and without the join."""
     try:
@@ -71,20 +70,77 @@ def loader(
     progress = default_progress()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), prepare(Path(folder), progress), Augment(), progress)
-    if out:
-        with out.open("a") as file:
-            file.write(markdown(found))
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    else:
-        Console().print(table(found))
+    _tell(found, table, markdown, out, as_json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="whose student, teacher and first stage on a teacher are timed")
+    ] = "example",
+    data: Annotated[str | None, typer.Option(help="labelled shards in a folder; default: the recipe's")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="override of the recipe; repeatable")] = None,
+    out: OutFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Training beside a bare loop over timm's loader: on labels, on stored answers, with the live teacher."""
+    try:
+        from benchmarks.training import markdown, measure, table
+    except ImportError:
+        raise UserError(NOT_INSTALLED) from None
+    from tinyvit.config import load_recipe
+    from tinyvit.progress import default_progress
+
+    resolved = load_recipe(recipe, ["label.epochs=2", "label.epochs_per_unit=2", *(overrides or [])]).with_data(data)
+    with tempfile.TemporaryDirectory() as folder:
+        _tell(measure(resolved, Path(folder), default_progress()), table, markdown, out, as_json)
+
+
+@app.command()
+def distillation(
+    folder: Annotated[Path, typer.Argument(help="data, teacher, store and runs are kept here; goes on where stopped")],
+    seeds: Annotated[int, typer.Option(min=1, help="how many students of each kind")] = 3,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="override of fashion-distill")] = None,
+    out: OutFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """What stored answers are worth: a student of them beside its twin on labels, on Fashion-MNIST, some seeds each."""
+    try:
+        from benchmarks.distillation import compare, markdown, table
+    except ImportError:
+        raise UserError(NOT_INSTALLED) from None
+    from tinyvit.progress import default_progress
+
+    _tell(compare(folder, seeds, overrides or [], default_progress()), table, markdown, out, as_json)
+
+
+@app.command()
+def online(
+    folder: Annotated[Path, typer.Argument(help="where runs and stores go")],
+    data: Annotated[Path, typer.Option(help="Fashion-MNIST as `tinyvit data fetch` leaves it")],
+    teacher: Annotated[str, typer.Option(help="a teacher of its ten classes")],
+    picture: Annotated[Path | None, typer.Option(help="also draw the losses into this PNG")] = None,
+    out: OutFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Training on stored answers beside training with the live teacher: the loss of each step."""
+    try:
+        from benchmarks.offline_online import compare, draw, markdown, table
+    except ImportError:
+        raise UserError(NOT_INSTALLED) from None
+    from tinyvit.progress import default_progress
+
+    found = compare(folder, data, teacher, default_progress())
+    if picture:
+        draw(found, picture)
+    _tell(found, table, markdown, out, as_json)
 
 
 @app.command()
 def endurance(
     minutes: Annotated[float, typer.Option(min=0.1, help="how long")] = 10,
     workers: Annotated[int, typer.Option(min=0, help="data processes")] = 4,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Loading photographs, joined with a store, for minutes on end: the longest wait, and memory over time."""
     try:
@@ -97,6 +153,23 @@ def endurance(
     progress = default_progress()
     with tempfile.TemporaryDirectory() as folder:
         found = endure(Path(folder), prepare(Path(folder), progress), minutes, workers, progress)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        Console().print(table(found))
+
+
+def _tell(
+    found: dict[str, Any],
+    table: Callable[[dict[str, Any]], Table],
+    markdown: Callable[[dict[str, Any]], str],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Print what was measured, and append it to a results file."""
+    if out:
+        with out.open("a") as file:
+            file.write(markdown(found))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:

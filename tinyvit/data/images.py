@@ -40,6 +40,7 @@ class EncodedImage:
 
     def __init__(self, content: bytes) -> None:
         self._content = content
+        self._opened: Image.Image | None = None
         self._decoded: dict[int, Pixels] = {}
 
     @property
@@ -53,8 +54,8 @@ class EncodedImage:
             # Pillow warns from half its limit on.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             try:
-                with Image.open(io.BytesIO(self._content)) as image:
-                    return image.size, image.format
+                self._opened = Image.open(io.BytesIO(self._content))
+                return self._opened.size, self._opened.format
             except FAULTS as fault:
                 raise BrokenImage(str(fault)) from None
 
@@ -80,8 +81,10 @@ class EncodedImage:
                 # Kinds of JPEG that torchvision refuses, or a broken one: Pillow knows.
                 pass
         try:
-            with warnings.catch_warnings(), Image.open(io.BytesIO(self._content)) as image:
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                # Opened once where that will do; an image that was read would keep its pixels beside ours.
+                image, self._opened = self._opened or Image.open(io.BytesIO(self._content)), None
                 image.draft("RGB", (self.size[0] // reduction, self.size[1] // reduction))
                 return np.array(image.convert("RGB"))
         except FAULTS as fault:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any, Protocol
@@ -22,35 +23,57 @@ class Stream(Protocol):
     """A picklable description of a stream, which any of `workers` equal processes can read its share of."""
 
     def read(self, worker: int, workers: int) -> Iterator[Any]:
-        """The share of one worker, in order."""
+        """The share of one worker, in order: of all items those at `worker`, `worker + workers` and so on."""
         ...
 
 
-class _Relay(IterableDataset[Any]):
-    """Runs streams in a DataLoader worker, the next one each time it is iterated over.
+class CountedStream(Stream, Protocol):
+    """A stream that knows beforehand how many items all workers together will read."""
 
-    Faults travel as values: DataLoader would bury their one line in a traceback.
+    @property
+    def items(self) -> int: ...
+
+
+class _Relay(IterableDataset[Any]):
+    """Runs streams one after another in a DataLoader worker.
+
+    The loader takes turns among the workers: where a stream begins in the turn depends on how many items those before
+    it had. Faults travel as values: DataLoader would bury their one line in a traceback.
     """
 
-    def __init__(self, streams: Sequence[Stream]) -> None:
-        self._streams = streams
-        self._next = 0
+    def __init__(self, streams: Sequence[Stream], counts: Sequence[int]) -> None:
+        self._streams, self._begin = streams, [sum(counts[:n]) for n in range(len(streams))]
 
     def __iter__(self) -> Iterator[Any]:
-        stream, self._next = self._streams[self._next], self._next + 1
         info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
         try:
-            yield from stream.read(info.id, info.num_workers) if info else stream.read(0, 1)
+            for stream, begin in zip(self._streams, self._begin, strict=True):
+                yield from stream.read((worker - begin) % workers, workers)
         except (UserError, StoreError, OSError) as fault:
             yield fault
 
 
-def run_streams(streams: Sequence[Stream], workers: int, pin_memory: bool = False) -> Iterator[Iterator[Any]]:
+def run_streams(streams: Sequence[CountedStream], workers: int, pin_memory: bool = False) -> Iterator[Iterator[Any]]:
     """Read streams one after another with the same `workers` processes (0: in this one).
 
-    Yields an iterator for each stream, to be read to its end; items come in a reproducible order. Processes
-    come from a fork server: the parent holds threads (Zarr's, Prefect's) that a plain fork would copy in
-    whatever state they are. They start once, because a start costs what importing torch costs.
+    Yields an iterator for each stream, to be read to its end; items come in a reproducible order. The processes go on
+    to the next stream while the reader does something else, so that it does not wait where one begins.
+    """
+    counts = [stream.items for stream in streams]
+    items = _items(_loader(_Relay(streams, counts), workers, pin_memory))
+    for count in counts:
+        yield islice(items, count)
+
+
+def run_stream(stream: Stream, workers: int, pin_memory: bool = False) -> Iterator[Any]:
+    """Read one stream; see `run_streams`."""
+    return _items(_loader(_Relay([stream], [0]), workers, pin_memory))
+
+
+def _loader(relay: _Relay, workers: int, pin_memory: bool) -> DataLoader[Any]:
+    """Processes come from a fork server: the parent holds threads (Zarr's, Prefect's) that a plain fork would copy in
+    whatever state they are.
     """
     context = None
     if workers:
@@ -58,22 +81,14 @@ def run_streams(streams: Sequence[Stream], workers: int, pin_memory: bool = Fals
         context.set_forkserver_preload(
             ["tinyvit.replay_check", "tinyvit.data.training_views", "tinyvit.data.unit_views"]
         )
-    loader: DataLoader[Any] = DataLoader(
-        _Relay(streams),
+    return DataLoader(
+        relay,
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=context,
         pin_memory=pin_memory,
-        persistent_workers=workers > 0,
         worker_init_fn=partial(_begin, dict(os.environ)),
     )
-    for _ in streams:
-        yield _items(loader)
-
-
-def run_stream(stream: Stream, workers: int, pin_memory: bool = False) -> Iterator[Any]:
-    """Read one stream; see `run_streams`."""
-    yield from next(run_streams([stream], workers, pin_memory))
 
 
 def _begin(environment: dict[str, str], _worker: int) -> None:

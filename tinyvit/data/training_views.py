@@ -109,6 +109,11 @@ class TrainingViews:
         return (self.order.total - self.first) // self.batch_size
 
     @property
+    def items(self) -> int:
+        """How many batches this rank reads."""
+        return self.steps * self.parts
+
+    @property
     def left_out(self) -> int:
         """How many views no rank reads, because they fill no whole step or their shard has no answers."""
         return sum(self.index.counts) - self.first - self.steps * self.batch_size
@@ -117,7 +122,7 @@ class TrainingViews:
         """The batches of one worker of this rank."""
         source = _Source(self)
         sequence = EpochSequence(self.order, source.partners)
-        for number in range(worker, self.steps * self.parts, workers):
+        for number in range(worker, self.items, workers):
             yield source.batch(sequence.take(*self._span(*divmod(number, self.parts))))
 
     def keys(self, step: int) -> list[str]:

@@ -108,6 +108,15 @@ class EvaluationViews:
     rank: int = 0
     world: int = 1
 
+    @property
+    def items(self) -> int:
+        """How many batches this rank reads."""
+        return len(self._spans)
+
+    @property
+    def _spans(self) -> list[tuple[int, range]]:
+        return self.pictures.spans(self.batch_size)[self.rank :: self.world]
+
     def read(self, worker: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (views [n, H, W, 3] uint8, labels [n]) of one worker."""
         transform = transforms_imagenet_eval(
@@ -117,8 +126,7 @@ class EvaluationViews:
             interpolation=self.interpolation,
             use_prefetcher=True,
         )
-        spans = self.pictures.spans(self.batch_size)[self.rank :: self.world]
-        for part, numbers in spans[worker::workers]:
+        for part, numbers in self._spans[worker::workers]:
             pictures = self.pictures.read(part, numbers)
             # The prefetcher's form of timm's transform ends in uint8, channels first.
             pixels = [np.asarray(transform(_decoded(*picture[:2]))).transpose(1, 2, 0) for picture in pictures]

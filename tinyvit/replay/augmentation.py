@@ -76,7 +76,7 @@ def _mixed(
 
 
 def _view(image: EncodedImage, seed: int, augment: Augment, size: int) -> Pixels:
-    rng = seed_generators(seed)
+    sequence = seed_generators(seed)
     crop, flips, policy = _transforms(augment, size)
     if isinstance(crop, RandomResizedCropAndInterpolation):
         pixels = _cropped(image, crop, size, augment.reduced_decode)
@@ -87,7 +87,7 @@ def _view(image: EncodedImage, seed: int, augment: Augment, size: int) -> Pixels
     made = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
     if policy.transforms:
         made = np.array(policy(Image.fromarray(made)))
-    erase(made, augment, rng)
+    erase(made, augment, sequence)
     return made
 
 

@@ -22,9 +22,12 @@ ERASE_AREA = (0.02, 1 / 3)
 ERASE_ASPECT = (0.3, 1 / 0.3)
 
 
-def erase(pixels: NDArray[np.uint8], augment: Augment, rng: np.random.Generator) -> None:
-    """Erase rectangles of a view [H, W, 3] in place, or none."""
-    if not (augment.erase_prob > 0 and rng.random() < augment.erase_prob):
+def erase(pixels: NDArray[np.uint8], augment: Augment, seed: np.random.SeedSequence) -> None:
+    """Erase rectangles of a view [H, W, 3] in place, or none, as a child of the view's seed says."""
+    if not augment.erase_prob:
+        return
+    rng = np.random.Generator(np.random.PCG64(seed.spawn(1)[0]))
+    if rng.random() >= augment.erase_prob:
         return
     size = pixels.shape[0]
     count = int(rng.integers(1, augment.erase_count + 1))

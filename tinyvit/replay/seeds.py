@@ -43,12 +43,12 @@ def own_generators() -> Iterator[None]:
             torch.random.set_rng_state(before[2])
 
 
-def seed_generators(seed: int) -> np.random.Generator:
-    """Seed the global generators for one view, within `own_generators`; returns one for our own draws."""
+def seed_generators(seed: int) -> np.random.SeedSequence:
+    """Seed the global generators for one view, within `own_generators`; returns what they were seeded by."""
     sequence = np.random.SeedSequence(seed)
     words = sequence.generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
     # Not torch.manual_seed: that would also seed every accelerator.
     torch.random.default_generator.manual_seed(int(words[2]))
-    return np.random.Generator(np.random.PCG64(sequence.spawn(1)[0]))
+    return sequence

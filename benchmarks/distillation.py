@@ -1,0 +1,109 @@
+"""`tinyvit bench distillation`: what a student gains by its teacher's stored answers, against labels alone.
+
+A teacher is fine-tuned on the labels of Fashion-MNIST's 60,000 training pictures and asked about every view. Then
+the same student learns, for the same number of steps and from the same initial weights, once the stored answers and
+once the labels, for each of some seeds. Reported are all accuracies on the 10,000 test pictures, whichever wins.
+Everything is kept in a folder: what was stopped goes on there.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from storage import LogitStore
+from tinyvit.config import Recipe, load_recipe
+from tinyvit.data.fetch import fetch_fashion_mnist
+from tinyvit.data.loader import default_workers
+from tinyvit.label import finish, label_units, open_for_labelling
+from tinyvit.pixels import default_device
+from tinyvit.progress import Progress
+from tinyvit.teachers import load_teacher
+from tinyvit.training.run import open_run
+from tinyvit.training.train import train_stage
+
+WAYS = {"distill": "the teacher's stored answers", "scratch": "labels alone"}
+
+
+def compare(folder: Path, seeds: int, overrides: list[str], progress: Progress) -> dict[str, Any]:
+    """Accuracies of the teacher and of every student; `overrides` are of fashion-distill."""
+    data = folder / "data"
+    if not (data / "val").is_dir():
+        fetch_fashion_mnist(data, progress)
+    teaching = load_recipe("fashion-teacher").with_data(data)
+    taught = _train(teaching, folder / "teacher", "finetune", None, progress)
+    teacher = f"label.teacher=timm:local-dir:{taught['checkpoint']}"
+    recipe = load_recipe("fashion-distill", [teacher, *overrides]).with_data(data)
+    store = _labelled(recipe, folder / "store", progress)
+    found: dict[str, Any] = {"teacher_top1": taught["val"]["top1"], "steps": _steps(recipe), "seeds": seeds}
+    for seed in range(seeds):
+        for way in WAYS:
+            changes = [teacher, *overrides, f"stages.{way}.seed={seed}"]
+            seeded = load_recipe("fashion-distill", changes).with_data(data)
+            run = folder / f"seed-{seed}"
+            result = _train(seeded, run, way, store if way == "distill" else None, progress)
+            found.setdefault(f"{way}_top1", []).append(result["val"]["top1"])
+            found.setdefault(f"{way}_loss", []).append(result["val"]["loss"])
+            found.setdefault(f"{way}_calibration_error", []).append(result["val"]["calibration_error"])
+    (folder / "comparison.json").write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def _steps(recipe: Recipe) -> int:
+    lengths = {(recipe.stages[way].epochs, recipe.stages[way].batch_size) for way in WAYS}
+    (length,) = lengths
+    return length[0] * (60_000 // length[1])
+
+
+def _train(recipe: Recipe, folder: Path, stage: str, store: LogitStore | None, progress: Progress) -> dict[str, Any]:
+    run = open_run(recipe, folder, [stage], default_workers(), progress)
+    return train_stage(replace(run, store=store), stage, None)
+
+
+def _labelled(recipe: Recipe, path: Path, progress: Progress) -> LogitStore:
+    teacher = load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
+    store = open_for_labelling(recipe, path, teacher, progress)
+    list(label_units(store, store.missing(), recipe, teacher, default_workers(), progress))
+    if not store.sealed:
+        finish(store, progress)
+    return store
+
+
+def table(found: dict[str, Any]) -> Table:
+    """What was measured, for a terminal."""
+    made = Table("learned from", "top-1 %", "each seed", "loss", "calibration error %", title_justify="left")
+    for row in _rows(found):
+        made.add_row(*row)
+    made.caption = f"{found['steps']:,} steps each; the teacher itself has {found['teacher_top1']:.2f} %"
+    return made
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """What was measured, as a table of a results file."""
+    lines = ["| learned from | top-1 % | each seed | loss | calibration error % |", "| --- | --- | --- | --- | --- |"]
+    lines += ["| " + " | ".join(row) + " |" for row in _rows(found)]
+    lines.append(f"| (the teacher, fine-tuned on the labels) | {found['teacher_top1']:.2f} | | | |")
+    return "\n".join(["", *lines, ""])
+
+
+def _rows(found: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            words,
+            _mean_and_spread(found[f"{way}_top1"]),
+            ", ".join(f"{value:.2f}" for value in found[f"{way}_top1"]),
+            f"{statistics.mean(found[f'{way}_loss']):.4f}",
+            f"{statistics.mean(found[f'{way}_calibration_error']):.2f}",
+        ]
+        for way, words in WAYS.items()
+    ]
+
+
+def _mean_and_spread(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"

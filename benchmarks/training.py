@@ -1,0 +1,233 @@
+"""`tinyvit bench train`: images a second of training, beside a bare loop over timm's loader, in one run.
+
+Compared are plain supervised training of the student by timm's loader and the shortest loop, and our engine on labels,
+on stored answers, and with the live teacher; on a GPU also on stored answers with the network compiled. Each round of
+each is a process of its own, so that its memory is its own; rounds take turns, so that a noisy machine troubles
+all alike; the median round counts. Time runs from the end of the first epoch to the end of the last and leaves
+nothing out, saving and logging included.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.timm_way import describe_for_timm, link_shards, timm_loader
+from storage import LogitStore
+from tinyvit.config import Recipe, Stage
+from tinyvit.data.index import index_shards
+from tinyvit.data.loader import default_workers
+from tinyvit.label import finish, label_units, open_for_labelling
+from tinyvit.pixels import default_device
+from tinyvit.progress import Bar, LogProgress, Progress
+from tinyvit.students import create_student, input_size
+from tinyvit.teachers import load_teacher
+from tinyvit.training.run import open_run
+from tinyvit.training.tally import peak_memory_mib
+from tinyvit.training.train import train_stage
+
+ROUNDS = 5
+EPOCHS = 4
+WORDS = {
+    "bare": "timm's loader and a bare loop, on labels",
+    "supervised": "ours on labels",
+    "stored": "ours on stored answers",
+    "online": "ours with the live teacher",
+    "compiled": "ours on stored answers, compiled",
+}
+
+
+def measure(recipe: Recipe, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Images a second and peak memory of every way; the recipe's first stage on a teacher says how it learns."""
+    teacher = load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
+    recipe = recipe.with_data(_with_as_many_classes(recipe.data.train, teacher.num_classes, folder / "data"))
+    store = open_for_labelling(recipe, folder / "store", teacher, progress)
+    list(label_units(store, store.missing(), recipe, teacher, default_workers(), progress))
+    finish(store, progress)
+    ways = [way for way in WORDS if way != "compiled" or torch.cuda.is_available()]
+    rounds: dict[str, list[tuple[float, int]]] = {way: [] for way in ways}
+    with progress.task("train", ROUNDS * len(ways), "rounds") as bar:
+        for _ in range(ROUNDS):
+            for way in ways:
+                rounds[way].append(_in_a_process(_Round(way, recipe, str(folder / "store"))))
+                bar.advance(1)
+    found: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "student": recipe.student.name,
+        "batch_size": _stage(recipe).batch_size,
+        "workers": default_workers(),
+    }
+    for way in ways:
+        found[f"{way}_images_per_s"] = statistics.median(rate for rate, _ in rounds[way])
+        found[f"{way}_peak_memory_mib"] = statistics.median(memory for _, memory in rounds[way])
+    if "compiled" in ways:
+        found |= _share_of_peak(recipe, found["compiled_images_per_s"])
+    return found
+
+
+def _with_as_many_classes(data: str, count: int, folder: Path) -> Path:
+    """The same shards with names for so many classes: every way trains the same network, whatever it learns from."""
+    folder.mkdir()
+    index = index_shards(data, LogProgress())
+    link_shards(index, folder)
+    names = index.place.class_names() or []
+    (folder / "classes.txt").write_text("\n".join([*names, *(f"none {n}" for n in range(count - len(names)))]))
+    return folder
+
+
+def _stage(recipe: Recipe) -> Stage:
+    return next(stage for stage in recipe.stages.values() if stage.target == "teacher")
+
+
+def _in_a_process(work: Callable[[], tuple[float, int]]) -> tuple[float, int]:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work).result()
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One way, timed once."""
+
+    way: str
+    recipe: Recipe
+    store: str
+
+    def __call__(self) -> tuple[float, int]:
+        """Images a second after the first epoch, and the most memory."""
+        with tempfile.TemporaryDirectory() as folder:
+            rate = self._bare(Path(folder)) if self.way == "bare" else self._ours(Path(folder))
+        return rate, peak_memory_mib(default_device())
+
+    def _bare(self, folder: Path) -> float:
+        recipe, stage, device = self.recipe, _stage(self.recipe), default_device()
+        index = index_shards(recipe.data.train, LogProgress())
+        classes = len(index.place.class_names() or ())
+        model = create_student(recipe.student, classes, stage.seed)
+        size = input_size(model)
+        model = model.to(device).to(memory_format=torch.channels_last)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=stage.lr, weight_decay=stage.weight_decay)
+        criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+        describe_for_timm(index, folder)
+        loader = timm_loader(
+            folder, recipe.augment_of(stage), size, stage.batch_size, default_workers(), stage.seed,
+            prefetcher=device.type == "cuda",
+        )  # fmt: skip
+        steps = sum(index.counts) // stage.batch_size
+        model.train()
+        began, images = 0.0, 0
+        for epoch in range(EPOCHS):
+            for step, (pixels, labels) in enumerate(loader):
+                if step == steps:
+                    break
+                pixels = pixels.to(device, memory_format=torch.channels_last)
+                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                    loss = criterion(model(pixels), labels.to(device))
+                optimiser.zero_grad()
+                loss.backward()
+                if stage.clip_grad:
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), stage.clip_grad)
+                optimiser.step()
+                images += len(labels) * (epoch > 0)
+            _wait(device)
+            began = began or time.perf_counter()
+        return images / (time.perf_counter() - began)
+
+    def _ours(self, folder: Path) -> float:
+        stage = _stage(self.recipe).model_copy(update={"epochs": EPOCHS, "warmup_epochs": 0.0})
+        if self.way == "supervised":
+            changes = {"target": "labels", "label_smoothing": 0.1, "top_k": None, "missing": "error"}
+            stage = stage.model_copy(update=changes | {"augment": self.recipe.label.augment})
+        engine = self.recipe.engine.model_copy(update={"compile": self.way == "compiled"})
+        # Nothing is evaluated: that is no training.
+        data = self.recipe.data.model_copy(update={"val": None})
+        recipe = self.recipe.model_copy(update={"stages": {"timed": stage}, "engine": engine, "data": data})
+        times = _Times()
+        run = open_run(recipe, folder, ["timed"], default_workers(), times)
+        if self.way == "online":
+            run = replace(run, teacher=load_teacher(recipe.label.teacher, default_device(), recipe.label.classes))
+        elif self.way != "supervised":
+            run = replace(run, store=LogitStore.open(self.store))
+        train_stage(run, "timed", None)
+        steps = sum(run.index.counts) // stage.batch_size
+        return stage.batch_size * steps * (EPOCHS - 1) / (times.ends - times.marks[steps - 1])
+
+
+class _Times:
+    """A progress that notes when each step was done, and when all was."""
+
+    def __init__(self) -> None:
+        self.marks: list[float] = []
+        self.ends = 0.0
+
+    @contextmanager
+    def task(self, name: str, total: float, unit: str) -> Iterator[Bar]:
+        yield self
+        self.ends = time.perf_counter()
+
+    def advance(self, amount: float, note: str = "") -> None:
+        self.marks.append(time.perf_counter())
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _share_of_peak(recipe: Recipe, rate: float) -> dict[str, float]:
+    """What the compiled way computes, as a share of what a large bfloat16 matrix product reaches on this device."""
+    model = create_student(recipe.student, 1000, 0)
+    size = input_size(model)
+    with FlopCounterMode(display=False) as counter, torch.device("cpu"):
+        model(torch.zeros(1, 3, size, size))
+    # A training step computes gradients for inputs and weights: three times the forward pass.
+    used = 3 * counter.get_total_flops() * rate
+    one = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    for _ in range(3):
+        one @ one
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(20):
+        one @ one
+    torch.cuda.synchronize()
+    peak = 20 * 2 * 8192**3 / (time.perf_counter() - began)
+    return {"compiled_flops_per_s": used, "matrix_product_flops_per_s": peak, "share_of_peak": used / peak}
+
+
+def _ways(found: dict[str, Any]) -> list[str]:
+    return [way for way in WORDS if f"{way}_images_per_s" in found]
+
+
+def table(found: dict[str, Any]) -> Table:
+    """What was measured, for a terminal."""
+    made = Table("training", "images/s", "of bare", "peak memory, MiB", title_justify="left")
+    for way in _ways(found):
+        rate = found[f"{way}_images_per_s"]
+        share = rate / found["bare_images_per_s"]
+        made.add_row(WORDS[way], f"{rate:,.0f}", f"{share:.2f}", f"{found[f'{way}_peak_memory_mib']:,.0f}")
+    made.caption = f"{found['student']}, {found['batch_size']} images a step, on {found['device']}"
+    return made
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """What was measured, as a table of a results file."""
+    lines = ["| training | images/s | of bare | peak memory, MiB |", "| --- | --- | --- | --- |"]
+    for way in _ways(found):
+        rate = found[f"{way}_images_per_s"]
+        memory = found[f"{way}_peak_memory_mib"]
+        lines.append(f"| {WORDS[way]} | {rate:,.0f} | {rate / found['bare_images_per_s']:.2f} | {memory:,.0f} |")
+    lines.append(f"| stored / supervised | {found['stored_images_per_s'] / found['supervised_images_per_s']:.3f} | | |")
+    if "share_of_peak" in found:
+        lines.append(f"| compiled: share of a large matrix product's speed | {found['share_of_peak']:.2f} | | |")
+    return "\n".join(["", *lines, ""])

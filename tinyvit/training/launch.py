@@ -1,0 +1,54 @@
+"""Training on several devices of this machine, started from a program: what torchrun does from a shell."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from storage import write_whole
+from tinyvit.config import Recipe
+from tinyvit.errors import UserError
+from tinyvit.training.folder import RESULT, read_json
+
+log = logging.getLogger("tinyvit")
+
+# How often all processes are started again when one of them dies.
+RESTARTS = 3
+# What the command line begins a user's fault with.
+FAULT = "tinyvit: "
+
+
+def train_on_devices(
+    recipe: Recipe, folder: Path, stages: Sequence[str], store: str | None, processes: int
+) -> dict[str, Any]:
+    """Run stages, of which those that are finished are not done again, on so many processes; the last one's result.
+
+    UserError with the line that a process ended with. When this process is stopped, they are too, and save.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "recipe.yaml"
+    write_whole(file, yaml.safe_dump(recipe.record(), sort_keys=False).encode())
+    agent = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", str(RESTARTS)]
+    command = [sys.executable, "-m", "torch.distributed.run", *agent, "-m", "tinyvit", "train", str(file)]
+    command += ["--run-dir", str(folder)]
+    command += [argument for stage in stages for argument in ("--stage", stage)]
+    command += ["--store", store] if store else []
+    fault = ""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603, our own
+        assert process.stderr
+        try:
+            for line in process.stderr:
+                log.info("%s", line.rstrip())
+                fault = line.removeprefix(FAULT).strip() if line.startswith(FAULT) else fault
+        finally:
+            process.terminate()
+    result = read_json(folder / stages[-1], RESULT)
+    if process.returncode or result is None:
+        raise UserError(fault or f"the training processes ended with exit code {process.returncode}; the log says why")
+    return result
