@@ -30,9 +30,10 @@ lint: $(READY) ## ruff: style, faults, format
 type: $(READY) ## mypy, strict
 	$(BIN)/mypy
 
-bench: $(READY) ## the store against flat records, the data path against timm's (10 minutes)
+bench: $(READY) ## the store against flat records, the data path against timm, training against a bare loop (20 minutes)
 	$(BIN)/tinyvit bench storage
 	$(BIN)/tinyvit bench loader
+	$(BIN)/tinyvit bench train
 
 server: $(READY) ## a Prefect server with its UI, a work pool and a worker, until Ctrl-C
 	$(BIN)/python -m flows.server

@@ -13,6 +13,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.tasks import check_store, plain_fault, run_stage
 from tinyvit.config import load_recipe
 from tinyvit.curves import curves_png
+from tinyvit.training.launch import default_processes
 from tinyvit.training.run import check_stages
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
@@ -27,6 +28,7 @@ def distill_student(
     run_dir: str | None = None,
     overrides: list[str] | None = None,
     stages: list[str] | None = None,
+    processes: int | None = None,
 ) -> dict[str, Any]:
     """Train a student on stored answers, on labels, or on one after the other, with no teacher in memory.
 
@@ -37,6 +39,7 @@ def distill_student(
         run_dir: checkpoints and metrics, and where a killed run goes on; default: runs/RECIPE/distilled
         overrides: dotted overrides of the recipe, such as stages.distill.epochs=3
         stages: run only these stages of the recipe, in this order
+        processes: how many train together on this machine; default: one a GPU
     """
     resolved = load_recipe(recipe, overrides or []).with_data(data)
     names = stages or list(resolved.stages)
@@ -48,10 +51,9 @@ def distill_student(
         path = store or str(home / "store")
         check_store.submit(resolved, path).result()
     results: dict[str, Any] = {}
-    before = None
-    for name in names:
-        results[name] = run_stage.submit(resolved, folder, path, name, before).result()
-        before = folder / name
+    count = processes or default_processes()
+    for number, name in enumerate(names):
+        results[name] = run_stage.submit(resolved, folder, path, name, names[:number], count).result()
     _publish(folder, results)
     return results
 

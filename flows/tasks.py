@@ -28,6 +28,7 @@ from tinyvit.pixels import default_device
 from tinyvit.progress import default_progress
 from tinyvit.replay_check import open_for_training
 from tinyvit.teachers import Teacher, load_teacher
+from tinyvit.training.launch import train_on_devices
 from tinyvit.training.run import open_run
 from tinyvit.training.train import train_stage
 
@@ -121,8 +122,12 @@ def check_store(recipe: Recipe, store: str) -> str:
 
 
 @work("train stage", run_name="train {name}")
-def run_stage(recipe: Recipe, run_dir: Path, store: str | None, name: str, before: Path | None) -> dict[str, Any]:
-    """One training stage, resumed where an earlier try stopped; returns its result."""
+def run_stage(
+    recipe: Recipe, run_dir: Path, store: str | None, name: str, before: list[str], processes: int
+) -> dict[str, Any]:
+    """One training stage after those `before`, resumed where an earlier try stopped; returns its result."""
+    if processes > 1:
+        return train_on_devices(recipe, run_dir, [*before, name], store, processes)
     opened = LogitStore.open(store) if store else None
     run = replace(open_run(recipe, run_dir, [name], default_workers(), default_progress()), store=opened)
-    return train_stage(run, name, before)
+    return train_stage(run, name, run_dir / before[-1] if before else None)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from storage import write_whole
@@ -24,10 +25,15 @@ RESTARTS = 3
 FAULT = "tinyvit: "
 
 
+def default_processes() -> int:
+    """One a GPU, or one."""
+    return max(1, torch.cuda.device_count())
+
+
 def train_on_devices(
     recipe: Recipe, folder: Path, stages: Sequence[str], store: str | None, processes: int
 ) -> dict[str, Any]:
-    """Run stages, of which those that are finished are not done again, on so many processes; the last one's result.
+    """Run stages, of which those that are finished are not done again, in so many processes; the last one's result.
 
     UserError with the line that a process ended with. When this process is stopped, they are too, and save.
     """

@@ -14,7 +14,10 @@ import torch
 from support import ROOT, small_arguments, tinyvit, wait_until
 
 from storage import LogitStore
+from tinyvit.config import Recipe
+from tinyvit.errors import UserError
 from tinyvit.training.journal import read_lines
+from tinyvit.training.launch import train_on_devices
 
 # Batch norm sees what a rank has: with the statistics kept, ranks and parts differ by rounding only.
 STILL = ("--set", "stages.distill.eval_batch_norm=true", "--set", "stages.finetune.eval_batch_norm=true")
@@ -108,6 +111,20 @@ def rank_of(agent: int, rank: int) -> int:
         if f"RANK={rank}".encode() in environment and parent == str(agent):
             return int(entry.name)
     raise AssertionError(f"torchrun {agent} has no rank {rank}")
+
+
+def test_a_program_starts_ranks_as_a_shell_does(
+    small_recipe: Recipe, small_store: LogitStore, arguments: list[str], tmp_path: Path
+) -> None:
+    """What the flow does with `processes`: stage after stage, each from the one before."""
+    for stages in (["distill"], ["distill", "finetune"]):
+        result = train_on_devices(small_recipe, tmp_path / "two", stages, small_store.location, 2)
+    assert result["val"]["images"] == 250
+    assert json.loads((tmp_path / "two" / "finetune" / "record.json").read_text())["ranks"] == 2
+    stage = small_recipe.stages["finetune"].model_copy(update={"batch_size": 501})
+    wrong = small_recipe.model_copy(update={"stages": {"finetune": stage}})
+    with pytest.raises(UserError, match="no whole batch of 501 in 500 images"):
+        train_on_devices(wrong, tmp_path / "wrong", ["finetune"], None, 2)
 
 
 def test_what_a_user_gets_wrong_is_one_line_also_from_ranks(arguments: list[str], tmp_path: Path) -> None:
