@@ -16,17 +16,19 @@ from typing import Any
 
 from rich.table import Table
 
+from benchmarks.tables import file_table, terminal
 from storage import LogitStore
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.data.fetch import fetch_fashion_mnist
 from tinyvit.data.loader import default_workers
-from tinyvit.label import finish, label_units, open_for_labelling
+from tinyvit.label import label_store
 from tinyvit.pixels import default_device
 from tinyvit.progress import Progress
 from tinyvit.teachers import load_teacher
 from tinyvit.training.run import open_run
 from tinyvit.training.train import train_stage
 
+COLUMNS = ("learned from", "top-1 %", "each seed", "loss", "calibration error %")
 WAYS = {"distill": "the teacher's stored answers", "scratch": "labels alone"}
 
 
@@ -39,7 +41,8 @@ def compare(folder: Path, seeds: int, overrides: list[str], progress: Progress) 
     taught = _train(teaching, folder / "teacher", "finetune", None, progress)
     teacher = f"label.teacher=timm:local-dir:{taught['checkpoint']}"
     recipe = load_recipe("fashion-distill", [teacher, *overrides]).with_data(data)
-    store = _labelled(recipe, folder / "store", progress)
+    asked = load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
+    store, _ = label_store(recipe, folder / "store", asked, default_workers(), progress)
     found: dict[str, Any] = {"teacher_top1": taught["val"]["top1"], "steps": _steps(recipe), "seeds": seeds}
     for seed in range(seeds):
         for way in WAYS:
@@ -65,30 +68,14 @@ def _train(recipe: Recipe, folder: Path, stage: str, store: LogitStore | None, p
     return train_stage(replace(run, store=store), stage, None)
 
 
-def _labelled(recipe: Recipe, path: Path, progress: Progress) -> LogitStore:
-    teacher = load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
-    store = open_for_labelling(recipe, path, teacher, progress)
-    list(label_units(store, store.missing(), recipe, teacher, default_workers(), progress))
-    if not store.sealed:
-        finish(store, progress)
-    return store
-
-
 def table(found: dict[str, Any]) -> Table:
     """What was measured, for a terminal."""
-    made = Table("learned from", "top-1 %", "each seed", "loss", "calibration error %", title_justify="left")
-    for row in _rows(found):
-        made.add_row(*row)
-    made.caption = f"{found['steps']:,} steps each; the teacher itself has {found['teacher_top1']:.2f} %"
-    return made
+    return terminal(COLUMNS, _rows(found), f"{found['steps']:,} steps each")
 
 
 def markdown(found: dict[str, Any]) -> str:
     """What was measured, as a table of a results file."""
-    lines = ["| learned from | top-1 % | each seed | loss | calibration error % |", "| --- | --- | --- | --- | --- |"]
-    lines += ["| " + " | ".join(row) + " |" for row in _rows(found)]
-    lines.append(f"| (the teacher, fine-tuned on the labels) | {found['teacher_top1']:.2f} | | | |")
-    return "\n".join(["", *lines, ""])
+    return file_table(COLUMNS, _rows(found))
 
 
 def _rows(found: dict[str, Any]) -> list[list[str]]:
@@ -101,7 +88,7 @@ def _rows(found: dict[str, Any]) -> list[list[str]]:
             f"{statistics.mean(found[f'{way}_calibration_error']):.2f}",
         ]
         for way, words in WAYS.items()
-    ]
+    ] + [["(the teacher, fine-tuned on the labels)", f"{found['teacher_top1']:.2f}", "", "", ""]]
 
 
 def _mean_and_spread(values: list[float]) -> str:

@@ -32,7 +32,7 @@ from tinyvit.data.join import IndexedShard
 from tinyvit.data.loader import default_workers, run_stream
 from tinyvit.data.made_views import Pictures
 from tinyvit.data.training_views import Replayed, TrainingViews
-from tinyvit.label import finish, label_units, open_for_labelling
+from tinyvit.label import label_store
 from tinyvit.pixels import default_device
 from tinyvit.progress import Progress
 from tinyvit.replay import partners, view_seeds
@@ -73,10 +73,7 @@ def prepare(folder: Path, progress: Progress) -> ShardIndex:
     write_photographs(data, PHOTOGRAPHS, PER_SHARD, seed=0)
     index = index_shards(data, progress)
     describe_for_timm(index, data)
-    asked = recipe.with_data(str(data))
-    store = open_for_labelling(asked, folder / "store", teacher, progress)
-    list(label_units(store, store.missing(), asked, teacher, default_workers(), progress))
-    finish(store, progress)
+    label_store(recipe.with_data(str(data)), folder / "store", teacher, default_workers(), progress)
     return index
 
 

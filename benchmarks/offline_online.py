@@ -16,10 +16,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from storage import LogitStore
-from tinyvit.config import Recipe, load_recipe
+from benchmarks.tables import file_table, terminal
+from tinyvit.config import load_recipe
 from tinyvit.data.loader import default_workers
-from tinyvit.label import finish, label_units, open_for_labelling
+from tinyvit.label import label_store
 from tinyvit.pixels import default_device
 from tinyvit.progress import Progress
 from tinyvit.teachers import load_teacher
@@ -27,6 +27,7 @@ from tinyvit.training.journal import METRICS, read_lines
 from tinyvit.training.run import open_run
 from tinyvit.training.train import train_stage
 
+COLUMNS = ("learned from", "last loss", "largest difference", "top-1 %")
 ENCODINGS = ("compact", "exact")
 # Of fashion-distill: 13 shards of 2,000 make 203 steps of one epoch; fewer classes than there are, so that there is a
 # residual.
@@ -55,7 +56,8 @@ def compare(folder: Path, data: Path, teacher: str, progress: Progress) -> dict[
         if way == "online":
             run = replace(run, teacher=live)
         else:
-            run = replace(run, store=_store(recipe, folder / f"store-{way}", live, progress))
+            store, _ = label_store(recipe, folder / f"store-{way}", live, default_workers(), progress)
+            run = replace(run, store=store)
         result = train_stage(run, "distill", None)
         found["losses"][way] = [line["loss"] for line in read_lines(folder / way / "distill" / METRICS)]
         found["top1"][way] = result["val"]["top1"]
@@ -65,13 +67,6 @@ def compare(folder: Path, data: Path, teacher: str, progress: Progress) -> dict[
     }
     (folder / "comparison.json").write_text(json.dumps(found, indent=2) + "\n")
     return found
-
-
-def _store(recipe: Recipe, path: Path, teacher: Any, progress: Progress) -> LogitStore:
-    store = open_for_labelling(recipe, path, teacher, progress)
-    list(label_units(store, store.missing(), recipe, teacher, default_workers(), progress))
-    finish(store, progress)
-    return store
 
 
 def draw(found: dict[str, Any], file: Path) -> None:
@@ -94,17 +89,12 @@ def draw(found: dict[str, Any], file: Path) -> None:
 
 def table(found: dict[str, Any]) -> Table:
     """What was measured, for a terminal."""
-    made = Table("learned from", "last loss", "largest difference", "top-1 %", title_justify="left")
-    for row in _rows(found):
-        made.add_row(*row)
-    made.caption = f"{len(found['losses']['online'])} steps, the same views, weights and order"
-    return made
+    return terminal(COLUMNS, _rows(found), f"{len(found['losses']['online'])} steps, the same views, weights and order")
 
 
 def markdown(found: dict[str, Any]) -> str:
     """What was measured, as a table of a results file."""
-    lines = ["| learned from | last loss | largest difference | top-1 % |", "| --- | --- | --- | --- |"]
-    return "\n".join(["", *lines, *("| " + " | ".join(row) + " |" for row in _rows(found)), ""])
+    return file_table(COLUMNS, _rows(found))
 
 
 def _rows(found: dict[str, Any]) -> list[list[str]]:

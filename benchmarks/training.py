@@ -24,12 +24,13 @@ import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.tables import file_table, terminal
 from benchmarks.timm_way import describe_for_timm, link_shards, timm_loader
 from storage import LogitStore
 from tinyvit.config import Recipe, Stage
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import default_workers
-from tinyvit.label import finish, label_units, open_for_labelling
+from tinyvit.label import label_store
 from tinyvit.pixels import default_device
 from tinyvit.progress import Bar, LogProgress, Progress
 from tinyvit.students import create_student, input_size
@@ -40,6 +41,7 @@ from tinyvit.training.train import train_stage
 
 ROUNDS = 5
 EPOCHS = 4
+COLUMNS = ("training", "images/s", "of bare", "peak memory, MiB")
 WORDS = {
     "bare": "timm's loader and a bare loop, on labels",
     "supervised": "ours on labels",
@@ -53,9 +55,7 @@ def measure(recipe: Recipe, folder: Path, progress: Progress) -> dict[str, Any]:
     """Images a second and peak memory of every way; the recipe's first stage on a teacher says how it learns."""
     teacher = load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
     recipe = recipe.with_data(_with_as_many_classes(recipe.data.train, teacher.num_classes, folder / "data"))
-    store = open_for_labelling(recipe, folder / "store", teacher, progress)
-    list(label_units(store, store.missing(), recipe, teacher, default_workers(), progress))
-    finish(store, progress)
+    label_store(recipe, folder / "store", teacher, default_workers(), progress)
     ways = [way for way in WORDS if way != "compiled" or torch.cuda.is_available()]
     rounds: dict[str, list[tuple[float, int]]] = {way: [] for way in ways}
     with progress.task("train", ROUNDS * len(ways), "rounds") as bar:
@@ -211,23 +211,23 @@ def _ways(found: dict[str, Any]) -> list[str]:
 
 def table(found: dict[str, Any]) -> Table:
     """What was measured, for a terminal."""
-    made = Table("training", "images/s", "of bare", "peak memory, MiB", title_justify="left")
-    for way in _ways(found):
-        rate = found[f"{way}_images_per_s"]
-        share = rate / found["bare_images_per_s"]
-        made.add_row(WORDS[way], f"{rate:,.0f}", f"{share:.2f}", f"{found[f'{way}_peak_memory_mib']:,.0f}")
-    made.caption = f"{found['student']}, {found['batch_size']} images a step, on {found['device']}"
-    return made
+    caption = f"{found['student']}, {found['batch_size']} images a step, on {found['device']}"
+    return terminal(COLUMNS, _rows(found), caption)
 
 
 def markdown(found: dict[str, Any]) -> str:
     """What was measured, as a table of a results file."""
-    lines = ["| training | images/s | of bare | peak memory, MiB |", "| --- | --- | --- | --- |"]
+    return file_table(COLUMNS, _rows(found))
+
+
+def _rows(found: dict[str, Any]) -> list[list[str]]:
+    rows = []
     for way in _ways(found):
-        rate = found[f"{way}_images_per_s"]
-        memory = found[f"{way}_peak_memory_mib"]
-        lines.append(f"| {WORDS[way]} | {rate:,.0f} | {rate / found['bare_images_per_s']:.2f} | {memory:,.0f} |")
-    lines.append(f"| stored / supervised | {found['stored_images_per_s'] / found['supervised_images_per_s']:.3f} | | |")
+        rate, memory = found[f"{way}_images_per_s"], found[f"{way}_peak_memory_mib"]
+        rows.append([WORDS[way], f"{rate:,.0f}", f"{rate / found['bare_images_per_s']:.2f}", f"{memory:,.0f}"])
+    rows.append(
+        ["stored / supervised", f"{found['stored_images_per_s'] / found['supervised_images_per_s']:.3f}", "", ""]
+    )
     if "share_of_peak" in found:
-        lines.append(f"| compiled: share of a large matrix product's speed | {found['share_of_peak']:.2f} | | |")
-    return "\n".join(["", *lines, ""])
+        rows.append(["compiled: share of a large matrix product's speed", f"{found['share_of_peak']:.2f}", "", ""])
+    return rows

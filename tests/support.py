@@ -23,7 +23,7 @@ from tinyvit.config import Recipe
 from tinyvit.data.images import EncodedImage
 from tinyvit.data.index import index_shards
 from tinyvit.data.shards import Sample
-from tinyvit.label import finish, label_units, open_for_labelling
+from tinyvit.label import label_store
 from tinyvit.progress import LogProgress
 from tinyvit.teachers import Teacher
 
@@ -81,12 +81,7 @@ class Bucket:
 
 def label_all(recipe: Recipe, path: Path, teacher: Teacher, workers: int = 0) -> LogitStore:
     """Label what is missing, verify and seal."""
-    progress = LogProgress()
-    store = open_for_labelling(recipe, path, teacher, progress)
-    if missing := store.missing():
-        list(label_units(store, missing, recipe, teacher, workers, progress))
-    finish(store, progress)
-    return store
+    return label_store(recipe, path, teacher, workers, LogProgress())[0]
 
 
 def assert_equal_stores(one: LogitStore, two: LogitStore) -> None:

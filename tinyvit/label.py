@@ -57,6 +57,18 @@ def open_for_labelling(recipe: Recipe, path: str | Path, teacher: Teacher, progr
     return store
 
 
+def label_store(
+    recipe: Recipe, path: str | Path, teacher: Teacher, workers: int, progress: Progress
+) -> tuple[LogitStore, list[UnitReport]]:
+    """Make or resume the store at `path`: label what is missing, verify, seal; returns it and what was done now."""
+    store = open_for_labelling(recipe, path, teacher, progress)
+    missing = store.missing()
+    reports = list(label_units(store, missing, recipe, teacher, workers, progress)) if missing else []
+    if reports or not store.sealed:
+        finish(store, progress)
+    return store, reports
+
+
 def store_spec(recipe: Recipe, teacher: Teacher) -> StoreSpec:
     """The specification of the store that this recipe and teacher make."""
     label = recipe.label

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from tinyvit.errors import UserError
 
@@ -18,8 +17,6 @@ app = typer.Typer(no_args_is_help=True, help="How fast, how small, how true.")
 
 OutFile = Annotated[Path | None, typer.Option("--out", help="also append the tables to this Markdown file")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
-
-NOT_INSTALLED = "the benchmarks are not installed: run this in a checkout of the project, after `make setup`"
 
 
 @app.command()
@@ -33,11 +30,7 @@ def storage(
     as_json: AsJson = False,
 ) -> None:
     """The store in every encoding beside flat records, on real rows: bytes, divergence, rows a second, memory."""
-    try:
-        from benchmarks.answers import collect, stand_in
-        from benchmarks.storage import markdown, measure, table
-    except ImportError:
-        raise UserError(NOT_INSTALLED) from None
+    rows, bench = _benchmark("answers"), _benchmark("storage")
     from tinyvit.config import load_recipe
     from tinyvit.data.loader import default_workers
     from tinyvit.data.place import Place
@@ -47,11 +40,11 @@ def storage(
 
     resolved, progress = load_recipe(recipe, overrides or []).with_data(data), default_progress()
     teacher = load_teacher(resolved.label.teacher, default_device(), resolved.label.classes)
-    asked = stand_in(teacher, classes) if classes else teacher
-    answers = collect(resolved, asked, views, default_workers(), progress)
+    asked = rows.stand_in(teacher, classes) if classes else teacher
+    answers = rows.collect(resolved, asked, views, default_workers(), progress)
     about = {"teacher": teacher.name, "stand_in_head": bool(classes), "data": Place(resolved.data.train).name}
-    found: dict[str, Any] = about | measure(answers, progress)
-    _tell(found, table, markdown, out, as_json)
+    found: dict[str, Any] = about | bench.measure(answers, progress)
+    _tell(found, bench, out, as_json)
 
 
 @app.command()
@@ -60,17 +53,14 @@ def loader(
     as_json: AsJson = False,
 ) -> None:
     """The data path beside timm's own: images a second on 2,000 photographs, with and without the join."""
-    try:
-        from benchmarks.loader import markdown, measure, prepare, table
-    except ImportError:
-        raise UserError(NOT_INSTALLED) from None
+    bench = _benchmark("loader")
     from tinyvit.config import Augment
     from tinyvit.progress import default_progress
 
     progress = default_progress()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), prepare(Path(folder), progress), Augment(), progress)
-    _tell(found, table, markdown, out, as_json)
+        found = bench.measure(Path(folder), bench.prepare(Path(folder), progress), Augment(), progress)
+    _tell(found, bench, out, as_json)
 
 
 @app.command()
@@ -84,16 +74,13 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Training beside a bare loop over timm's loader: on labels, on stored answers, with the live teacher."""
-    try:
-        from benchmarks.training import markdown, measure, table
-    except ImportError:
-        raise UserError(NOT_INSTALLED) from None
+    bench = _benchmark("training")
     from tinyvit.config import load_recipe
     from tinyvit.progress import default_progress
 
     resolved = load_recipe(recipe, ["label.epochs=2", "label.epochs_per_unit=2", *(overrides or [])]).with_data(data)
     with tempfile.TemporaryDirectory() as folder:
-        _tell(measure(resolved, Path(folder), default_progress()), table, markdown, out, as_json)
+        _tell(bench.measure(resolved, Path(folder), default_progress()), bench, out, as_json)
 
 
 @app.command()
@@ -105,13 +92,10 @@ def distillation(
     as_json: AsJson = False,
 ) -> None:
     """What stored answers are worth: a student of them beside its twin on labels, on Fashion-MNIST, some seeds each."""
-    try:
-        from benchmarks.distillation import compare, markdown, table
-    except ImportError:
-        raise UserError(NOT_INSTALLED) from None
+    bench = _benchmark("distillation")
     from tinyvit.progress import default_progress
 
-    _tell(compare(folder, seeds, overrides or [], default_progress()), table, markdown, out, as_json)
+    _tell(bench.compare(folder, seeds, overrides or [], default_progress()), bench, out, as_json)
 
 
 @app.command()
@@ -124,16 +108,13 @@ def online(
     as_json: AsJson = False,
 ) -> None:
     """Training on stored answers beside training with the live teacher: the loss of each step."""
-    try:
-        from benchmarks.offline_online import compare, draw, markdown, table
-    except ImportError:
-        raise UserError(NOT_INSTALLED) from None
+    bench = _benchmark("offline_online")
     from tinyvit.progress import default_progress
 
-    found = compare(folder, data, teacher, default_progress())
+    found = bench.compare(folder, data, teacher, default_progress())
     if picture:
-        draw(found, picture)
-    _tell(found, table, markdown, out, as_json)
+        bench.draw(found, picture)
+    _tell(found, bench, out, as_json)
 
 
 @app.command()
@@ -143,34 +124,31 @@ def endurance(
     as_json: AsJson = False,
 ) -> None:
     """Loading photographs, joined with a store, for minutes on end: the longest wait, and memory over time."""
-    try:
-        from benchmarks.endurance import endure, table
-        from benchmarks.loader import prepare
-    except ImportError:
-        raise UserError(NOT_INSTALLED) from None
+    bench, loading = _benchmark("endurance"), _benchmark("loader")
     from tinyvit.progress import default_progress
 
     progress = default_progress()
     with tempfile.TemporaryDirectory() as folder:
-        found = endure(Path(folder), prepare(Path(folder), progress), minutes, workers, progress)
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    else:
-        Console().print(table(found))
+        found = bench.endure(Path(folder), loading.prepare(Path(folder), progress), minutes, workers, progress)
+    _tell(found, bench, None, as_json)
 
 
-def _tell(
-    found: dict[str, Any],
-    table: Callable[[dict[str, Any]], Table],
-    markdown: Callable[[dict[str, Any]], str],
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    """Print what was measured, and append it to a results file."""
+def _benchmark(name: str) -> Any:
+    """A module of the benchmarks, which only a checkout has."""
+    try:
+        return import_module(f"benchmarks.{name}")
+    except ImportError:
+        raise UserError(
+            "the benchmarks are not installed: run this in a checkout of the project, after `make setup`"
+        ) from None
+
+
+def _tell(found: dict[str, Any], bench: Any, out: Path | None, as_json: bool) -> None:
+    """Print what a benchmark measured, and append it to a results file."""
     if out:
         with out.open("a") as file:
-            file.write(markdown(found))
+            file.write(bench.markdown(found))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        Console().print(table(found))
+        Console().print(bench.table(found))

@@ -44,7 +44,7 @@ def label(
     """Stage 1: ask the teacher about every view and keep its best classes. Does only what is missing."""
     from tinyvit.config import load_recipe
     from tinyvit.data.loader import default_workers
-    from tinyvit.label import finish, label_units, open_for_labelling
+    from tinyvit.label import label_store
     from tinyvit.pixels import default_device
     from tinyvit.progress import default_progress
     from tinyvit.teachers import load_teacher
@@ -52,12 +52,8 @@ def label(
     resolved = load_recipe(recipe, overrides or []).with_data(data)
     progress = default_progress()
     teacher = load_teacher(resolved.label.teacher, default_device(), resolved.label.classes)
-    opened = open_for_labelling(resolved, store, teacher, progress)
-    missing = opened.missing()
     count = default_workers() if workers is None else workers
-    reports = list(label_units(opened, missing, resolved, teacher, count, progress)) if missing else []
-    if reports or not opened.sealed:
-        finish(opened, progress)
+    opened, reports = label_store(resolved, store, teacher, count, progress)
     seconds, views = sum(r.seconds for r in reports), sum(r.views for r in reports)
     result = {
         "store": store,
@@ -89,6 +85,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Stage 2: train a student on stored answers, on labels, or both in turn; with torchrun on many devices."""
+    from storage import LogitStore
     from tinyvit.config import load_recipe
     from tinyvit.data.loader import default_workers
     from tinyvit.progress import SilentProgress, default_progress
@@ -96,7 +93,7 @@ def train(
     from tinyvit.teachers import load_teacher
     from tinyvit.training.run import open_run
     from tinyvit.training.train import train as run_stages
-    from tinyvit.training.world import join_world
+    from tinyvit.world import join_world
 
     resolved = load_recipe(recipe, overrides or []).with_data(data)
     stages = stage or list(resolved.stages)
@@ -109,7 +106,10 @@ def train(
             logging.getLogger("tinyvit").setLevel(logging.WARNING)
         run = open_run(resolved, run_dir, stages, count, progress, world)
         if store:
-            run = replace(run, store=open_for_training(resolved, store, count, progress))
+            # One process checks it for all.
+            checked = open_for_training(resolved, store, count, progress) if world.chief else None
+            world.meet()
+            run = replace(run, store=checked or LogitStore.open(store))
         elif online:
             run = replace(run, teacher=load_teacher(online, world.device, run.recipe.label.classes))
         run = replace(run, wandb=wandb, stop=stop)
@@ -140,7 +140,7 @@ def evaluate(
     from tinyvit.evaluation.subject import named_classes
     from tinyvit.progress import default_progress
     from tinyvit.training.network import precision_of
-    from tinyvit.training.world import World
+    from tinyvit.world import World
 
     world = World()
     subject = load_subject(model, world.device)
@@ -166,7 +166,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """A finished student as a folder for others: weights, timm configuration, class names, recipe, model card."""
-    from tinyvit.students.export import export_student
+    from tinyvit.export import export_student
 
     show(export_student(student, out, onnx, program), as_json, "exported")
 

@@ -15,7 +15,7 @@ from tinyvit.errors import UserError
 from tinyvit.evaluation.pictures import EvaluationViews, LabelledPictures
 from tinyvit.evaluation.subject import Subject, columns
 from tinyvit.pixels import normalise
-from tinyvit.training.world import World
+from tinyvit.world import World
 
 # Of the confidence, for the calibration error (Guo et al. 2017 use 15).
 BINS = 15

@@ -13,10 +13,10 @@ log = logging.getLogger("tinyvit")
 
 
 class Epochs:
-    """The epochs of a stage, for this rank."""
+    """The epochs of a stage whose student takes `size` pixels a side and tells `num_classes` apart, for this rank."""
 
-    def __init__(self, run: Run, name: str, size: int) -> None:
-        self._run, self._name, self._size = run, name, size
+    def __init__(self, run: Run, name: str, size: int, num_classes: int) -> None:
+        self._run, self._name, self._size, self._num_classes = run, name, size, num_classes
         self._stage = stage = run.recipe.stages[name]
         micro, world = run.recipe.engine.micro_batch, run.world.size
         if stage.batch_size < world:
@@ -42,7 +42,7 @@ class Epochs:
             index=run.index,
             augment=run.recipe.augment_of(stage),
             size=self._size,
-            num_classes=run.num_classes(stage),
+            num_classes=self._num_classes,
             batch_size=stage.batch_size,
             epoch=epoch,
             seed=stage.seed,

@@ -15,7 +15,7 @@ from tinyvit.config import Engine
 from tinyvit.errors import UserError
 from tinyvit.pixels import normalise
 from tinyvit.students import colours
-from tinyvit.training.world import World
+from tinyvit.world import World
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

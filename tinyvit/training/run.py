@@ -14,7 +14,7 @@ from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 from tinyvit.teachers import Teacher
-from tinyvit.training.world import World
+from tinyvit.world import World
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ class Run:
         """Whose answers are learned: the store's attributes, or those of a store that would hold the same."""
         if self.store:
             return self.store.spec.to_attributes()
-        if self.teacher is None:
-            raise UserError("a stage learns from a teacher: give a store, or name stages on labels only")
+        assert self.teacher
         return {"online": self.teacher.record(self.teacher_size)}
 
     @property

@@ -44,10 +44,11 @@ class StageTrainer:
         self.stage = stage = run.recipe.stages[name]
         self.classes = run.class_names(stage)
         run.refuse_other_labels(stage)
-        model = create_student(run.recipe.student, run.num_classes(stage), stage.seed, self.classes)
+        num_classes = run.num_classes(stage)
+        model = create_student(run.recipe.student, num_classes, stage.seed, self.classes)
         if before is not None:
             adopt_weights(model, load_weights(before), classes_of(before), self.classes)
-        self.epochs = Epochs(run, name, input_size(model))
+        self.epochs = Epochs(run, name, input_size(model), num_classes)
         self.network = Network(model, run.recipe.engine, run.world, stage.eval_batch_norm)
         self.optimiser = Optimiser(self.network.model, stage, self.epochs.steps, self.network.scaled)
         # How far it is: whole epochs and their metrics, steps of the next one and what they counted.

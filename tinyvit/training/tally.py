@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tinyvit.data.training_views import Batch
-from tinyvit.training.world import World
+from tinyvit.world import World
 
 # Those of the totals that the device counts.
 COUNTED = ("loss", "agreed", "images", "skipped", "labelled", "dropped")

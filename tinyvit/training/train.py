@@ -23,7 +23,13 @@ log = logging.getLogger("tinyvit")
 
 
 def train(run: Run, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Run the named stages in order, each from the weights of the one before; yields the result of each."""
+    """Run the named stages in order, each from the weights of the one before; yields the result of each.
+
+    UserError, before the first one begins, for a stage that learns from a teacher where there is none.
+    """
+    needy = [name for name in stages if run.recipe.stages[name].target == "teacher"]
+    if needy and not (run.store or run.teacher):
+        raise UserError(f"the stage {needy[0]!r} learns from a store; give one, or name stages on labels only")
     before: Path | None = None
     for name in stages:
         yield train_stage(run, name, before)

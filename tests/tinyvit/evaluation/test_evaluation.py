@@ -22,7 +22,7 @@ from tinyvit.pixels import normalise
 from tinyvit.progress import LogProgress
 from tinyvit.students import create_student, save_student
 from tinyvit.training.network import precision_of
-from tinyvit.training.world import World
+from tinyvit.world import World
 
 CPU = World(device=torch.device("cpu"))
 

@@ -23,6 +23,7 @@ from tinyvit.teachers import Teacher, load_teacher
 from tinyvit.training.journal import read_lines
 from tinyvit.training.run import open_run
 from tinyvit.training.stage import StageTrainer
+from tinyvit.training.train import train as run_stages
 from tinyvit.training.train import train_stage
 
 LOG = "engine.log_steps=2"
@@ -245,6 +246,11 @@ def test_a_live_teacher_gives_the_losses_of_an_exact_store(
     assert json.loads((tmp_path / "online" / "distill" / "record.json").read_text())["online_teacher"] == teacher.name
 
 
-def test_a_stage_without_store_and_teacher_is_refused(train: Train) -> None:
-    with pytest.raises(UserError, match="learns from a teacher: give a store"):
-        train("distill", store=None)
+def test_a_later_stage_without_a_teacher_is_refused_before_the_first_begins(
+    small_recipe: Recipe, tmp_path: Path
+) -> None:
+    stages = ["finetune", "distill"]
+    run = open_run(small_recipe, tmp_path / "run", stages, 0, LogProgress())
+    with pytest.raises(UserError, match="the stage 'distill' learns from a store; give one"):
+        next(run_stages(run, stages))
+    assert not (tmp_path / "run").exists()

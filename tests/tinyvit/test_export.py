@@ -14,8 +14,8 @@ import torch
 from support import small_arguments, tinyvit
 
 from tinyvit.errors import UserError
+from tinyvit.export import export_student
 from tinyvit.students import load_student
-from tinyvit.students.export import export_student
 
 
 @pytest.fixture(scope="module")
