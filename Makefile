@@ -20,7 +20,7 @@ run: $(READY) ## main job: label the example with its teacher, distil a student,
 test: $(READY) ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-torture: $(READY) ## 50 kills, 1,000 mutations, races: the store under fire, at full length (8 minutes)
+torture: $(READY) ## 70 kills, 1,000 mutations, races: store and training under fire, at full length (20 minutes)
 	$(BIN)/python -m pytest tests/torture --long
 
 lint: $(READY) ## ruff: style, faults, format

@@ -25,10 +25,11 @@ from tinyvit.label import label_store
 from tinyvit.pixels import default_device
 from tinyvit.progress import Progress
 from tinyvit.teachers import load_teacher
+from tinyvit.training.journal import METRICS, read_lines
 from tinyvit.training.run import open_run
 from tinyvit.training.train import train_stage
 
-COLUMNS = ("learned from", "top-1 %", "each seed", "loss", "calibration error %")
+COLUMNS = ("learned from", "steps", "top-1 %", "each seed", "loss", "calibration error %")
 WAYS = {"distill": "the teacher's stored answers", "scratch": "labels alone"}
 
 
@@ -43,24 +44,19 @@ def compare(folder: Path, seeds: int, overrides: list[str], progress: Progress) 
     recipe = load_recipe("fashion-distill", [teacher, *overrides]).with_data(data)
     asked = load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
     store, _ = label_store(recipe, folder / "store", asked, default_workers(), progress)
-    found: dict[str, Any] = {"teacher_top1": taught["val"]["top1"], "steps": _steps(recipe), "seeds": seeds}
+    found: dict[str, Any] = {"teacher_top1": taught["val"]["top1"], "seeds": seeds}
     for seed in range(seeds):
         for way in WAYS:
             changes = [teacher, *overrides, f"stages.{way}.seed={seed}"]
             seeded = load_recipe("fashion-distill", changes).with_data(data)
             run = folder / f"seed-{seed}"
             result = _train(seeded, run, way, store if way == "distill" else None, progress)
+            found.setdefault(f"{way}_steps", []).append(read_lines(run / way / METRICS)[-1]["step"])
             found.setdefault(f"{way}_top1", []).append(result["val"]["top1"])
             found.setdefault(f"{way}_loss", []).append(result["val"]["loss"])
             found.setdefault(f"{way}_calibration_error", []).append(result["val"]["calibration_error"])
     (folder / "comparison.json").write_text(json.dumps(found, indent=2) + "\n")
     return found
-
-
-def _steps(recipe: Recipe) -> int:
-    lengths = {(recipe.stages[way].epochs, recipe.stages[way].batch_size) for way in WAYS}
-    (length,) = lengths
-    return length[0] * (60_000 // length[1])
 
 
 def _train(recipe: Recipe, folder: Path, stage: str, store: LogitStore | None, progress: Progress) -> dict[str, Any]:
@@ -70,7 +66,7 @@ def _train(recipe: Recipe, folder: Path, stage: str, store: LogitStore | None, p
 
 def table(found: dict[str, Any]) -> Table:
     """What was measured, for a terminal."""
-    return terminal(COLUMNS, _rows(found), f"{found['steps']:,} steps each")
+    return terminal(COLUMNS, _rows(found), f"{found['seeds']} seeds; mean ± standard deviation")
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -82,13 +78,14 @@ def _rows(found: dict[str, Any]) -> list[list[str]]:
     return [
         [
             words,
+            ", ".join(f"{steps:,}" for steps in sorted(set(found[f"{way}_steps"]))),
             _mean_and_spread(found[f"{way}_top1"]),
             ", ".join(f"{value:.2f}" for value in found[f"{way}_top1"]),
             f"{statistics.mean(found[f'{way}_loss']):.4f}",
             f"{statistics.mean(found[f'{way}_calibration_error']):.2f}",
         ]
         for way, words in WAYS.items()
-    ] + [["(the teacher, fine-tuned on the labels)", f"{found['teacher_top1']:.2f}", "", "", ""]]
+    ] + [["(the teacher, fine-tuned on the labels)", "", f"{found['teacher_top1']:.2f}", "", "", ""]]
 
 
 def _mean_and_spread(values: list[float]) -> str:

@@ -19,6 +19,8 @@ from rich.table import Table
 from benchmarks.tables import file_table, terminal
 from tinyvit.config import load_recipe
 from tinyvit.data.loader import default_workers
+from tinyvit.errors import UserError
+from tinyvit.evaluation import shared_classes
 from tinyvit.label import label_store
 from tinyvit.pixels import default_device
 from tinyvit.progress import Progress
@@ -43,7 +45,10 @@ OVERRIDES = (
 
 
 def compare(folder: Path, data: Path, teacher: str, progress: Progress) -> dict[str, Any]:
-    """Losses of each step and final accuracies, with stores of each encoding and with the live teacher."""
+    """Losses of each step and final accuracies, with stores of each encoding and with the live teacher.
+
+    UserError for a teacher that does not tell the data's classes apart: there would be no accuracy to compare.
+    """
     live = load_teacher(teacher, default_device(), None)
     shutil.rmtree(folder, ignore_errors=True)
     found: dict[str, Any] = {"teacher": teacher, "losses": {}, "top1": {}}
@@ -53,6 +58,8 @@ def compare(folder: Path, data: Path, teacher: str, progress: Progress) -> dict[
         train = f"{recipe.data.train}/train-{SHARDS}.tar"
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": train})})
         run = open_run(recipe, folder / way, ["distill"], default_workers(), progress)
+        if not shared_classes(live.classes, run.index.place.class_names()):
+            raise UserError(f"the teacher {teacher} does not know the classes of {data}; give one that was fine-tuned")
         if way == "online":
             run = replace(run, teacher=live)
         else:

@@ -16,8 +16,13 @@ TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.partial")
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file whole; see `whole_file`."""
-    with whole_file(path) as file:
-        file.write(data)
+    try:
+        with whole_file(path) as file:
+            file.write(data)
+    except OSError as fault:
+        # A write that finds the disk full does not say which.
+        fault.filename = fault.filename or str(path)
+        raise
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from storage import digest_of
+from tinyvit.checkpoint import refusing_other_files
 from tinyvit.errors import UserError
 from tinyvit.pixels import normalise
 
@@ -130,10 +131,12 @@ def _from_timm(name: str, checkpoint: str | None = None) -> nn.Module:
         raise UserError(f"timm has no model {name!r}; near it: {close}")
     if checkpoint is not None and not Path(checkpoint).is_file():
         raise UserError(f"there is no checkpoint file {checkpoint}; mend the path after the @")
+    if checkpoint is not None:
+        with refusing_other_files(Path(checkpoint), "give a .pth or .safetensors file of the model's weights"):
+            state = load_state_dict(checkpoint, device="cpu", weights_only=True)
     try:
         if checkpoint is None:
             return timm.create_model(name, pretrained=True)
-        state = load_state_dict(checkpoint, device="cpu", weights_only=True)
         bare: Any = timm.create_model(name)
         head = f"{bare.pretrained_cfg['classifier']}.weight"
         model = timm.create_model(name, num_classes=len(state[head])) if head in state else bare

@@ -17,10 +17,11 @@ from tinyvit.pixels import default_device
 
 @dataclass(frozen=True)
 class World:
-    """This process among `size` ranks, and the device it computes on."""
+    """This process among `size` ranks, `local_size` of them on this machine, and the device it computes on."""
 
     rank: int = 0
     size: int = 1
+    local_size: int = 1
     device: torch.device = field(default_factory=default_device)
 
     @property
@@ -79,6 +80,6 @@ def join_world() -> Iterator[World]:
     attempt = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(backend, store=attempt, rank=rank, world_size=size)
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), device)
+        yield World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]), device)
     finally:
         dist.destroy_process_group()

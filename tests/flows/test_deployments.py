@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -69,6 +70,15 @@ def test_both_literal_commands_end_in_completed(server: dict[str, str], small_da
     assert {"teacher-logits", "teacher-logits-progress", "distill-student", "distill-student-curves"} <= {
         artifact["key"] for artifact in artifacts
     }
+
+
+def test_the_flow_trains_on_several_processes(server: dict[str, str], small_data: Path, tmp_path: Path) -> None:
+    asked = {"data": small_data, "run_dir": tmp_path, "processes": 2, "stages": '["finetune"]'}
+    parameters = [part for name, value in asked.items() for part in ("--param", f"{name}={value}")]
+    trained = prefect(server, "deployment", "run", "distill-student", *parameters, "--param", OVERRIDES, "--watch")
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert json.loads((tmp_path / "finetune" / "record.json").read_text())["ranks"] == 2
+    assert json.loads((tmp_path / "finetune" / "result.json").read_text())["val"]["images"] == 250
 
 
 def test_bad_input_ends_in_failed_with_the_one_line(server: dict[str, str], tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def small_disk(small_store: LogitStore, tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_leaves_what_was_committed_and_says_so(
     small_store: LogitStore, small_data: Path, small_disk: Path
 ) -> None:
-    assert_one_line(label(small_disk / "s", small_data), "the disk is full")
+    assert_one_line(label(small_disk / "s", small_data), str(small_disk / "s"), "the disk is full")
     missing = LogitStore.open(small_disk / "s").missing()
     assert 0 < len(missing) <= 4
     subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)

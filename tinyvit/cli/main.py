@@ -97,11 +97,11 @@ def train(
 
     resolved = load_recipe(recipe, overrides or []).with_data(data)
     stages = stage or list(resolved.stages)
-    count = default_workers() if workers is None else workers
     if store and online:
         raise UserError("--store and --online exclude each other: answers are stored or live")
     with join_world() as world, stopping_by_signal() as stop:
         progress = default_progress() if world.chief else SilentProgress()
+        count = default_workers(world.local_size) if workers is None else workers
         if not world.chief:
             logging.getLogger("tinyvit").setLevel(logging.WARNING)
         run = open_run(resolved, run_dir, stages, count, progress, world)

@@ -131,6 +131,6 @@ def _items(loader: DataLoader[Any]) -> Iterator[Any]:
         yield item
 
 
-def default_workers() -> int:
-    """One process a core beside this one, at most eight."""
-    return max(1, min(8, (os.cpu_count() or 1) - 1))
+def default_workers(ranks: int = 1) -> int:
+    """One process a core beside this one, at most eight; `ranks` on this machine share its cores."""
+    return max(1, min(8, (os.cpu_count() or 1) // ranks - 1))

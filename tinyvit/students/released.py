@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -12,6 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from tinyvit.checkpoint import read_checkpoint
 from tinyvit.config import Student
 from tinyvit.errors import UserError
 from tinyvit.students.classes import imagenet_classes
@@ -82,16 +82,13 @@ def _misfit(model: nn.Module, state: dict[str, Tensor]) -> tuple[int, str] | Non
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        # The checkpoints carry a yacs node, a kind of dict: its entries are read, its code is not.
-        with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"there is no file {file}; give a .pth of the paper's model zoo") from None
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as fault:
-        reason = str(fault).strip().partition("\n")[0]
-        raise UserError(f"{file} is no checkpoint that can be read safely ({reason})") from None
+    advice = "give a .pth of the paper's model zoo"
+    if not file.is_file():
+        raise UserError(f"there is no file {file}; {advice}")
+    # The checkpoints carry a yacs node, a kind of dict: its entries are read, its code is not.
+    with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
+        content = read_checkpoint(file, torch.device("cpu"), advice)
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{file} holds no weights under 'model'; give a .pth of the paper's model zoo")
+        raise UserError(f"{file} holds no weights under 'model'; {advice}")
     return state

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from storage import write_whole
+from tinyvit.checkpoint import read_checkpoint
 from tinyvit.errors import UserError
 from tinyvit.training.journal import METRICS, read_lines
 
@@ -37,11 +37,7 @@ class StageFolder:
         file = self.path / STATE
         if not file.is_file():
             return None
-        try:
-            state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as fault:
-            reason = str(fault).splitlines()[0]
-            raise UserError(f"{file} cannot be read ({reason}); remove it to start the stage anew") from None
+        state: dict[str, Any] = read_checkpoint(file, device, "remove it to start the stage anew")
         if state["digest"] != self._digest:
             raise UserError(
                 f"{self.path} holds a stage of another recipe, store or data set; choose another run folder, "

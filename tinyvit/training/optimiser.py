@@ -42,6 +42,8 @@ class Optimiser:
             updates_per_epoch=steps,
         )[0]
         self._scaler = torch.amp.GradScaler(next(model.parameters()).device.type, enabled=scaled)
+        # What a forward pass changes in the model, batch norm's running statistics, as it was after the last good step.
+        self._kept = self._running() if stage.non_finite == "skip" else None
         # With a warm-up, so that a short training is not averaged with the weights that it began with.
         self.average = ModelEmaV3(model, decay=stage.ema, use_warmup=True) if stage.ema else None
 
@@ -63,7 +65,7 @@ class Optimiser:
         """Update the weights and forget the gradients; the rate of step `number + 1` comes next.
 
         Returns the norm of the gradient before it was clipped, a scalar on the device. Where steps that are not
-        finite are to be left out, such a step changes nothing.
+        finite are to be left out, such a step changes nothing, batch norm's statistics included.
         """
         self._scaler.unscale_(self._adamw)
         parameters = list(self._model.parameters())
@@ -71,8 +73,14 @@ class Optimiser:
         norm = nn.utils.get_total_norm(gradients)
         if self._stage.clip_grad:
             nn.utils.clip_grads_with_norm_(parameters, self._stage.clip_grad, norm)
-        # To know takes a wait for the device, so only those ask who want it. With float16 the scaler does so itself.
-        if self._stage.non_finite == "error" or self._scaler.is_enabled() or bool(norm.isfinite()):
+        # To know takes a wait for the device, so only those ask who want it.
+        finite = self._kept is None or bool(norm.isfinite())
+        if self._kept is not None:
+            running = list(self._model.buffers())
+            source, target = (running, self._kept) if finite else (self._kept, running)
+            torch._foreach_copy_(target, source)
+        # With float16 the scaler knows by itself, and learns from it.
+        if finite or self._scaler.is_enabled():
             self._scaler.step(self._adamw)
             if self.average:
                 self.average.update(self._model, step=number)
@@ -92,6 +100,14 @@ class Optimiser:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self._adamw.load_state_dict(state["adamw"])
-        self._scaler.load_state_dict(state["scaler"])
+        # A state of another precision has none, and what it had means nothing to another.
+        if self._scaler.is_enabled() and state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
+        if self._kept is not None:
+            self._kept = self._running()
         if self.average:
             self.average.module.load_state_dict(state["average"])
+
+    def _running(self) -> list[Tensor]:
+        """A copy of the model's buffers."""
+        return [buffer.clone() for buffer in self._model.buffers()]

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from storage import LogitStore
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.errors import Stopped, UserError
+from tinyvit.pixels import normalise
 from tinyvit.progress import LogProgress
 from tinyvit.students import load_weights
 from tinyvit.teachers import Teacher, load_teacher
@@ -43,6 +44,17 @@ def train(small_data: Path, small_store: LogitStore, tmp_path: Path) -> Train:
         return train_stage(replace(opened, **{"store": small_store, **options}), name, None)
 
     return run
+
+
+class After:
+    """A wish to stop that is there at its nth question."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left == 0
 
 
 def losses(folder: Path) -> list[float]:
@@ -175,6 +187,23 @@ def test_a_step_that_is_not_finite_can_be_left_out(
     assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())
 
 
+def test_a_step_that_is_left_out_leaves_no_trace_in_batch_norm(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = [0]
+
+    def overflowing(*arguments: Any) -> torch.Tensor:
+        seen[0] += 1
+        return normalise(*arguments) * (float("inf") if seen[0] == 5 else 1.0)
+
+    monkeypatch.setattr("tinyvit.training.network.normalise", overflowing)
+    result = train("distill", "stages.distill.non_finite=skip")
+    assert result["dropped_steps"] == 1
+    weights = load_weights(tmp_path / "run" / "distill")
+    assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())
+    assert {int(value) for name, value in weights.items() if name.endswith("num_batches_tracked")} == {9}
+
+
 def test_nothing_but_steps_that_are_not_finite_is_an_error_also_then(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,19 +213,10 @@ def test_nothing_but_steps_that_are_not_finite_is_an_error_also_then(
 
 
 def test_stopping_saves_and_the_same_run_goes_on_to_the_same_weights(train: Train, tmp_path: Path) -> None:
-    class Later:
-        """Asks to stop at its fourth question."""
-
-        asked = 0
-
-        def is_set(self) -> bool:
-            self.asked += 1
-            return self.asked == 4
-
     drop = "student.kwargs.drop_path_rate=0.2"
     whole = train("distill", drop, folder="whole")
     with pytest.raises(Stopped, match="stopped and saved after epoch 0 and 4 steps"):
-        train("distill", drop, stop=Later())
+        train("distill", drop, stop=After(4))
     journal = tmp_path / "run" / "distill" / "metrics.jsonl"
     journal.write_text(journal.read_text() + '{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
     resumed = train("distill", drop)
@@ -206,6 +226,13 @@ def test_stopping_saves_and_the_same_run_goes_on_to_the_same_weights(train: Trai
     assert all(torch.equal(one[name], two[name]) for name in one)
     # Lines of steps that were done again are there once.
     assert [line["step"] for line in read_lines(journal)] == [2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize("precisions", [("float32", "float16"), ("float16", "float32")])
+def test_a_stage_goes_on_in_another_precision(train: Train, precisions: tuple[str, str]) -> None:
+    with pytest.raises(Stopped):
+        train("distill", f"engine.precision={precisions[0]}", stop=After(2))
+    assert train("distill", f"engine.precision={precisions[1]}")["last"]["images"] == 500
 
 
 def test_metrics_are_lines_and_curves(train: Train, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from support import command, small_arguments, tinyvit, wait_until
 from storage import LogitStore
 from tinyvit.config import Recipe
 from tinyvit.students import load_weights
-from tinyvit.training.folder import read_epochs
 
 
 def train_arguments(run: Path, store: Path, data: Path) -> list[str]:
@@ -61,37 +60,6 @@ def test_a_run_killed_with_9_and_resumed_ends_in_identical_weights(
         whole, resumed = load_weights(trained / stage), load_weights(run / stage)
         assert whole.keys() == resumed.keys()
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def test_a_run_killed_within_an_epoch_goes_on_there_and_ends_in_identical_weights(
-    trained: Path, small_store: LogitStore, small_data: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    state = run / "distill" / "state.pt"
-    arguments = [*train_arguments(run, small_store.location, small_data), "--set", "engine.save_minutes=0"]
-    process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    wait_until(state.exists, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    saved = torch.load(state, weights_only=True)
-    assert (saved["epoch"], saved["epochs"]) == (0, []), "the kill came too late to prove anything"
-    assert 0 < saved["step"] < 10
-    # Another number of data processes changes nothing.
-    arguments[arguments.index("--workers") + 1] = "2"
-    done = tinyvit(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert f"resumed after epoch 0 of 2 and {saved['step']} steps" in " ".join(done.stderr.split())
-    for stage in ("distill", "finetune"):
-        whole, resumed = load_weights(trained / stage), load_weights(run / stage)
-        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-        lines = [
-            [
-                {k: v for k, v in m.items() if k not in ("images_per_s", "waiting_for_data", "memory_mib", "val")}
-                for m in read_epochs(f)
-            ]
-            for f in (trained / stage, run / stage)
-        ]
-        assert lines[0] == lines[1]
 
 
 def test_plain_timm_loads_the_checkpoint(trained: Path, small_recipe: Recipe) -> None:
