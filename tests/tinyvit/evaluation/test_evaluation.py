@@ -142,6 +142,12 @@ def test_imagenet_21k_models_on_imagenet_1k() -> None:
     assert [number for number, column in enumerate(chosen) if column < 0] == [missing]
 
 
+def test_two_classes_of_one_name_stay_apart_where_the_lists_agree() -> None:
+    names = ["crane", "tench", "crane"]
+    assert columns(names, ["Crane", "tench", "crane"]) is None
+    assert columns(names, ["tench"]) == [1]
+
+
 def test_a_class_that_the_model_does_not_have_is_never_its_answer(small_data: Path, model: torch.nn.Module) -> None:
     """Of ten classes the model knows nine: pictures of the tenth are wrong, the others as before."""
     classes = tuple(f"class {n}" for n in range(10))
