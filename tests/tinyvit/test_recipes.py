@@ -50,7 +50,7 @@ def test_every_recipe_says_what_it_takes_and_what_comes_of_it(name: str) -> None
 
 
 def test_the_papers_figures() -> None:
-    """Of configs/ in the paper's code, as the issue of this system names them."""
+    """Of configs/ in the paper's code."""
     for size, drop_path in (("5m", 0.0), ("11m", 0.1), ("21m", 0.1)):
         recipe = load_recipe(f"in22k-distill-{size}")
         stage = recipe.stages["pretrain"]
