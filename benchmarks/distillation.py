@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from benchmarks.tables import file_table, terminal
@@ -25,6 +27,7 @@ from tinyvit.label import label_store
 from tinyvit.pixels import default_device
 from tinyvit.progress import Progress
 from tinyvit.teachers import load_teacher
+from tinyvit.training.folder import read_epochs
 from tinyvit.training.journal import METRICS, read_lines
 from tinyvit.training.run import open_run
 from tinyvit.training.train import train_stage
@@ -53,6 +56,8 @@ def compare(folder: Path, seeds: int, overrides: list[str], progress: Progress) 
             result = _train(seeded, run, way, store if way == "distill" else None, progress)
             found.setdefault(f"{way}_steps", []).append(read_lines(run / way / METRICS)[-1]["step"])
             found.setdefault(f"{way}_top1", []).append(result["val"]["top1"])
+            curve = [epoch["val"]["top1"] for epoch in read_epochs(run / way)]
+            found.setdefault(f"{way}_top1_by_epoch", []).append(curve)
             found.setdefault(f"{way}_loss", []).append(result["val"]["loss"])
             found.setdefault(f"{way}_calibration_error", []).append(result["val"]["calibration_error"])
     (folder / "comparison.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -62,6 +67,24 @@ def compare(folder: Path, seeds: int, overrides: list[str], progress: Progress) 
 def _train(recipe: Recipe, folder: Path, stage: str, store: LogitStore | None, progress: Progress) -> dict[str, Any]:
     run = open_run(recipe, folder, [stage], default_workers(), progress)
     return train_stage(replace(run, store=store), stage, None)
+
+
+def draw(found: dict[str, Any], file: Path) -> None:
+    """Top-1 on the test pictures after each epoch, of every student and of the teacher."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for way, words in WAYS.items():
+        colour = {"distill": "tab:blue", "scratch": "tab:orange"}[way]
+        for number, curve in enumerate(found[f"{way}_top1_by_epoch"]):
+            epochs = range(1, len(curve) + 1)
+            label = words if number == 0 else None
+            axes.plot(epochs, curve, color=colour, linewidth=1, marker="o", markersize=3, label=label)
+    axes.axhline(found["teacher_top1"], color="black", linestyle="--", linewidth=1, label="the teacher")
+    axes.set(xlabel="epoch", ylabel="top-1 on the test pictures [%]")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend(title=f"learned from, {found['seeds']} seeds each")
+    figure.savefig(file, dpi=120)
 
 
 def table(found: dict[str, Any]) -> Table:

@@ -52,6 +52,8 @@ def test_a_student_of_a_teacher_is_compared_with_its_twin(folder: Path, found: d
     # The teacher is the one that was fine-tuned: it knows better than chance.
     assert found["teacher_top1"] > 30
     assert "± " in distillation.markdown(found)
+    distillation.draw(found, folder / "accuracies.png")
+    assert (folder / "accuracies.png").stat().st_size > 10_000
     # Nothing is trained again.
     assert distillation.compare(folder, 2, [], LogProgress()) == found
 

@@ -88,6 +88,7 @@ def distillation(
     folder: Annotated[Path, typer.Argument(help="data, teacher, store and runs are kept here; goes on where stopped")],
     seeds: Annotated[int, typer.Option(min=1, help="how many students of each kind")] = 3,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="override of fashion-distill")] = None,
+    picture: Annotated[Path | None, typer.Option(help="also draw the accuracies into this PNG")] = None,
     out: OutFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -95,7 +96,10 @@ def distillation(
     bench = _benchmark("distillation")
     from tinyvit.progress import default_progress
 
-    _tell(bench.compare(folder, seeds, overrides or [], default_progress()), bench, out, as_json)
+    found = bench.compare(folder, seeds, overrides or [], default_progress())
+    if picture:
+        bench.draw(found, picture)
+    _tell(found, bench, out, as_json)
 
 
 @app.command()
