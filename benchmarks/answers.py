@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from storage import Unit
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
-from tinyvit.data.loader import run_stream
-from tinyvit.data.unit_views import UnitPlan, UnitViews
+from tinyvit.data.loader import run_jobs
+from tinyvit.data.unit_views import UnitViews
 from tinyvit.progress import Progress
 from tinyvit.replay import view_seeds
 from tinyvit.signal import TeacherSignal
@@ -56,9 +56,6 @@ def collect(recipe: Recipe, teacher: Teacher, views: int, workers: int, progress
     epochs = range(-(-views // sum(table.samples)))
     stream = UnitViews(
         index=index,
-        plans=tuple(
-            UnitPlan(Unit(epoch, shard), range(epoch, epoch + 1)) for epoch in epochs for shard in range(len(index))
-        ),
         augment=label.augment,
         size=label.input_size or teacher.input_size,
         run_seed=label.seed,
@@ -66,12 +63,18 @@ def collect(recipe: Recipe, teacher: Teacher, views: int, workers: int, progress
         probes=4,
         skip_broken=True,
     )
+    jobs = (
+        part
+        for epoch in epochs
+        for shard in range(len(index))
+        for part in stream.parts(Unit(epoch, shard), range(epoch, epoch + 1))
+    )
     parts: dict[str, list[Answers]] = {}
     seeds: list[NDArray[np.uint32]] = []
     keys: list[str] = []
     count = 0
     with progress.task("ask", views, "views") as bar:
-        for chunk in run_stream(stream, workers):
+        for (chunk,) in run_jobs(stream.chunks, jobs, workers):
             name = table.name[chunk.unit.shard]
             slots = chunk.slots.numpy()
             seed = view_seeds(label.seed, name, chunk.unit.block, table.samples[chunk.unit.shard])[slots]

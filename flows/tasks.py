@@ -19,12 +19,12 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import FailedRun
 from prefect.states import Failed
 
-from storage import LogitStore, StoreError, Unit
+from storage import Claims, LogitStore, StoreError, Unit
 from tinyvit.config import Recipe
 from tinyvit.data.loader import default_workers
 from tinyvit.errors import UserError
-from tinyvit.label import finish, label_units, open_for_labelling
-from tinyvit.pixels import default_device
+from tinyvit.label import UnitReport, finish, label_missing, label_units, open_for_labelling
+from tinyvit.lease import own_device
 from tinyvit.progress import default_progress
 from tinyvit.replay_check import open_for_training
 from tinyvit.teachers import Teacher, load_teacher
@@ -81,7 +81,7 @@ def work(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], T
 
 
 def _teacher(recipe: Recipe) -> Teacher:
-    return load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
+    return load_teacher(recipe.label.teacher, own_device(), recipe.label.classes)
 
 
 @work("plan units")
@@ -92,12 +92,28 @@ def plan_units(recipe: Recipe, store: str) -> list[Unit]:
 
 @work("label units")
 def label_group(recipe: Recipe, store: str, units: list[Unit]) -> dict[str, float]:
-    """Label those of these units that are still missing; returns counts and seconds."""
+    """Label those of these units that are still missing and that no other run has; returns counts and seconds."""
     opened = LogitStore.open(store)
     todo = [unit for unit in units if not opened.committed(unit)]
     if not todo:
-        return {"units": 0, "views": 0, "invalid": 0, "seconds": 0.0}
-    reports = list(label_units(opened, todo, recipe, _teacher(recipe), default_workers(), default_progress()))
+        return _totals([])
+    with Claims(opened) as claims:
+        made = label_units(opened, todo, recipe, _teacher(recipe), default_workers(), default_progress(), claims)
+        return _totals(list(made))
+
+
+@work("label the rest")
+def label_rest(recipe: Recipe, store: str) -> dict[str, float]:
+    """Wait for what other runs have claimed, and label what they leave; returns counts and seconds."""
+    opened = LogitStore.open(store)
+    with Claims(opened) as claims:
+        made = label_missing(
+            opened, opened.units(), recipe, _teacher(recipe), default_workers(), default_progress(), claims
+        )
+        return _totals(list(made))
+
+
+def _totals(reports: list[UnitReport]) -> dict[str, float]:
     return {
         "units": len(reports),
         "views": sum(report.views for report in reports),
@@ -111,8 +127,9 @@ def seal_store(store: str) -> str:
     """Read everything back and seal; returns when the store was sealed."""
     opened = LogitStore.open(store)
     if not opened.sealed:
-        finish(opened, default_progress())
-    return opened.sealed
+        with Claims(opened) as claims:
+            finish(opened, default_progress(), claims)
+    return LogitStore.open(store).sealed
 
 
 @work("check store")

@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.tasks import label_group, plain_fault, plan_units, seal_store
+from flows.tasks import label_group, label_rest, plain_fault, plan_units, seal_store
 from storage import LogitStore
 from tinyvit.config import load_recipe
 from tinyvit.store_facts import describe
@@ -49,6 +49,8 @@ def teacher_logits(
     for number, future in enumerate(futures, 1):
         reports.append(future.result())
         update_progress_artifact(progress, progress=100 * number / len(futures))  # type: ignore[arg-type]
+    if LogitStore.open(path).missing():
+        reports.append(label_rest.submit(resolved, path).result())
     sealed = seal_store.submit(path).result()
     return _summary(path, reports, sealed)
 

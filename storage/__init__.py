@@ -4,6 +4,7 @@ Numpy in, numpy out. The package knows nothing of models, images or workflows: i
 commits them last, refuses what does not match and reads one epoch of one shard at a time.
 """
 
+from storage.claims import Claims
 from storage.durable import whole_file, write_whole
 from storage.encoding import ENCODINGS, SELECTIONS
 from storage.objects import Objects, Part, open_objects
@@ -17,6 +18,7 @@ __all__ = [
     "ENCODINGS",
     "FORMAT_VERSION",
     "SELECTIONS",
+    "Claims",
     "Difference",
     "LogitStore",
     "Objects",

@@ -25,6 +25,27 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
+def write_new(path: Path, data: bytes) -> bool:
+    """Write a file whole where there is none yet; False where there is one. Of several writers one succeeds.
+
+    It may be gone after a power cut.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = _aside(path)
+        try:
+            aside.write_bytes(data)
+            path.hardlink_to(aside)
+            return True
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            # Swept away by a run that has just sealed the store.
+            continue
+        finally:
+            aside.unlink(missing_ok=True)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to be written aside, synced and renamed, with the folders that name it; nothing is left on failure.
@@ -33,7 +54,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    aside = _aside(path)
     try:
         with aside.open("wb") as file:
             yield file
@@ -44,6 +65,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         aside.unlink(missing_ok=True)
     for folder in {path.parent, *(folder.parent for folder in new)}:
         sync_folder(folder)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
 
 
 def is_temporary(name: str) -> bool:

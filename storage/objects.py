@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from storage.durable import is_temporary, sync_folder, write_whole
+from storage.durable import is_temporary, sync_folder, write_new, write_whole
 from storage.spec import StoreError, first_line
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ class Objects(ABC):
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
         """Write an object whole, durably, over any older one."""
+
+    @abstractmethod
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Write an object where there is none yet; False where there is one. Of several writers one succeeds."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -120,6 +124,9 @@ class LocalObjects(Objects):
     def put(self, key: str, data: bytes) -> None:
         write_whole(self.root / key, data)
 
+    def put_new(self, key: str, data: bytes) -> bool:
+        return write_new(self.root / key, data)
+
     def delete(self, key: str) -> None:
         path = self.root / key
         if path.exists():
@@ -137,8 +144,12 @@ class LocalObjects(Objects):
         for folder, _, names in os.walk(self.root / prefix):
             for name in names:
                 path = Path(folder) / name
-                if not is_temporary(name):
+                if is_temporary(name):
+                    continue
+                try:
                     yield path.relative_to(self.root).as_posix(), path.stat().st_size
+                except FileNotFoundError:  # another run removed it meanwhile
+                    continue
 
     def sweep(self) -> int:
         leftovers = [path for path in self.root.rglob("*.partial") if is_temporary(path.name)]
@@ -200,6 +211,17 @@ class RemoteObjects(Objects):
             self._store.put(key, data)
         except self._faults as fault:
             raise self._plain(f"{key} cannot be written", fault) from None
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        from obstore.exceptions import AlreadyExistsError
+
+        try:
+            self._store.put(key, data, mode="create")
+        except AlreadyExistsError:
+            return False
+        except self._faults as fault:
+            raise self._plain(f"{key} cannot be written", fault) from None
+        return True
 
     def delete(self, key: str) -> None:
         try:

@@ -70,9 +70,11 @@ class LogitStore:
         # What a creation that was cut short may have left is written over; anything else is not ours to touch.
         if any(key not in made or key == ROOT_KEY for key, _ in objects.sizes()):
             raise StoreError(f"{location} already exists; open it to resume, or choose another path")
-        objects.sweep()
+        root = made.pop(ROOT_KEY)
         for key, data in made.items():
             objects.put(key, data)
+        if not objects.put_new(ROOT_KEY, root):
+            raise StoreError(f"{location} was made by another process meanwhile; open it")
         return cls.open(location)
 
     @classmethod
@@ -154,6 +156,10 @@ class LogitStore:
     def units(self) -> list[Unit]:
         """Every planned unit: shard after shard within a block of epochs."""
         return [Unit(block, shard) for block in range(self.spec.blocks) for shard in range(len(self.samples))]
+
+    def views(self, unit: Unit) -> int:
+        """How many rows a unit has."""
+        return self.samples[unit.shard] * len(self.spec.epochs_of(unit))
 
     def place(self, unit: Unit) -> str:
         """A unit in words: its epochs and its shard's name."""

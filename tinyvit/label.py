@@ -1,25 +1,27 @@
 """Stage 1: ask the teacher about every view, once, and keep the best classes of its answer.
 
-`open_for_labelling` plans (a new store, or the missing units of an old one), `label_units` does units and
-commits them one by one, `finish` verifies and seals. Nothing here knows what runs it.
+`open_for_labelling` plans (a new store, or the missing units of an old one), `label_missing` does what no other run
+does and commits unit by unit, `finish` verifies and seals. Nothing here knows what runs it, or how many others run.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from storage import LogitStore, StoreError, StoreSpec, Unit, UnitRows
+from storage import Claims, LogitStore, StoreError, StoreSpec, Unit, UnitRows
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
-from tinyvit.data.loader import run_stream
+from tinyvit.data.loader import run_jobs
 from tinyvit.data.place import Place
-from tinyvit.data.unit_views import UnitPlan, UnitViews, ViewChunk
+from tinyvit.data.unit_views import UnitPart, UnitViews, ViewChunk
 from tinyvit.errors import UserError, refuse_mismatch
 from tinyvit.progress import Progress
 from tinyvit.provenance import library_versions, now
@@ -27,6 +29,11 @@ from tinyvit.replay import probe_slots, view_seeds
 from tinyvit.signal import TeacherSignal
 from tinyvit.store_check import data_differences, faulty_units
 from tinyvit.teachers import Teacher
+
+log = logging.getLogger("tinyvit")
+
+# Seconds between looks at what other runs have done.
+LOOK_AGAIN = 2.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,12 @@ def open_for_labelling(recipe: Recipe, path: str | Path, teacher: Teacher, progr
     try:
         spec = store_spec(recipe, teacher)
         if not LogitStore.exists(path):
-            return LogitStore.create(path, spec, index.table, teacher.classes, index.keys)
+            try:
+                return LogitStore.create(path, spec, index.table, teacher.classes, index.keys)
+            except StoreError:
+                # Another run may have been faster.
+                if not LogitStore.exists(path):
+                    raise
         store = LogitStore.open(path)
     except StoreError as fault:
         raise UserError(str(fault)) from None
@@ -57,16 +69,43 @@ def open_for_labelling(recipe: Recipe, path: str | Path, teacher: Teacher, progr
     return store
 
 
+@dataclass(frozen=True)
+class Slice:
+    """Every `of`-th unit of a store, from the `number`-th on (1 to `of`)."""
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Slice:
+        """From `3/8`. UserError for anything else."""
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise UserError(f"--slice {text}: give two numbers such as 3/8, the third of eight slices")
+        return cls(int(number), int(of))
+
+    def units(self, store: LogitStore) -> list[Unit]:
+        """The units of this slice."""
+        return store.units()[self.number - 1 :: self.of]
+
+
 def label_store(
-    recipe: Recipe, path: str | Path, teacher: Teacher, workers: int, progress: Progress
+    recipe: Recipe, path: str | Path, teacher: Teacher, workers: int, progress: Progress, part: Slice | None = None
 ) -> tuple[LogitStore, list[UnitReport]]:
-    """Make or resume the store at `path`: label what is missing, verify, seal; returns it and what was done now."""
+    """Make or resume the store at `path`: label what is missing, verify, seal; returns it and what was done now.
+
+    Several may do so at once, on one machine or many: each unit is labelled by one of them, and all end when the store
+    is sealed. With a slice only its units are labelled, and whoever finds nothing missing afterwards seals.
+    """
     store = open_for_labelling(recipe, path, teacher, progress)
-    missing = store.missing()
-    reports = list(label_units(store, missing, recipe, teacher, workers, progress)) if missing else []
-    if reports or not store.sealed:
-        finish(store, progress)
-    return store, reports
+    if store.sealed and not store.missing():
+        return store, []
+    with Claims(store) as claims:
+        wanted = (part or Slice()).units(store)
+        reports = list(label_missing(store, wanted, recipe, teacher, workers, progress, claims))
+        if not store.missing():
+            finish(store, progress, claims)
+    return LogitStore.open(path), reports
 
 
 def store_spec(recipe: Recipe, teacher: Teacher) -> StoreSpec:
@@ -89,6 +128,32 @@ def store_spec(recipe: Recipe, teacher: Teacher) -> StoreSpec:
     )
 
 
+def label_missing(
+    store: LogitStore,
+    units: Sequence[Unit],
+    recipe: Recipe,
+    teacher: Teacher,
+    workers: int,
+    progress: Progress,
+    claims: Claims,
+) -> Iterator[UnitReport]:
+    """Label what is missing of these units and no other run has claimed, until nothing is; see `label_units`.
+
+    Waits for what others are at, and does it when they die.
+    """
+    wanted, waiting = set(units), False
+    while missing := [unit for unit in store.missing() if unit in wanted]:
+        done = 0
+        for report in label_units(store, missing, recipe, teacher, workers, progress, claims):
+            yield report
+            done += 1
+        if not done:
+            if not waiting:
+                log.info("label: %d units are with other runs; waiting for them", len(missing))
+            waiting = True
+            time.sleep(LOOK_AGAIN)
+
+
 def label_units(
     store: LogitStore,
     units: Sequence[Unit],
@@ -96,17 +161,19 @@ def label_units(
     teacher: Teacher,
     workers: int,
     progress: Progress,
+    claims: Claims,
 ) -> Iterator[UnitReport]:
-    """Label units one after another; each is committed before it is reported.
+    """Label those of these units that no other run has claimed; each is committed before it is reported.
 
     The next unit's images are decoded while the present one is computed. UserError for shards that are not
     the indexed ones, or a broken image where the recipe says `error`.
     """
-    label = recipe.label
-    plans = tuple(UnitPlan(unit, store.spec.epochs_of(unit)) for unit in units)
+    label, free = recipe.label, claims.free(units)
+    first = next(free, None)
+    if first is None:
+        return
     stream = UnitViews(
         index=index_shards(recipe.data.train, progress),
-        plans=plans,
         augment=label.augment,
         size=label.input_size or teacher.input_size,
         run_seed=label.seed,
@@ -114,20 +181,22 @@ def label_units(
         probes=store.spec.probes,
         skip_broken=recipe.data.broken == "skip",
     )
-    planned = {plan.unit: plan for plan in plans}
-    drafts: dict[Unit, _Draft] = {}
+
+    def parts() -> Iterator[UnitPart]:
+        for unit in chain([first], free):
+            yield from stream.parts(unit, store.spec.epochs_of(unit))
+
+    draft: _Draft | None = None
     began = time.monotonic()
-    samples = store.table.samples
-    with progress.task("label", sum(samples[p.unit.shard] * len(p.epochs) for p in plans), "views") as bar:
-        for chunk in run_stream(stream, workers, pin_memory=teacher.device.type == "cuda"):
-            if chunk.unit not in drafts:
-                drafts[chunk.unit] = _Draft(planned[chunk.unit], store, label.seed)
-            draft = drafts[chunk.unit]
+    with progress.task("label", sum(store.views(unit) for unit in units), "views") as bar:
+        for chunk in chain.from_iterable(run_jobs(stream.chunks, parts(), workers, teacher.device.type == "cuda")):
+            draft = draft or _Draft(chunk.unit, store, label.seed)
             draft.add(chunk, teacher)
             bar.advance(chunk.digest.numel())
             if draft.complete:
-                rows = drafts.pop(chunk.unit).rows
+                rows, draft = draft.rows, None
                 store.write_unit(chunk.unit, rows)
+                claims.drop(chunk.unit)
                 seconds, began = time.monotonic() - began, time.monotonic()
                 yield UnitReport(chunk.unit, rows.valid.size, int((~rows.valid).sum()), seconds)
 
@@ -135,9 +204,9 @@ def label_units(
 class _Draft:
     """A unit under way: its rows fill up chunk by chunk."""
 
-    def __init__(self, plan: UnitPlan, store: LogitStore, run_seed: int) -> None:
-        epochs, samples = len(plan.epochs), store.table.samples[plan.unit.shard]
-        name = store.table.name[plan.unit.shard]
+    def __init__(self, unit: Unit, store: LogitStore, run_seed: int) -> None:
+        planned, samples = store.spec.epochs_of(unit), store.table.samples[unit.shard]
+        epochs, name = len(planned), store.table.name[unit.shard]
         self._spec = spec = store.spec
         self._filled = 0
         self._digest = np.zeros((epochs, samples), np.uint32)
@@ -146,7 +215,7 @@ class _Draft:
             class_id=np.zeros((epochs, samples, spec.top_k), np.int32),
             probability=np.zeros((epochs, samples, spec.top_k), np.float32),
             residual=np.zeros((epochs, samples), np.float32),
-            seed=np.stack([view_seeds(run_seed, name, epoch, samples) for epoch in plan.epochs]),
+            seed=np.stack([view_seeds(run_seed, name, epoch, samples) for epoch in planned]),
             valid=np.zeros((epochs, samples), np.bool_),
             view_digest=np.zeros((epochs, spec.probes), np.uint32),
         )
@@ -176,8 +245,16 @@ class _Draft:
         self._filled += chunk.digest.numel()
 
 
-def finish(store: LogitStore, progress: Progress) -> None:
-    """Verify what was labelled and seal the store. UserError with the first fault when it is not sound."""
+def finish(store: LogitStore, progress: Progress, claims: Claims) -> None:
+    """Verify what was labelled and seal the store, or wait for the run that does.
+
+    UserError with the first fault when it is not sound.
+    """
+    while not claims.take_seal():
+        time.sleep(LOOK_AGAIN)
+    if LogitStore.open(store.location).sealed:
+        claims.drop_seal()
+        return
     units = faulty_units(store, progress)
     faults = [*store.faults(), *(f"{store.place(unit)}: {found[0]}" for unit, found in units.items())]
     if faults:
@@ -186,3 +263,4 @@ def finish(store: LogitStore, progress: Progress) -> None:
             f"run `tinyvit store verify --repair`, then label again"
         )
     store.seal()
+    claims.drop_seal()

@@ -210,7 +210,7 @@ def test_a_store_without_keys_says_so(store: LogitStore) -> None:
     assert store.keys(0) is None
 
 
-@pytest.mark.parametrize("after", [1, 7, 15])
+@pytest.mark.parametrize("after", [1, 7, 14])
 def test_a_creation_cut_short_is_no_store_and_is_made_anew(
     tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

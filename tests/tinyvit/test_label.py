@@ -25,7 +25,7 @@ from support import (
     wait_until,
 )
 
-from storage import LogitStore, Unit
+from storage import Claims, LogitStore, Unit
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.made_views import make_views
@@ -87,7 +87,8 @@ def test_units_labelled_one_at_a_time_are_the_same(
 ) -> None:
     store = open_for_labelling(small_recipe, tmp_path / "s", teacher, LogProgress())
     for unit in reversed(store.missing()):
-        list(label_units(store, [unit], small_recipe, teacher, 0, LogProgress()))
+        with Claims(store) as claims:
+            list(label_units(store, [unit], small_recipe, teacher, 0, LogProgress(), claims))
     assert_equal_stores(store, small_store)
 
 

@@ -12,6 +12,7 @@ import typer
 from tinyvit.cli.bench import app as bench_app
 from tinyvit.cli.data import app as data_app
 from tinyvit.cli.output import log_to_stderr, one_line_faults, show, stopping_by_signal
+from tinyvit.cli.plan import plan
 from tinyvit.cli.store import app as store_app
 from tinyvit.errors import UserError
 
@@ -21,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
+app.command()(plan)
 
 RecipeName = Annotated[str, typer.Argument(help="name of a recipe, or a .yaml file")]
 Data = Annotated[
@@ -38,27 +40,35 @@ def label(
     store: Annotated[str, typer.Option(help="where the logit store is, or will be: a folder or a URL")],
     data: Data = None,
     overrides: Overrides = None,
+    part: Annotated[
+        str | None, typer.Option("--slice", metavar="I/N", help="only the I-th of N slices of the units, such as 3/8")
+    ] = None,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Stage 1: ask the teacher about every view and keep its best classes. Does only what is missing."""
+    """Stage 1: ask the teacher about every view and keep its best classes. Does only what is missing.
+
+    Start it several times on one store, on as many machines as you like: they share the work.
+    """
     from tinyvit.config import load_recipe
     from tinyvit.data.loader import default_workers
-    from tinyvit.label import label_store
-    from tinyvit.pixels import default_device
+    from tinyvit.label import Slice, label_store
+    from tinyvit.lease import own_device
     from tinyvit.progress import default_progress
     from tinyvit.teachers import load_teacher
 
     resolved = load_recipe(recipe, overrides or []).with_data(data)
     progress = default_progress()
-    teacher = load_teacher(resolved.label.teacher, default_device(), resolved.label.classes)
+    teacher = load_teacher(resolved.label.teacher, own_device(), resolved.label.classes)
     count = default_workers() if workers is None else workers
-    opened, reports = label_store(resolved, store, teacher, count, progress)
+    chosen = Slice.parse(part) if part else None
+    opened, reports = label_store(resolved, store, teacher, count, progress, chosen)
     seconds, views = sum(r.seconds for r in reports), sum(r.views for r in reports)
     result = {
         "store": store,
         "units": len(opened.units()),
         "units_labelled_now": len(reports),
+        "units_missing": 0 if opened.sealed else len(opened.missing()),
         "views_labelled_now": views,
         "views_without_answer": sum(r.invalid for r in reports),
         "views_per_s": views / seconds if seconds else 0.0,

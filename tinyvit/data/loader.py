@@ -6,14 +6,14 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any, Protocol
 
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from storage import StoreError
 from tinyvit.errors import UserError
@@ -71,7 +71,28 @@ def run_stream(stream: Stream, workers: int, pin_memory: bool = False) -> Iterat
     return _items(_loader(_Relay([stream], [0]), workers, pin_memory))
 
 
-def _loader(relay: _Relay, workers: int, pin_memory: bool) -> DataLoader[Any]:
+class _Jobs(Dataset[Any]):
+    """Does whatever it is asked for; faults travel as values here too."""
+
+    def __init__(self, do: Callable[[Any], Any]) -> None:
+        self._do = do
+
+    def __getitem__(self, job: Any) -> Any:
+        try:
+            return self._do(job)
+        except (UserError, StoreError, OSError) as fault:
+            return fault
+
+
+def run_jobs(do: Callable[[Any], Any], jobs: Iterable[Any], workers: int, pin_memory: bool = False) -> Iterator[Any]:
+    """What a picklable function makes of each job, in their order, by `workers` processes (0: in this one).
+
+    `jobs` is asked, in this process, a few jobs ahead of what is read.
+    """
+    return _items(_loader(_Jobs(do), workers, pin_memory, jobs))
+
+
+def _loader(work: Dataset[Any], workers: int, pin_memory: bool, jobs: Iterable[Any] | None = None) -> DataLoader[Any]:
     """Processes come from a fork server: the parent holds threads (Zarr's, Prefect's) that a plain fork would copy in
     whatever state they are.
     """
@@ -82,7 +103,8 @@ def _loader(relay: _Relay, workers: int, pin_memory: bool) -> DataLoader[Any]:
             ["tinyvit.replay_check", "tinyvit.data.training_views", "tinyvit.data.unit_views"]
         )
     return DataLoader(
-        relay,
+        work,
+        sampler=jobs,
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=context,

@@ -18,11 +18,12 @@ from tinyvit.replay import PAIRING_BLOCK, partners, probe_slots, view_digest, vi
 
 
 @dataclass(frozen=True)
-class UnitPlan:
-    """One unit to do, and its epochs."""
+class UnitPart:
+    """Slots of a unit whose images are decoded together, and the unit's epochs."""
 
     unit: Unit
     epochs: range
+    slots: range
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,13 @@ class ViewChunk:
 
 @dataclass(frozen=True)
 class UnitViews:
-    """The views of some units, about `batch_size` at a time.
+    """The views of units, about `batch_size` at a time.
 
     What stands together, and with it every last bit of the teacher's answer, does not depend on how many workers
     there are, nor on what is left to do.
     """
 
     index: ShardIndex
-    plans: tuple[UnitPlan, ...]
     augment: Augment
     size: int
     run_seed: int
@@ -58,23 +58,25 @@ class UnitViews:
     probes: int
     skip_broken: bool
 
-    def read(self, worker: int, workers: int) -> Iterator[ViewChunk]:
-        """The chunks of one worker, unit after unit."""
-        for plan in self.plans:
-            shard = self.index.shard(plan.unit.shard)
-            # Partners are of one block: their images are decoded together.
-            slots = PAIRING_BLOCK if self.augment.mixes else max(1, self.batch_size // len(plan.epochs))
-            for first in range(worker * slots, shard.samples, workers * slots):
-                pictures = Pictures(shard, range(first, min(first + slots, shard.samples)))
-                yield from self._chunks(plan, pictures)
+    def parts(self, unit: Unit, epochs: range) -> Iterator[UnitPart]:
+        """The parts of a unit."""
+        samples = self.index.counts[unit.shard]
+        # Partners are of one block: their images are decoded together.
+        slots = PAIRING_BLOCK if self.augment.mixes else max(1, self.batch_size // len(epochs))
+        for first in range(0, samples, slots):
+            yield UnitPart(unit, epochs, range(first, min(first + slots, samples)))
 
-    def _chunks(self, plan: UnitPlan, pictures: Pictures) -> Iterator[ViewChunk]:
-        epochs = len(plan.epochs)
+    def chunks(self, part: UnitPart) -> list[ViewChunk]:
+        """The views of a part."""
+        pictures = Pictures(self.index.shard(part.unit.shard), part.slots)
+        epochs = len(part.epochs)
         together = max(1, self.batch_size // PAIRING_BLOCK) if self.augment.mixes else epochs
-        for first in range(0, epochs, together):
-            yield self._chunk(plan, pictures, range(first, min(first + together, epochs)))
+        return [
+            self._chunk(part, pictures, range(first, min(first + together, epochs)))
+            for first in range(0, epochs, together)
+        ]
 
-    def _chunk(self, plan: UnitPlan, pictures: Pictures, numbers: range) -> ViewChunk:
+    def _chunk(self, part: UnitPart, pictures: Pictures, numbers: range) -> ViewChunk:
         shard, slots = pictures.shard, list(pictures.samples)
         probes = set(probe_slots(shard.samples, self.probes))
         shape = (len(numbers), len(slots))
@@ -82,7 +84,7 @@ class UnitViews:
         digest = np.zeros(shape, np.int64)
         decoded = np.zeros(shape, bool)
         for e, number in enumerate(numbers):
-            seeds = view_seeds(self.run_seed, shard.name, plan.epochs[number], shard.samples)
+            seeds = view_seeds(self.run_seed, shard.name, part.epochs[number], shard.samples)
             made = pictures.views(slots, seeds, partners(seeds, self.augment), self.augment, self.size)
             if not self.skip_broken:
                 made.whole()
@@ -94,7 +96,7 @@ class UnitViews:
                 if slot in probes:
                     digest[e, i] = view_digest(pixels)
         return ViewChunk(
-            plan.unit,
+            part.unit,
             torch.tensor(numbers),
             torch.tensor(slots),
             torch.from_numpy(views),
