@@ -53,7 +53,8 @@ class Claims:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._heart.join()
+        # A place that does not answer must not keep us: at worst the object stays, and no process for it.
+        self._heart.join(timeout=5)
         self._objects.delete(RUNS + self._run)
 
     def free(self, units: Sequence[Unit]) -> Iterator[Unit]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import threading
 import time
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.queues import Queue
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from support import Bucket, assert_equal_stores
 from toy import SPEC, TABLE, made_store, random_rows
 
-from storage import Claims, LogitStore, Unit
+from storage import Claims, LogitStore, Unit, open_objects
 from storage.claims import RUNS
 
 MANY = replace(SPEC, epochs=32, epochs_per_unit=1)
@@ -129,3 +131,46 @@ def test_of_many_that_write_a_new_object_one_succeeds(tmp_path: Path, bucket: Bu
         assert objects.put_new("committed/claims/x.1", b"first")
         assert not objects.put_new("committed/claims/x.1", b"second")
         assert objects.get("committed/claims/x.1") == b"first"
+
+
+def test_a_server_that_cannot_refuse_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older S3-compatible servers answer 501 to a conditional write."""
+    kept: dict[str, bytes] = {}
+
+    class Old(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if "If-None-Match" in self.headers:
+                self._answer(501, b"<Error><Code>NotImplemented</Code></Error>")
+            else:
+                kept[self.path] = body
+                self._answer(200)
+
+        def do_GET(self) -> None:
+            found = kept.get(self.path)
+            self._answer(404 if found is None else 200, found or b"")
+
+        def _answer(self, status: int, body: bytes = b"") -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", '"1"')
+            self.send_header("Last-Modified", "Mon, 23 Nov 2026 00:00:00 GMT")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Old) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for variable, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(variable, value)
+        objects = open_objects("s3://old/store")
+        assert objects.put_new("x.1", b"first")
+        assert not objects.put_new("x.1", b"second")
+        assert objects.get("x.1") == b"first"
+        server.shutdown()
