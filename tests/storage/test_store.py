@@ -249,6 +249,13 @@ def test_an_edited_attribute_is_refused(store: LogitStore) -> None:
     assert LogitStore.open(store.location).spec == SPEC
 
 
+def test_two_samples_of_one_key_are_a_fault(tmp_path: Path) -> None:
+    digests = [digest.copy() for digest in TABLE.key_digest]
+    digests[1][0] = digests[0][0]
+    made = LogitStore.create(tmp_path / "s", SPEC, replace(TABLE, key_digest=tuple(digests)))
+    assert made.faults() == ["two samples have the same key"]
+
+
 def test_sealing_sweeps_temporary_files_and_uncommitting_takes_the_seal_back(store: LogitStore) -> None:
     leftover = Path(store.location) / "seed" / "c" / f"0.{'ab' * 16}.partial"
     leftover.write_bytes(b"half")
