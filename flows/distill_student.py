@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.tasks import check_store, plain_fault, run_stage
+from flows.tasks import check_store, plain_fault, result_of, run_stage
 from tinyvit.config import load_recipe
 from tinyvit.curves import curves_png
 from tinyvit.training.launch import default_processes
@@ -53,7 +53,7 @@ def distill_student(
     results: dict[str, Any] = {}
     count = processes or default_processes()
     for number, name in enumerate(names):
-        results[name] = run_stage.submit(resolved, folder, path, name, names[:number], count).result()
+        results[name] = result_of(run_stage.submit(resolved, folder, path, name, names[:number], count))
     _publish(folder, results)
     return results
 

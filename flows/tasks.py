@@ -11,18 +11,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from threading import Event
 from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.exceptions import FailedRun
+from prefect.futures import PrefectFuture
 from prefect.states import Failed
 
 from storage import Claims, LogitStore, StoreError, Unit
 from tinyvit.config import Recipe
 from tinyvit.data.loader import default_workers
-from tinyvit.errors import UserError
+from tinyvit.errors import Stopped, UserError
 from tinyvit.label import UnitReport, finish, label_missing, label_units, open_for_labelling
 from tinyvit.lease import own_device
 from tinyvit.progress import default_progress
@@ -40,6 +42,14 @@ R = TypeVar("R")
 
 # The name of the state in which a run ends that the user has to mend something for.
 BAD_INPUT = "Bad input"
+# That of a task which was told to stop and has saved how far it was.
+SAVED = "Stopped and saved"
+
+# Set when this process is told to stop: training then saves at its next step. One for the process, as its tasks are
+# threads of it, to which Prefect passes parameters by copying them.
+STOPPING = Event()
+# Prefect kills what has not ended 30 seconds after it was cancelled.
+SECONDS_TO_SAVE = 20.0
 
 
 def plain_fault(function: Callable[P, R]) -> Callable[P, R]:
@@ -54,13 +64,27 @@ def plain_fault(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         except (UserError, StoreError, FailedRun) as fault:
             return cast(R, Failed(name=BAD_INPUT, message=str(fault)))
+        except Stopped as stop:
+            return cast(R, Failed(name=SAVED, message=str(stop)))
 
     return run
 
 
 def _may_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
     """A file server that did not answer, a GPU that fell over: a second try may do. Bad input it never mends."""
-    return state.name != BAD_INPUT
+    return state.name not in (BAD_INPUT, SAVED)
+
+
+def result_of(future: PrefectFuture[Any]) -> Any:
+    """A task's result. Where the flow is cancelled meanwhile, the task has time to save before the process ends."""
+    try:
+        return future.result()
+    except Exception:
+        raise
+    except BaseException:
+        STOPPING.set()
+        future.wait(SECONDS_TO_SAVE)
+        raise
 
 
 def work(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
@@ -144,7 +168,8 @@ def run_stage(
 ) -> dict[str, Any]:
     """One training stage after those `before`, resumed where an earlier try stopped; returns its result."""
     if processes > 1:
-        return train_on_devices(recipe, run_dir, [*before, name], store, processes)
+        return train_on_devices(recipe, run_dir, [*before, name], store, processes, STOPPING)
     opened = LogitStore.open(store) if store else None
-    run = replace(open_run(recipe, run_dir, [name], default_workers(), default_progress()), store=opened)
+    run = open_run(recipe, run_dir, [name], default_workers(), default_progress())
+    run = replace(run, store=opened, stop=STOPPING)
     return train_stage(run, name, run_dir / before[-1] if before else None)

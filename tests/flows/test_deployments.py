@@ -7,15 +7,18 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from support import ROOT, SMALL
 
 from flows.server import local_server
 from storage import LogitStore
+from tinyvit.training.folder import read_epochs
 
 BIN = Path(sys.executable).parent
 OVERRIDES = "overrides=[" + ",".join(f'"{o}"' for o in SMALL) + "]"
@@ -79,6 +82,40 @@ def test_the_flow_trains_on_several_processes(server: dict[str, str], small_data
     assert trained.returncode == 0, trained.stdout + trained.stderr
     assert json.loads((tmp_path / "finetune" / "record.json").read_text())["ranks"] == 2
     assert json.loads((tmp_path / "finetune" / "result.json").read_text())["val"]["images"] == 250
+
+
+def test_cancelled_training_saves_within_seconds_and_goes_on(
+    server: dict[str, str], small_data: Path, tmp_path: Path
+) -> None:
+    folder, changes = tmp_path / "finetune", [*SMALL, "stages.finetune.epochs=20"]
+    asked = {"data": small_data, "run_dir": tmp_path, "stages": '["finetune"]', "overrides": json.dumps(changes)}
+    parameters = [part for name, value in asked.items() for part in ("--param", f"{name}={value}")]
+    begun = prefect(server, "deployment", "run", "distill-student", *parameters)
+    assert begun.returncode == 0, begun.stdout + begun.stderr
+    wait_for(lambda: (folder / "record.json").exists())
+    time.sleep(2)
+    api, names = server["PREFECT_API_URL"], {"deployments": {"name": {"any_": ["distill-student"]}}}
+    (run,) = [
+        run["id"]
+        for run in httpx.post(f"{api}/flow_runs/filter", json=names).json()
+        if run["state"]["type"] == "RUNNING"
+    ]
+    assert not (folder / "result.json").exists(), "the run was over before it was cancelled"
+    assert prefect(server, "flow-run", "cancel", run).returncode == 0
+    wait_for(lambda: (folder / "state.pt").exists(), seconds=20)
+    wait_for(lambda: httpx.get(f"{api}/flow_runs/{run}").json()["state"]["type"] == "CANCELLED")
+    saved = torch.load(folder / "state.pt", weights_only=True)
+    assert saved["epoch"] < 20
+    again = prefect(server, "deployment", "run", "distill-student", *parameters, "--watch")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert len(read_epochs(folder)) == 20
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.1)
 
 
 def test_bad_input_ends_in_failed_with_the_one_line(server: dict[str, str], tmp_path: Path) -> None:

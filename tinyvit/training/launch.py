@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import yaml
 
 from storage import write_whole
 from tinyvit.config import Recipe
-from tinyvit.errors import UserError
+from tinyvit.errors import Stopped, UserError
 from tinyvit.training.folder import RESULT, read_json
 
 log = logging.getLogger("tinyvit")
@@ -31,11 +32,11 @@ def default_processes() -> int:
 
 
 def train_on_devices(
-    recipe: Recipe, folder: Path, stages: Sequence[str], store: str | None, processes: int
+    recipe: Recipe, folder: Path, stages: Sequence[str], store: str | None, processes: int, stop: Event
 ) -> dict[str, Any]:
     """Run stages, of which those that are finished are not done again, in so many processes; the last one's result.
 
-    UserError with the line that a process ended with. When this process is stopped, they are too, and save.
+    UserError with the line that a process ended with. Stopped when `stop` was set and they have saved.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "recipe.yaml"
@@ -48,6 +49,8 @@ def train_on_devices(
     fault = ""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603, our own
         assert process.stderr
+        stopper = Thread(target=_stop_with, args=(process, stop), daemon=True)
+        stopper.start()
         try:
             for line in process.stderr:
                 log.info("%s", line.rstrip())
@@ -55,6 +58,16 @@ def train_on_devices(
         finally:
             process.terminate()
     result = read_json(folder / stages[-1], RESULT)
+    if stop.is_set() and result is None:
+        raise Stopped(fault or "the training processes were stopped; the same command goes on from what they saved")
     if process.returncode or result is None:
         raise UserError(fault or f"the training processes ended with exit code {process.returncode}; the log says why")
     return result
+
+
+def _stop_with(process: subprocess.Popen[str], stop: Event) -> None:
+    """Pass a wish to stop on to a process, for as long as it runs."""
+    while process.poll() is None:
+        if stop.wait(0.5):
+            process.terminate()
+            return

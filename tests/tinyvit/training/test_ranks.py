@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from support import ROOT, small_arguments, tinyvit, wait_until
 
 from storage import LogitStore
 from tinyvit.config import Recipe
-from tinyvit.errors import UserError
+from tinyvit.errors import Stopped, UserError
 from tinyvit.training.journal import read_lines
 from tinyvit.training.launch import train_on_devices
 
@@ -118,13 +120,36 @@ def test_a_program_starts_ranks_as_a_shell_does(
 ) -> None:
     """What the flow does with `processes`: stage after stage, each from the one before."""
     for stages in (["distill"], ["distill", "finetune"]):
-        result = train_on_devices(small_recipe, tmp_path / "two", stages, small_store.location, 2)
+        result = train_on_devices(small_recipe, tmp_path / "two", stages, small_store.location, 2, Event())
     assert result["val"]["images"] == 250
     assert json.loads((tmp_path / "two" / "finetune" / "record.json").read_text())["ranks"] == 2
     stage = small_recipe.stages["finetune"].model_copy(update={"batch_size": 501})
     wrong = small_recipe.model_copy(update={"stages": {"finetune": stage}})
     with pytest.raises(UserError, match="no whole batch of 501 in 500 images"):
-        train_on_devices(wrong, tmp_path / "wrong", ["finetune"], None, 2)
+        train_on_devices(wrong, tmp_path / "wrong", ["finetune"], None, 2, Event())
+
+
+def test_ranks_that_a_program_started_stop_with_it(small_recipe: Recipe, tmp_path: Path) -> None:
+    stop = Event()
+
+    class Seen(logging.Handler):
+        """Wishes to stop as soon as the ranks have begun to train."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if "parameters" in record.getMessage():
+                stop.set()
+
+    stage = small_recipe.stages["finetune"].model_copy(update={"epochs": 500})
+    long = small_recipe.model_copy(update={"stages": {"finetune": stage}})
+    handler, log = Seen(), logging.getLogger("tinyvit")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        with pytest.raises(Stopped, match="saved"):
+            train_on_devices(long, tmp_path, ["finetune"], None, 2, stop)
+    finally:
+        log.removeHandler(handler)
+    assert torch.load(tmp_path / "finetune" / "state.pt", weights_only=True)["epoch"] < 500
 
 
 def test_what_a_user_gets_wrong_is_one_line_also_from_ranks(arguments: list[str], tmp_path: Path) -> None:
