@@ -77,13 +77,14 @@ def _may_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
 
 def result_of(future: PrefectFuture[Any]) -> Any:
     """A task's result. Where the flow is cancelled meanwhile, the task has time to save before the process ends."""
+    # A process may run a flow again after one that was interrupted.
+    STOPPING.clear()
     try:
         return future.result()
-    except Exception:
-        raise
-    except BaseException:
-        STOPPING.set()
-        future.wait(SECONDS_TO_SAVE)
+    except BaseException as end:
+        if not isinstance(end, Exception):
+            STOPPING.set()
+            future.wait(SECONDS_TO_SAVE)
         raise
 
 

@@ -93,20 +93,23 @@ def test_units_labelled_one_at_a_time_are_the_same(
 
 
 def test_a_run_killed_with_9_and_resumed_makes_the_same_store(
-    small_store: LogitStore, small_data: Path, tmp_path: Path
+    small_store: LogitStore, small_recipe: Recipe, teacher: Teacher, small_data: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "s"
+    store = open_for_labelling(small_recipe, path, teacher, LogProgress())
     arguments = command("label", "example", "--store", path, "--workers", "1", *small_arguments(small_data))
-    run = subprocess.Popen(
-        arguments, env=marked_environment(str(path)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    commits = path / "committed" / "c"
-    wait_until(lambda: commits.exists() and LogitStore.open(path).committed(Unit(0, 0)), run)
-    run.send_signal(signal.SIGKILL)
-    run.wait()
+    with Claims(store) as ours:
+        # The run cannot end before it is killed: this unit is ours.
+        assert list(ours.free([Unit(1, 1)]))
+        run = subprocess.Popen(
+            arguments, env=marked_environment(str(path)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        wait_until(lambda: any((path / "committed" / "c").rglob("*")), run)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
     assert left_running(str(path)) == []
-    missing = LogitStore.open(path).missing()
-    assert missing, "the kill came too late to prove anything"
+    missing = store.missing()
+    assert Unit(1, 1) in missing
     done = tinyvit("label", "example", "--store", path, "--workers", "1", "--json", *small_arguments(small_data))
     assert done.returncode == 0, done.stderr
     assert f'"units_labelled_now": {len(missing)}' in done.stdout

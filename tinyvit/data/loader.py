@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any, Protocol
@@ -17,6 +19,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from storage import StoreError
 from tinyvit.errors import UserError
+
+# What Ctrl-C and torchrun send to every process of a group.
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stream(Protocol):
@@ -102,6 +107,7 @@ def _loader(work: Dataset[Any], workers: int, pin_memory: bool, jobs: Iterable[A
         context.set_forkserver_preload(
             ["tinyvit.replay_check", "tinyvit.data.training_views", "tinyvit.data.unit_views"]
         )
+        _start_fork_server()
     return DataLoader(
         work,
         sampler=jobs,
@@ -113,12 +119,30 @@ def _loader(work: Dataset[Any], workers: int, pin_memory: bool, jobs: Iterable[A
     )
 
 
+def _start_fork_server() -> None:
+    """Start it deaf to what may be sent to the reader's whole group while data processes begin: it and they inherit
+    that these signals are blocked, until `_begin`.
+    """
+    # It would be started beside the fork server, and that unblocks them.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(environment: dict[str, str], _worker: int) -> None:
     """Make a data process one that acts and ends as a part of the process that reads from it."""
     # A fork server's children have the environment of when it started: credentials may be younger.
     os.environ.update(environment)
-    # Ctrl-C and torchrun's SIGTERM go to a whole group: the reader decides what they mean, and may want another batch.
+    # The reader decides what a signal to its group means, and may want another batch.
     os.setpgid(0, 0)
+    for number in GROUP_SIGNALS:
+        # Ignoring one discards what was sent meanwhile.
+        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
     end_with_parent()
     # multiprocessing's thread that hands tensors over calls this hook, and nothing else here does: a reader that
     # is stopped (Ctrl-C) while it takes a tensor has its own line to print, not a traceback from each worker.

@@ -28,3 +28,10 @@ def test_a_reader_stopped_while_it_takes_a_tensor_leaves_no_traceback() -> None:
     script = Path(__file__).with_name("leaving_reader.py")
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout, run.stderr) == (0, "stopped\n", "")
+
+
+def test_signals_to_the_whole_group_are_for_the_reader_alone_also_while_data_processes_begin() -> None:
+    """torchrun ends the group of a rank with SIGTERM; the rank then wants another batch, to save at a step's end."""
+    script = Path(__file__).with_name("signalled_reader.py")
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "4950 2\n", "")
