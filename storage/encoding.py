@@ -22,6 +22,9 @@ ZERO_LEVEL = 0.125
 # Of float16; below it numbers lose digits.
 SMALLEST_NORMAL = np.float32(2.0**-14)
 
+# By so much may the remainder of a row differ when its entries are added in another order.
+ROUNDING = np.float32(1e-6)
+
 Floats = NDArray[np.float32]
 Unsigned = NDArray[np.unsignedinteger]
 Absent = NDArray[np.bool_] | None
@@ -140,7 +143,7 @@ class Levels(Encoding):
         while len(rows):
             highest = level[rows].max(axis=1)
             p = self._squares(highest.astype(np.float32))
-            above = (1 - residual[rows] - self._others(level, present, rows) < p) & (highest > 0)
+            above = (1 - residual[rows] - self._others(level, present, rows) < p + ROUNDING) & (highest > 0)
             rows = rows[above]
             level[rows, level[rows].argmax(axis=1)] -= 1
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.encoding import ROUNDING
 from storage.spec import StoreError, StoreSpec
 
 # Kept probabilities and residual sum to one; float16 values and float32 sums of a thousand of them miss it by this.
@@ -95,7 +96,9 @@ def row_faults(
             faults.append("a class twice in one row")
         if not ((probability >= 0) & (probability <= 1)).all():
             faults.append("a probability that is not a number from 0 to 1")
-        elif not present[:, 0].all() or (probability[:, 1:].max(axis=-1, initial=0) > probability[:, 0]).any():
+        elif (
+            not present[:, 0].all() or (probability[:, 1:].max(axis=-1, initial=0) > probability[:, 0] + ROUNDING).any()
+        ):
             faults.append("a first class that is not the best")
         elif spec.selection == "top_k" and not present.all():
             faults.append("fewer classes than the store keeps of each view")

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from storage import LogitStore, Rows, ShardTable, StoreSpec, Unit, UnitRows, verify
+from storage.encoding import ENCODINGS
 
 ROWS = 400
 
@@ -109,3 +110,20 @@ def test_counts_come_back_exactly(tmp_path: Path) -> None:
     assert (given.class_id == read.class_id).all()
     assert np.array_equal(np.rint(given.probability * 300), np.rint(read.probability * 300))
     assert (read.residual == 0).all()
+
+
+@pytest.mark.parametrize("top_k", [5, 10, 40])
+def test_the_best_class_stays_first_where_another_is_just_as_likely(top_k: int) -> None:
+    """Levels whose squares leave the best class exactly the second one's: rounding must not turn them around."""
+    levels, rng = 320, np.random.default_rng(top_k)
+    second = rng.integers(80, 224, 300_000)
+    others = rng.integers(1, 40, (len(second), top_k - 3))
+    rest = levels**2 - 2 * second**2 - (others**2).sum(axis=1)
+    last = np.rint(np.sqrt(np.maximum(rest, 0))).astype(np.int64)
+    tied = (last**2 == rest) & (last < second)
+    level = rng.permuted(np.column_stack([second, others, last])[tied], axis=1)
+    p = (np.column_stack([second[tied], level]) / levels).astype(np.float32) ** 2
+    assert len(p) > 100
+    encoding, residual = ENCODINGS["compact"], np.zeros(len(p), np.float32)
+    read = encoding.decode(encoding.encode(p, residual, top_k), None, residual, top_k)
+    assert (read[:, 0] >= read.max(axis=1)).all()
