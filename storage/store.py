@@ -25,7 +25,7 @@ from storage.spec import ShardTable, StoreError, StoreSpec, Unit, digest_of, fir
 # Writing a unit is repeated when it does not read back as written: another process wrote the same unit.
 WRITE_ATTEMPTS = 5
 # Commits fetched at once for a seal.
-SEAL_BATCH = 256
+SEAL_BATCH = 2048
 
 ROOT_KEY = "zarr.json"
 
