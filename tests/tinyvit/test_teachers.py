@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from tinyvit.config import Student
 from tinyvit.errors import UserError
 from tinyvit.students import create_student, save_student
-from tinyvit.teachers import Teacher, load_teacher, weights_digest
+from tinyvit.teachers import Fitting, Teacher, load_teacher, weights_digest
 
 CPU = torch.device("cpu")
 VIEWS = torch.randint(256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -65,3 +66,34 @@ def test_one_changed_weight_is_another_teacher(teacher: Teacher) -> None:
         assert weights_digest(teacher.model) != before
         weight[0, 0, 0, 0] = kept
     assert weights_digest(teacher.model) == before
+
+
+class Hungry(torch.nn.Module):
+    """Has memory for so many views."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.asked = most, list[int]()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.asked.append(len(pixels))
+        if len(pixels) > self.most:
+            raise torch.OutOfMemoryError("out of memory")
+        return pixels.mean(dim=(2, 3))
+
+
+MANY = torch.randint(256, (40, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_batches_that_are_too_large_for_the_memory_are_halved_once(teacher: Teacher) -> None:
+    whole = replace(teacher, model=Hungry(100)).answer(MANY)
+    hungry = Hungry(11)
+    asked = replace(teacher, model=hungry, fitting=Fitting())
+    for _ in range(2):
+        assert torch.equal(asked.answer(MANY), whole)
+    assert hungry.asked == [40, 20, *[10] * 4, *[10] * 4]
+
+
+def test_a_teacher_without_memory_for_one_view_is_refused(teacher: Teacher) -> None:
+    with pytest.raises(UserError, match="does not fit into the memory"):
+        replace(teacher, model=Hungry(0), fitting=Fitting()).answer(VIEWS[:3])
