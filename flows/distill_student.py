@@ -13,7 +13,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.tasks import check_store, plain_fault, result_of, run_stage
 from tinyvit.config import load_recipe
 from tinyvit.curves import curves_png
-from tinyvit.training.launch import default_processes
+from tinyvit.training.launch import Ranks, default_processes
 from tinyvit.training.run import check_stages
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
@@ -29,6 +29,8 @@ def distill_student(
     overrides: list[str] | None = None,
     stages: list[str] | None = None,
     processes: int | None = None,
+    nodes: int = 1,
+    rendezvous: str | None = None,
 ) -> dict[str, Any]:
     """Train a student on stored answers, on labels, or on one after the other, with no teacher in memory.
 
@@ -40,6 +42,8 @@ def distill_student(
         overrides: dotted overrides of the recipe, such as stages.distill.epochs=3
         stages: run only these stages of the recipe, in this order
         processes: how many train together on this machine; default: one a GPU
+        nodes: machines that train together, each by a run of this flow with the same parameters, in one run_dir
+        rendezvous: where they meet, HOST:PORT on one of them
     """
     resolved = load_recipe(recipe, overrides or []).with_data(data)
     names = stages or list(resolved.stages)
@@ -51,9 +55,9 @@ def distill_student(
         path = store or str(home / "store")
         check_store.submit(resolved, path).result()
     results: dict[str, Any] = {}
-    count = processes or default_processes()
+    ranks = Ranks(processes or default_processes(), nodes, rendezvous)
     for number, name in enumerate(names):
-        results[name] = result_of(run_stage.submit(resolved, folder, path, name, names[:number], count))
+        results[name] = result_of(run_stage.submit(resolved, folder, path, name, names[:number], ranks))
     _publish(folder, results)
     return results
 

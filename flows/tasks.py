@@ -6,17 +6,24 @@ a retried task finds by itself what is left to do.
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import replace
 from functools import wraps
+from multiprocessing import current_process
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock, Thread
 from typing import Any, ParamSpec, TypeVar, cast
 
-from prefect import Task
+import torch
+from prefect import Task, get_client
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.context import TaskRunContext
 from prefect.exceptions import FailedRun
 from prefect.futures import PrefectFuture
 from prefect.states import Failed
@@ -25,12 +32,12 @@ from storage import Claims, LogitStore, StoreError, Unit
 from tinyvit.config import Recipe
 from tinyvit.data.loader import default_workers
 from tinyvit.errors import Stopped, UserError
-from tinyvit.label import UnitReport, finish, label_missing, label_units, open_for_labelling
+from tinyvit.label import Labeller, UnitReport, finish, open_for_labelling
 from tinyvit.lease import own_device
 from tinyvit.progress import default_progress
 from tinyvit.replay_check import open_for_training
-from tinyvit.teachers import Teacher, load_teacher
-from tinyvit.training.launch import train_on_devices
+from tinyvit.teachers import load_teacher
+from tinyvit.training.launch import Ranks, default_processes, train_on_devices
 from tinyvit.training.run import open_run
 from tinyvit.training.train import train_stage
 
@@ -48,6 +55,15 @@ SAVED = "Stopped and saved"
 # Set when this process is told to stop: training then saves at its next step. One for the process, as its tasks are
 # threads of it, to which Prefect passes parameters by copying them.
 STOPPING = Event()
+# Of what needs a GPU: `prefect concurrency-limit create gpu 8` lets eight such tasks run at once, whoever started them.
+GPU_TAG = "gpu"
+# Tasks, and the flow with them, are sent to other processes with the globals that they name: none of these may be a
+# lock, or torch itself (cloudpickle takes `x.classes` for torch.classes, which cannot be sent).
+CPU = torch.device("cpu")
+# A process has one teacher, and one state of the generators.
+ONE_AT_A_TIME = Lock()
+# How often a task asks whether its flow run goes on.
+ASK_SECONDS = 3.0
 # Prefect kills what has not ended 30 seconds after it was cancelled.
 SECONDS_TO_SAVE = 20.0
 
@@ -67,6 +83,8 @@ def plain_fault(function: Callable[P, R]) -> Callable[P, R]:
         except Stopped as stop:
             return cast(R, Failed(name=SAVED, message=str(stop)))
 
+    # With the types themselves: Prefect would look their names up in this module.
+    run.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
     return run
 
 
@@ -81,14 +99,21 @@ def result_of(future: PrefectFuture[Any]) -> Any:
     STOPPING.clear()
     try:
         return future.result()
+    except FailedRun:
+        if future.state.name == SAVED:
+            # The task asked the server, and knew of the cancellation before this process is told, which is now.
+            time.sleep(SECONDS_TO_SAVE)
+        raise
     except BaseException as end:
         if not isinstance(end, Exception):
             STOPPING.set()
-            future.wait(SECONDS_TO_SAVE)
+            # A pool whose processes had the same signal has broken by now.
+            with suppress(Exception):
+                future.wait(SECONDS_TO_SAVE)
         raise
 
 
-def work(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
+def work(name: str, run_name: str | None = None, tags: Sequence[str] = ()) -> Callable[[Callable[P, R]], Task[P, R]]:
     """A function as a task; `run_name` may name its parameters in braces."""
 
     def as_task(function: Callable[P, R]) -> Task[P, R]:
@@ -96,6 +121,7 @@ def work(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], T
             plain_fault(function),
             name=name,
             task_run_name=run_name,
+            tags=tags,
             cache_policy=NO_CACHE,
             retries=2,
             retry_delay_seconds=10,
@@ -105,37 +131,80 @@ def work(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], T
     return as_task
 
 
-def _teacher(recipe: Recipe) -> Teacher:
-    return load_teacher(recipe.label.teacher, own_device(), recipe.label.classes)
+@contextmanager
+def _stopping_with_the_flow() -> Iterator[Event]:
+    """An event that is set when this process is told to stop, or when the server says that the flow run is to end.
+
+    For tasks in other processes and on other machines, which no signal reaches.
+    """
+    context, stop, over = TaskRunContext.get(), Event(), Event()
+    assert context is not None
+    flow_run = context.task_run.flow_run_id
+
+    def watch() -> None:
+        # At once: tasks that waited for their turn may be shorter than the time between two questions.
+        asked = -ASK_SECONDS
+        with get_client(sync_client=True) as client:
+            while not over.wait(0.2) and not stop.is_set():
+                if STOPPING.is_set():
+                    stop.set()
+                elif flow_run and time.monotonic() - asked > ASK_SECONDS:
+                    # A server that does not answer stops nothing.
+                    with suppress(Exception):
+                        state = client.read_flow_run(flow_run).state
+                        if state and (state.is_cancelling() or state.is_final()):
+                            stop.set()
+                    asked = time.monotonic()
+
+    # The thread asks the server that this task reports to.
+    thread = Thread(target=copy_context().run, args=(watch,), daemon=True)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        over.set()
+
+
+@contextmanager
+def _labeller(recipe: Recipe, store: LogitStore) -> Iterator[Labeller]:
+    """What labels in this process; one at a time, whatever threads a cluster's worker has."""
+    if current_process().daemon:
+        raise UserError(
+            "this worker process may start no data processes; start Dask's workers with --no-nanny, "
+            "or with distributed.worker.daemon: False"
+        )
+    teacher = load_teacher(recipe.label.teacher, own_device(), recipe.label.classes)
+    with ONE_AT_A_TIME, Claims(store) as claims, _stopping_with_the_flow() as stop:
+        # A machine's GPUs, each with a process, share its cores.
+        workers = default_workers(default_processes())
+        yield Labeller(store, recipe, teacher, workers, default_progress(), claims, stop)
 
 
 @work("plan units")
 def plan_units(recipe: Recipe, store: str) -> list[Unit]:
     """Index the shards, make or open the store, and return the units that are missing."""
-    return open_for_labelling(recipe, store, _teacher(recipe), default_progress()).missing()
+    # On the CPU: a GPU that this process took would be missing where the work is done.
+    teacher = load_teacher(recipe.label.teacher, CPU, recipe.label.classes)
+    return open_for_labelling(recipe, store, teacher, default_progress()).missing()
 
 
-@work("label units")
+@work("label units", tags=[GPU_TAG])
 def label_group(recipe: Recipe, store: str, units: list[Unit]) -> dict[str, float]:
     """Label those of these units that are still missing and that no other run has; returns counts and seconds."""
     opened = LogitStore.open(store)
     todo = [unit for unit in units if not opened.committed(unit)]
     if not todo:
         return _totals([])
-    with Claims(opened) as claims:
-        made = label_units(opened, todo, recipe, _teacher(recipe), default_workers(), default_progress(), claims)
-        return _totals(list(made))
+    with _labeller(recipe, opened) as labeller:
+        return _totals(list(labeller.label(todo)))
 
 
-@work("label the rest")
+@work("label the rest", tags=[GPU_TAG])
 def label_rest(recipe: Recipe, store: str) -> dict[str, float]:
     """Wait for what other runs have claimed, and label what they leave; returns counts and seconds."""
     opened = LogitStore.open(store)
-    with Claims(opened) as claims:
-        made = label_missing(
-            opened, opened.units(), recipe, _teacher(recipe), default_workers(), default_progress(), claims
-        )
-        return _totals(list(made))
+    with _labeller(recipe, opened) as labeller:
+        return _totals(list(labeller.label_missing(opened.units())))
 
 
 def _totals(reports: list[UnitReport]) -> dict[str, float]:
@@ -163,13 +232,13 @@ def check_store(recipe: Recipe, store: str) -> str:
     return open_for_training(recipe, store, default_workers(), default_progress()).sealed
 
 
-@work("train stage", run_name="train {name}")
+@work("train stage", run_name="train {name}", tags=[GPU_TAG])
 def run_stage(
-    recipe: Recipe, run_dir: Path, store: str | None, name: str, before: list[str], processes: int
+    recipe: Recipe, run_dir: Path, store: str | None, name: str, before: list[str], ranks: Ranks
 ) -> dict[str, Any]:
     """One training stage after those `before`, resumed where an earlier try stopped; returns its result."""
-    if processes > 1:
-        return train_on_devices(recipe, run_dir, [*before, name], store, processes, STOPPING)
+    if not ranks.alone:
+        return train_on_devices(recipe, run_dir, [*before, name], store, ranks, STOPPING)
     opened = LogitStore.open(store) if store else None
     run = open_run(recipe, run_dir, [name], default_workers(), default_progress())
     run = replace(run, store=opened, stop=STOPPING)

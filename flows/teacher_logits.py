@@ -5,17 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_client, get_run_logger
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.deployments import run_deployment
+from prefect.exceptions import FailedRun, ObjectNotFound
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.tasks import label_group, label_rest, plain_fault, plan_units, seal_store
-from storage import LogitStore
-from tinyvit.config import load_recipe
+from flows.runners import Kind, started_runner
+from flows.tasks import label_group, label_rest, plain_fault, plan_units, result_of, seal_store
+from storage import LogitStore, Unit
+from tinyvit.config import Recipe, load_recipe
+from tinyvit.errors import UserError
 from tinyvit.store_facts import describe
 
-# One task at a time: a process holds one teacher, and the generators that replay seeds are the process's.
+# For what is done here; labelling has a runner of its own.
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
+# The deployment that may follow.
+STUDENT = "distill-student/distill-student"
 
 
 @flow(name="teacher-logits", task_runner=RUNNER, log_prints=True)
@@ -27,6 +33,10 @@ def teacher_logits(
     run_dir: str | None = None,
     overrides: list[str] | None = None,
     units_per_task: int = 8,
+    runner: Kind = "threads",
+    workers: int | None = None,
+    address: str | None = None,
+    then_distill: bool = False,
 ) -> dict[str, Any]:
     """Ask the teacher about every augmented view once and store the best classes.
 
@@ -37,22 +47,69 @@ def teacher_logits(
         run_dir: default: runs/RECIPE
         overrides: dotted overrides of the recipe, such as label.top_k=10
         units_per_task: units of work in one Prefect task
+        runner: where tasks run: threads (this process), processes (one a GPU), dask or ray
+        workers: how many processes, where they are started here; default: one a GPU
+        address: of a Dask scheduler or a Ray cluster that is there
+        then_distill: when the store is sealed, start the deployment distill-student on it
     """
     resolved = load_recipe(recipe, overrides or []).with_data(data)
-    path = store or str(Path(run_dir or f"runs/{Path(recipe).stem}") / "store")
+    home = Path(run_dir or f"runs/{Path(recipe).stem}")
+    path = store or str(home / "store")
+    if then_distill:
+        _require_student()
     units = plan_units.submit(resolved, path).result()
+    reports = []
+    while units:
+        get_run_logger().info("%d units to label, %d in a task, into %s", len(units), units_per_task, path)
+        with started_runner(runner, workers, address) as pool:
+            reports += _label(pool, resolved, path, units, units_per_task)
+            missing = LogitStore.open(path).missing()
+            if len(missing) == len(units):
+                # Other runs have them.
+                reports.append(result_of(pool.submit(label_rest, {"recipe": resolved, "store": path})))
+                missing = []
+        units = missing
+    sealed = seal_store.submit(path).result()
+    summary = _summary(path, reports, sealed)
+    if then_distill:
+        asked = {
+            "recipe": recipe,
+            "data": data,
+            "store": path,
+            "run_dir": str(home / "distilled"),
+            "overrides": overrides,
+        }
+        run_deployment(STUDENT, parameters=asked, timeout=0, as_subflow=False)
+    return summary
+
+
+def _require_student() -> None:
+    """Refuse before the work, not after it."""
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_deployment_by_name(STUDENT)
+    except ObjectNotFound:
+        raise UserError(f"then_distill needs the deployment {STUDENT}: `make deploy` makes it") from None
+
+
+def _label(
+    pool: TaskRunner[Any], recipe: Recipe, store: str, units: list[Unit], units_per_task: int
+) -> list[dict[str, float]]:
+    """Label units in tasks of a runner; what a lost worker had, is missing from the store and the reports."""
+    progress = create_progress_artifact(progress=0.0, key="teacher-logits-progress", description=store)
     groups = [units[i : i + units_per_task] for i in range(0, len(units), units_per_task)]
-    get_run_logger().info("%d units to label in %d tasks, into %s", len(units), len(groups), path)
-    progress = create_progress_artifact(progress=0.0, key="teacher-logits-progress", description=str(path))
-    futures = [label_group.submit(resolved, path, group) for group in groups]
+    futures = [pool.submit(label_group, {"recipe": recipe, "store": store, "units": group}) for group in groups]
     reports = []
     for number, future in enumerate(futures, 1):
-        reports.append(future.result())
+        try:
+            reports.append(result_of(future))
+        except FailedRun:
+            raise
+        except Exception as fault:
+            # A process that died, or a machine: perhaps it took the tasks of others along.
+            get_run_logger().warning("a task was lost (%r); what it did not commit is labelled again", fault)
         update_progress_artifact(progress, progress=100 * number / len(futures))  # type: ignore[arg-type]
-    if LogitStore.open(path).missing():
-        reports.append(label_rest.submit(resolved, path).result())
-    sealed = seal_store.submit(path).result()
-    return _summary(path, reports, sealed)
+    return reports
 
 
 def _summary(path: str, reports: list[Any], sealed: str) -> dict[str, Any]:

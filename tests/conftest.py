@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import EXAMPLE, SMALL, Bucket, label_all
+from support import EXAMPLE, MANY_UNITS, SMALL, Bucket, label_all
 
 from storage import LogitStore
 from tinyvit.config import Recipe, load_recipe
@@ -72,6 +72,13 @@ def teacher(small_recipe: Recipe) -> Teacher:
 def small_store(small_recipe: Recipe, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> LogitStore:
     """A sealed store of the small recipe. Tests that change it work on a copy."""
     return label_all(small_recipe, tmp_path_factory.mktemp("stores") / "small", teacher)
+
+
+@pytest.fixture(scope="session")
+def whole(small_data: Path, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> LogitStore:
+    """A sealed store of sixteen short units, made by one undisturbed run."""
+    recipe = load_recipe("example", MANY_UNITS).with_data(small_data)
+    return label_all(recipe, tmp_path_factory.mktemp("whole") / "s", teacher)
 
 
 @pytest.fixture(scope="session")

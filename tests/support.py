@@ -41,6 +41,8 @@ SMALL = (
     "stages.finetune.epochs=2",
     "stages.finetune.batch_size=50",
 )
+# Sixteen short units of the small data.
+MANY_UNITS = ("label.input_size=32", "label.epochs=8", "label.epochs_per_unit=1")
 
 
 def samples_of(data: Path) -> list[Sample]:

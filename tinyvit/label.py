@@ -1,7 +1,7 @@
 """Stage 1: ask the teacher about every view, once, and keep the best classes of its answer.
 
-`open_for_labelling` plans (a new store, or the missing units of an old one), `label_missing` does what no other run
-does and commits unit by unit, `finish` verifies and seals. Nothing here knows what runs it, or how many others run.
+`open_for_labelling` plans (a new store, or the missing units of an old one), a Labeller does what no other run does and
+commits unit by unit, `finish` verifies and seals. Nothing here knows what runs it, or how many others run.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_jobs
 from tinyvit.data.place import Place
 from tinyvit.data.unit_views import UnitPart, UnitViews, ViewChunk
-from tinyvit.errors import UserError, refuse_mismatch
+from tinyvit.errors import Stopped, UserError, refuse_mismatch
 from tinyvit.progress import Progress
 from tinyvit.provenance import library_versions, now
 from tinyvit.replay import probe_slots, view_seeds
@@ -102,7 +103,7 @@ def label_store(
         return store, []
     with Claims(store) as claims:
         wanted = (part or Slice()).units(store)
-        reports = list(label_missing(store, wanted, recipe, teacher, workers, progress, claims))
+        reports = list(Labeller(store, recipe, teacher, workers, progress, claims).label_missing(wanted))
         if not store.missing():
             finish(store, progress, claims)
     return LogitStore.open(path), reports
@@ -128,77 +129,83 @@ def store_spec(recipe: Recipe, teacher: Teacher) -> StoreSpec:
     )
 
 
-def label_missing(
-    store: LogitStore,
-    units: Sequence[Unit],
-    recipe: Recipe,
-    teacher: Teacher,
-    workers: int,
-    progress: Progress,
-    claims: Claims,
-) -> Iterator[UnitReport]:
-    """Label what is missing of these units and no other run has claimed, until nothing is; see `label_units`.
+@dataclass(frozen=True)
+class Labeller:
+    """One run that labels a store: whose answers, which units no other run has (`claims`), `workers` data processes.
 
-    Waits for what others are at, and does it when they die.
+    `stop` ends it with Stopped within a batch; what was committed stays.
     """
-    wanted, waiting = set(units), False
-    while missing := [unit for unit in store.missing() if unit in wanted]:
-        done = 0
-        for report in label_units(store, missing, recipe, teacher, workers, progress, claims):
-            yield report
-            done += 1
-        if not done:
-            if not waiting:
-                log.info("label: %d units are with other runs; waiting for them", len(missing))
-            waiting = True
-            time.sleep(LOOK_AGAIN)
 
+    store: LogitStore
+    recipe: Recipe
+    teacher: Teacher
+    workers: int
+    progress: Progress
+    claims: Claims
+    stop: Event = field(default_factory=Event)
 
-def label_units(
-    store: LogitStore,
-    units: Sequence[Unit],
-    recipe: Recipe,
-    teacher: Teacher,
-    workers: int,
-    progress: Progress,
-    claims: Claims,
-) -> Iterator[UnitReport]:
-    """Label those of these units that no other run has claimed; each is committed before it is reported.
+    def label_missing(self, units: Sequence[Unit]) -> Iterator[UnitReport]:
+        """Label what is missing of these units and no other run has claimed, until nothing is; see `label`.
 
-    The next unit's images are decoded while the present one is computed. UserError for shards that are not
-    the indexed ones, or a broken image where the recipe says `error`.
-    """
-    label, free = recipe.label, claims.free(units)
-    first = next(free, None)
-    if first is None:
-        return
-    stream = UnitViews(
-        index=index_shards(recipe.data.train, progress),
-        augment=label.augment,
-        size=label.input_size or teacher.input_size,
-        run_seed=label.seed,
-        batch_size=label.batch_size,
-        probes=store.spec.probes,
-        skip_broken=recipe.data.broken == "skip",
-    )
+        Waits for what others are at, and does it when they die.
+        """
+        wanted, waiting = set(units), False
+        while missing := [unit for unit in self.store.missing() if unit in wanted]:
+            done = 0
+            for report in self.label(missing):
+                yield report
+                done += 1
+            if not done:
+                if not waiting:
+                    log.info("label: %d units are with other runs; waiting for them", len(missing))
+                waiting = True
+                self.stop.wait(LOOK_AGAIN)
+                self._end_if_told()
 
-    def parts() -> Iterator[UnitPart]:
-        for unit in chain([first], free):
-            yield from stream.parts(unit, store.spec.epochs_of(unit))
+    def label(self, units: Sequence[Unit]) -> Iterator[UnitReport]:
+        """Label those of these units that no other run has claimed; each is committed before it is reported.
 
-    draft: _Draft | None = None
-    began = time.monotonic()
-    with progress.task("label", sum(store.views(unit) for unit in units), "views") as bar:
-        for chunk in chain.from_iterable(run_jobs(stream.chunks, parts(), workers, teacher.device.type == "cuda")):
-            draft = draft or _Draft(chunk.unit, store, label.seed)
-            draft.add(chunk, teacher)
-            bar.advance(chunk.digest.numel())
-            if draft.complete:
-                rows, draft = draft.rows, None
-                store.write_unit(chunk.unit, rows)
-                claims.drop(chunk.unit)
-                seconds, began = time.monotonic() - began, time.monotonic()
-                yield UnitReport(chunk.unit, rows.valid.size, int((~rows.valid).sum()), seconds)
+        The next unit's images are decoded while the present one is computed. UserError for shards that are not
+        the indexed ones, or a broken image where the recipe says `error`.
+        """
+        store, teacher, recipe = self.store, self.teacher, self.recipe
+        label, free = recipe.label, self.claims.free(units)
+        first = next(free, None)
+        if first is None:
+            return
+        stream = UnitViews(
+            index=index_shards(recipe.data.train, self.progress),
+            augment=label.augment,
+            size=label.input_size or teacher.input_size,
+            run_seed=label.seed,
+            batch_size=label.batch_size,
+            probes=store.spec.probes,
+            skip_broken=recipe.data.broken == "skip",
+        )
+
+        def parts() -> Iterator[UnitPart]:
+            for unit in chain([first], free):
+                yield from stream.parts(unit, store.spec.epochs_of(unit))
+
+        draft: _Draft | None = None
+        began = time.monotonic()
+        chunks = run_jobs(stream.chunks, parts(), self.workers, teacher.device.type == "cuda")
+        with self.progress.task("label", sum(store.views(unit) for unit in units), "views") as bar:
+            for chunk in chain.from_iterable(chunks):
+                self._end_if_told()
+                draft = draft or _Draft(chunk.unit, store, label.seed)
+                draft.add(chunk, teacher)
+                bar.advance(chunk.digest.numel())
+                if draft.complete:
+                    rows, draft = draft.rows, None
+                    store.write_unit(chunk.unit, rows)
+                    self.claims.drop(chunk.unit)
+                    seconds, began = time.monotonic() - began, time.monotonic()
+                    yield UnitReport(chunk.unit, rows.valid.size, int((~rows.valid).sum()), seconds)
+
+    def _end_if_told(self) -> None:
+        if self.stop.is_set():
+            raise Stopped("labelling was stopped; what was committed stays, and the same command goes on from there")
 
 
 class _Draft:

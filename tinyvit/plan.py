@@ -16,7 +16,7 @@ from typing import Any
 
 from storage import Claims, LogitStore, verify
 from tinyvit.config import Label, Recipe
-from tinyvit.label import label_units, open_for_labelling
+from tinyvit.label import Labeller, open_for_labelling
 from tinyvit.progress import Progress
 from tinyvit.teachers import Teacher
 
@@ -140,7 +140,7 @@ def measure(recipe: Recipe, teacher: Teacher, workers: int, seconds: float, prog
         store = open_for_labelling(recipe, Path(folder) / "pilot", teacher, progress)
         began, reports = time.monotonic(), []
         with Claims(store) as claims:
-            for report in label_units(store, store.units(), recipe, teacher, workers, progress, claims):
+            for report in Labeller(store, recipe, teacher, workers, progress, claims).label(store.units()):
                 reports.append(report)
                 if time.monotonic() - began > seconds:
                     break

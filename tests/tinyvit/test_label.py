@@ -29,7 +29,7 @@ from storage import Claims, LogitStore, Unit
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.made_views import make_views
-from tinyvit.label import label_units, open_for_labelling
+from tinyvit.label import Labeller, open_for_labelling
 from tinyvit.progress import LogProgress
 from tinyvit.signal import TeacherSignal
 from tinyvit.teachers import Teacher
@@ -88,7 +88,7 @@ def test_units_labelled_one_at_a_time_are_the_same(
     store = open_for_labelling(small_recipe, tmp_path / "s", teacher, LogProgress())
     for unit in reversed(store.missing()):
         with Claims(store) as claims:
-            list(label_units(store, [unit], small_recipe, teacher, 0, LogProgress(), claims))
+            list(Labeller(store, small_recipe, teacher, 0, LogProgress(), claims).label([unit]))
     assert_equal_stores(store, small_store)
 
 

@@ -7,23 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import assert_equal_stores, command, label_all, small_arguments, tinyvit, wait_until
+from support import MANY_UNITS, assert_equal_stores, command, small_arguments, tinyvit, wait_until
 
 from storage import LogitStore
-from tinyvit.config import load_recipe
 from tinyvit.errors import UserError
 from tinyvit.label import Slice
-from tinyvit.teachers import Teacher
-
-# Sixteen short units.
-MANY_UNITS = ("label.epochs=8", "label.epochs_per_unit=1")
-
-
-@pytest.fixture(scope="module")
-def whole(small_data: Path, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> LogitStore:
-    """The store of one undisturbed run."""
-    recipe = load_recipe("example", ["label.input_size=32", *MANY_UNITS]).with_data(small_data)
-    return label_all(recipe, tmp_path_factory.mktemp("whole") / "s", teacher)
 
 
 def arguments(path: Path, data: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Training on several devices of this machine, started from a program: what torchrun does from a shell."""
+"""Training on several devices, of one machine or many, started from a program: what torchrun does from a shell."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -31,17 +32,47 @@ def default_processes() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def train_on_devices(
-    recipe: Recipe, folder: Path, stages: Sequence[str], store: str | None, processes: int, stop: Event
-) -> dict[str, Any]:
-    """Run stages, of which those that are finished are not done again, in so many processes; the last one's result.
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train together: `processes` on each of `nodes` machines.
 
-    UserError with the line that a process ended with. Stopped when `stop` was set and they have saved.
+    Several machines meet at `rendezvous`, HOST:PORT on one of them, and share the run folder.
+    """
+
+    processes: int
+    nodes: int = 1
+    rendezvous: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.nodes > 1) != (self.rendezvous is not None):
+            raise UserError("nodes and rendezvous go together: give both, such as nodes=2 rendezvous=10.0.0.1:29400")
+
+    @property
+    def alone(self) -> bool:
+        """Whether this process trains by itself."""
+        return self.processes == self.nodes == 1
+
+    def agent(self, name: str) -> list[str]:
+        """The arguments of torchrun; all machines give the same name."""
+        arguments = ["--nproc-per-node", str(self.processes), "--max-restarts", str(RESTARTS)]
+        if not self.rendezvous:
+            return ["--standalone", *arguments]
+        meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", self.rendezvous, "--rdzv-id", name]
+        return ["--nnodes", str(self.nodes), *meeting, *arguments]
+
+
+def train_on_devices(
+    recipe: Recipe, folder: Path, stages: Sequence[str], store: str | None, ranks: Ranks, stop: Event
+) -> dict[str, Any]:
+    """Run stages, of which those that are finished are not done again, in these processes; the last one's result.
+
+    On several machines each calls this. UserError with the line that a process ended with. Stopped when `stop` was set
+    and they have saved.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "recipe.yaml"
     write_whole(file, yaml.safe_dump(recipe.record(), sort_keys=False).encode())
-    agent = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", str(RESTARTS)]
+    agent = ranks.agent(f"{folder.name}-{stages[-1]}")
     command = [sys.executable, "-m", "torch.distributed.run", *agent, "-m", "tinyvit", "train", str(file)]
     command += ["--run-dir", str(folder)]
     command += [argument for stage in stages for argument in ("--stage", stage)]

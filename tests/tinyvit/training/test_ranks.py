@@ -6,10 +6,13 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +22,7 @@ from storage import LogitStore
 from tinyvit.config import Recipe
 from tinyvit.errors import Stopped, UserError
 from tinyvit.training.journal import read_lines
-from tinyvit.training.launch import train_on_devices
+from tinyvit.training.launch import Ranks, train_on_devices
 
 # Batch norm sees what a rank has: with the statistics kept, ranks and parts differ by rounding only.
 STILL = ("--set", "stages.distill.eval_batch_norm=true", "--set", "stages.finetune.eval_batch_norm=true")
@@ -120,13 +123,34 @@ def test_a_program_starts_ranks_as_a_shell_does(
 ) -> None:
     """What the flow does with `processes`: stage after stage, each from the one before."""
     for stages in (["distill"], ["distill", "finetune"]):
-        result = train_on_devices(small_recipe, tmp_path / "two", stages, small_store.location, 2, Event())
+        result = train_on_devices(small_recipe, tmp_path / "two", stages, small_store.location, Ranks(2), Event())
     assert result["val"]["images"] == 250
     assert json.loads((tmp_path / "two" / "finetune" / "record.json").read_text())["ranks"] == 2
     stage = small_recipe.stages["finetune"].model_copy(update={"batch_size": 501})
     wrong = small_recipe.model_copy(update={"stages": {"finetune": stage}})
     with pytest.raises(UserError, match="no whole batch of 501 in 500 images"):
-        train_on_devices(wrong, tmp_path / "wrong", ["finetune"], None, 2, Event())
+        train_on_devices(wrong, tmp_path / "wrong", ["finetune"], None, Ranks(2), Event())
+
+
+def test_two_machines_meet_and_train_together(small_recipe: Recipe, tmp_path: Path) -> None:
+    """As two flow runs with the same parameters do, each with one process, on this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        ranks = Ranks(1, nodes=2, rendezvous=f"127.0.0.1:{probe.getsockname()[1]}")
+
+    def one_machine(_number: int) -> dict[str, Any]:
+        return train_on_devices(small_recipe, tmp_path, ["finetune"], None, ranks, Event())
+
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(one_machine, range(2))
+    assert one == two
+    assert json.loads((tmp_path / "finetune" / "record.json").read_text())["ranks"] == 2
+
+
+@pytest.mark.parametrize(("nodes", "rendezvous"), [(2, None), (1, "127.0.0.1:29400")])
+def test_machines_need_a_place_to_meet(nodes: int, rendezvous: str | None) -> None:
+    with pytest.raises(UserError, match="nodes and rendezvous go together"):
+        Ranks(1, nodes, rendezvous)
 
 
 def test_ranks_that_a_program_started_stop_with_it(small_recipe: Recipe, tmp_path: Path) -> None:
@@ -146,7 +170,7 @@ def test_ranks_that_a_program_started_stop_with_it(small_recipe: Recipe, tmp_pat
     log.setLevel(logging.INFO)
     try:
         with pytest.raises(Stopped, match="saved"):
-            train_on_devices(long, tmp_path, ["finetune"], None, 2, stop)
+            train_on_devices(long, tmp_path, ["finetune"], None, Ranks(2), stop)
     finally:
         log.removeHandler(handler)
     assert torch.load(tmp_path / "finetune" / "state.pt", weights_only=True)["epoch"] < 500

@@ -1,0 +1,125 @@
+"""Labelling on other processes and on clusters: the same store, whatever dies on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from client import BIN, ask, prefect, run_deployment, running, wait_for
+from support import MANY_UNITS, ROOT, assert_equal_stores, left_running, marked_environment
+
+from flows.runners import Kind, started_runner
+from storage import LogitStore
+from tinyvit.errors import UserError
+
+
+@contextmanager
+def started(server: dict[str, str], mark: str, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command as a process while the context lasts."""
+    environment = {**marked_environment(mark), **server}
+    run = subprocess.Popen([BIN / command[0], *command[1:]], env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        yield run
+    finally:
+        run.terminate()
+        run.wait(30)
+
+
+@pytest.fixture
+def dask(server: dict[str, str], tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A scheduler with two workers: its address, and what kills one of them."""
+    file = str(tmp_path / "scheduler.json")
+    worker = ["dask", "worker", "--no-nanny", "--nthreads", "1", "--no-dashboard", "--scheduler-file", file]
+    with ExitStack() as stack:
+        scheduler = ["dask", "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+        stack.enter_context(started(server, str(tmp_path), *scheduler, "--scheduler-file", file))
+        first, _ = (stack.enter_context(started(server, str(tmp_path), *worker)) for _ in range(2))
+        wait_for(Path(file).exists)
+        yield json.loads(Path(file).read_text())["address"], first.kill
+    assert left_running(str(tmp_path)) == []
+
+
+def label(server: dict[str, str], data: Path, store: Path, **parameters: object) -> str:
+    """Begin to label sixteen units; the flow run, when the first is there."""
+    asked = {"data": data, "store": store, "overrides": MANY_UNITS, "units_per_task": 2}
+    run_deployment(server, "teacher-logits", **asked, **parameters)
+    wait_for(lambda: any((store / "committed" / "c").rglob("*")), 120)
+    assert len(LogitStore.open(store).missing()) > 8, "too fast to prove anything"
+    return running(server, "teacher-logits")
+
+
+def ended(server: dict[str, str], run: str) -> str:
+    """The state in which a flow run ended."""
+    wait_for(lambda: ask(server, f"flow_runs/{run}")["end_time"] is not None, 180)
+    return str(ask(server, f"flow_runs/{run}")["state"]["type"])
+
+
+def pool_processes(run: str) -> list[int]:
+    """The processes that a flow run labels in, by their command lines."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            ours = entry.name.isdigit() and f"FLOW_RUN_ID={run}".encode() in (entry / "environ").read_bytes()
+            if ours and b"spawn_main" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:  # it ended while we looked
+            continue
+    return found
+
+
+def test_a_dask_worker_killed_with_9_costs_its_units_only(
+    server: dict[str, str], dask: tuple[str, Callable[[], None]], small_data: Path, whole: LogitStore, tmp_path: Path
+) -> None:
+    address, kill = dask
+    run = label(server, small_data, tmp_path / "s", runner="dask", address=address)
+    kill()
+    assert ended(server, run) == "COMPLETED"
+    assert_equal_stores(LogitStore.open(tmp_path / "s"), whole)
+    assert LogitStore.open(tmp_path / "s").sealed
+
+
+def test_a_process_of_the_pool_killed_with_9_costs_its_units_only(
+    server: dict[str, str], small_data: Path, whole: LogitStore, tmp_path: Path
+) -> None:
+    run = label(server, small_data, tmp_path / "s", runner="processes", workers=2)
+    processes = pool_processes(run)
+    assert len(processes) == 2
+    os.kill(processes[0], signal.SIGKILL)
+    assert ended(server, run) == "COMPLETED"
+    assert_equal_stores(LogitStore.open(tmp_path / "s"), whole)
+
+
+@pytest.mark.parametrize("runner", ["threads", "processes"])
+def test_cancelled_labelling_stops_within_seconds_and_goes_on(
+    runner: Kind, server: dict[str, str], small_data: Path, whole: LogitStore, tmp_path: Path
+) -> None:
+    store = tmp_path / "s"
+    run = label(server, small_data, store, runner=runner)
+    assert prefect(server, "flow-run", "cancel", run).returncode == 0
+    wait_for(lambda: ask(server, f"flow_runs/{run}")["state"]["type"] == "CANCELLED", 30)
+    assert pool_processes(run) == []
+    missing = len(LogitStore.open(store).missing())
+    assert 0 < missing < 16
+    asked = {"data": small_data, "store": store, "overrides": MANY_UNITS}
+    done = run_deployment(server, "teacher-logits", "--watch", **asked)
+    assert "Completed" in done
+    assert_equal_stores(LogitStore.open(store), whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("threads", None, "tcp://127.0.0.1:1"), "leave address out"),
+        (("threads", 2, None), "choose processes"),
+        (("dask", None, "tcp://127.0.0.1:1"), "no Dask scheduler answers at tcp://127.0.0.1:1"),
+    ],
+)
+def test_a_runner_that_cannot_be(arguments: tuple[Kind, int | None, str | None], line: str) -> None:
+    with pytest.raises(UserError, match=line), started_runner(*arguments):
+        pass
