@@ -137,6 +137,22 @@ def endurance(
     _tell(found, bench, None, as_json)
 
 
+@app.command()
+def scale(
+    bucket: Annotated[str | None, typer.Option(help="also make the large store there, such as s3://BUCKET/x")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="override of the example; repeatable")] = None,
+    out: OutFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Labelling beside its bare teacher; a store of ImageNet-21k's size; what Prefect's tasks take."""
+    bench = _benchmark("scale")
+    from tinyvit.progress import default_progress
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = bench.measure(Path(folder), bucket, overrides or [], default_progress())
+    _tell(found, bench, out, as_json)
+
+
 def _benchmark(name: str) -> Any:
     """A module of the benchmarks, which only a checkout has."""
     try:

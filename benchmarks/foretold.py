@@ -1,0 +1,40 @@
+"""`tinyvit plan --measure` beside the run that it foretells: the example, labelled whole."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from storage import LogitStore
+from tinyvit import plan as planning
+from tinyvit.config import load_recipe
+from tinyvit.data.index import index_shards
+from tinyvit.data.loader import default_workers
+from tinyvit.label import label_store
+from tinyvit.lease import own_device
+from tinyvit.progress import Progress
+from tinyvit.teachers import load_teacher
+
+# A minute is more than the example takes.
+PILOT_SECONDS = 10
+
+
+def measure(folder: Path, progress: Progress) -> dict[str, Any]:
+    """Seconds and bytes that a pilot foretells, and those that labelling then takes."""
+    recipe = load_recipe("example")
+    teacher = load_teacher(recipe.label.teacher, own_device(), recipe.label.classes)
+    counts = index_shards(recipe.data.train, progress).counts
+    pilot = planning.measure(recipe, teacher, default_workers(), PILOT_SECONDS, progress)
+    work = planning.Work(sum(counts), len(counts), teacher.num_classes)
+    foretold = planning.plan(recipe.label, work, 1, None, pilot)
+    began = time.perf_counter()
+    label_store(recipe, folder / "foretold", teacher, default_workers(), progress)
+    seconds = time.perf_counter() - began
+    size = sum(LogitStore.open(folder / "foretold").stored_bytes().values())
+    return {
+        "foretold_seconds": (foretold.wall_hours or 0) * 3600,
+        "seconds": seconds,
+        "foretold_bytes": foretold.bytes,
+        "bytes": size,
+    }
