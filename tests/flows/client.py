@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,13 @@ import httpx
 from support import ROOT
 
 BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def prefect(server: dict[str, str], *arguments: str, timeout: int = 300) -> subprocess.CompletedProcess[str]:

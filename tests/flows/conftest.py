@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 
 import pytest
-from client import prefect
+from client import free_port, prefect
 from support import ROOT
 
 from flows.server import local_server
@@ -16,10 +15,7 @@ from flows.server import local_server
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A server with both deployments; gives the environment in which `prefect` talks to it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    home = tmp_path_factory.mktemp("prefect")
+    port, home = free_port(), tmp_path_factory.mktemp("prefect")
     # prefect.yaml names the project's folder by PWD, which keeps pointing at where pytest was started.
     changes = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(home), "PWD": str(ROOT)}
     environment = os.environ | changes

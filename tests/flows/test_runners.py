@@ -9,9 +9,10 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-from client import BIN, ask, prefect, run_deployment, running, wait_for
+from client import BIN, ask, free_port, prefect, run_deployment, running, wait_for
 from support import MANY_UNITS, ROOT, assert_equal_stores, left_running, marked_environment
 
 from flows.runners import Kind, started_runner
@@ -61,12 +62,17 @@ def ended(server: dict[str, str], run: str) -> str:
 
 
 def pool_processes(run: str) -> list[int]:
-    """The processes that a flow run labels in, by their command lines."""
+    """The processes of this machine that a flow run labels in."""
+    return processes(f"FLOW_RUN_ID={run}", "spawn_main")
+
+
+def processes(variable: str, command: str) -> list[int]:
+    """Those with this in their environment and in their command line."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            ours = entry.name.isdigit() and f"FLOW_RUN_ID={run}".encode() in (entry / "environ").read_bytes()
-            if ours and b"spawn_main" in (entry / "cmdline").read_bytes():
+            ours = entry.name.isdigit() and variable.encode() in (entry / "environ").read_bytes()
+            if ours and command.encode() in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
         except OSError:  # it ended while we looked
             continue
@@ -84,13 +90,36 @@ def test_a_dask_worker_killed_with_9_costs_its_units_only(
     assert LogitStore.open(tmp_path / "s").sealed
 
 
+@pytest.fixture
+def ray(server: dict[str, str], tmp_path: Path) -> Iterator[str]:
+    """A Ray cluster of two nodes on this machine, each with one CPU; its address."""
+    pytest.importorskip("ray")
+    address = f"127.0.0.1:{free_port()}"
+    # A folder with a short name: sockets lie in it.
+    with ExitStack() as stack, TemporaryDirectory(prefix="ray") as folder:
+        head = ["--head", "--port", address.partition(":")[2], "--node-ip-address", "127.0.0.1", "--temp-dir", folder]
+        for place in ([*head, "--include-dashboard", "false"], ["--address", address]):
+            stack.enter_context(started(server, str(tmp_path), "ray", "start", *place, "--num-cpus", "1", "--block"))
+            wait_for(lambda: bool(processes(f"TINYVIT_TEST_MARK={tmp_path}", "raylet")))
+        yield address
+
+
+def test_a_ray_worker_killed_with_9_costs_its_units_only(
+    server: dict[str, str], ray: str, small_data: Path, whole: LogitStore, tmp_path: Path
+) -> None:
+    run = label(server, small_data, tmp_path / "s", runner="ray", address=ray)
+    (first, *_) = processes(f"TINYVIT_TEST_MARK={tmp_path}", "ray::label units")
+    os.kill(first, signal.SIGKILL)
+    assert ended(server, run) == "COMPLETED"
+    assert_equal_stores(LogitStore.open(tmp_path / "s"), whole)
+
+
 def test_a_process_of_the_pool_killed_with_9_costs_its_units_only(
     server: dict[str, str], small_data: Path, whole: LogitStore, tmp_path: Path
 ) -> None:
     run = label(server, small_data, tmp_path / "s", runner="processes", workers=2)
-    processes = pool_processes(run)
-    assert len(processes) == 2
-    os.kill(processes[0], signal.SIGKILL)
+    first, _ = pool_processes(run)
+    os.kill(first, signal.SIGKILL)
     assert ended(server, run) == "COMPLETED"
     assert_equal_stores(LogitStore.open(tmp_path / "s"), whole)
 
