@@ -18,10 +18,10 @@ run: $(READY) ## main job: label the example with its teacher, distil a student,
 
 # One thread a process: torch's threads wait for each other by spinning, and two test processes have cores to lose.
 test: $(READY) ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 20
 
-torture: $(READY) ## 70 kills, 1,000 mutations, races: store and training under fire, at full length (20 minutes)
-	$(BIN)/python -m pytest tests/torture --long
+torture: $(READY) ## 70 kills, 1,000 mutations, races: store, training and flows under fire, at full length (25 minutes)
+	$(BIN)/python -m pytest tests/torture tests/flows/test_runners.py --long
 
 lint: $(READY) ## ruff: style, faults, format
 	$(BIN)/ruff check .

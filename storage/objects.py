@@ -22,8 +22,8 @@ from storage.spec import StoreError, first_line
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig
 
-# Requests under way at once. A unit has seven objects; a seal wants every commit, of ImageNet-21k tens of thousands.
-REMOTE_REQUESTS = 64
+# Requests under way at once of a reader, of which there may be many; a unit has seven objects.
+REMOTE_REQUESTS = 8
 # For a request that fails by chance: tried again with growing pauses.
 RETRIES: dict[str, Any] = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 
@@ -52,8 +52,10 @@ class Objects(ABC):
     readable_only = False
 
     @abstractmethod
-    def fetch(self, parts: Sequence[Part]) -> list[bytes | None]:
-        """The bytes of each part; None where there is no such object. StoreError when the place does not answer."""
+    def fetch(self, parts: Sequence[Part], at_once: int = REMOTE_REQUESTS) -> list[bytes | None]:
+        """The bytes of each part, so many at once; None where there is no such object. StoreError when the place does
+        not answer.
+        """
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
@@ -105,7 +107,7 @@ class LocalObjects(Objects):
         self.root = root
         self.location = str(root)
 
-    def fetch(self, parts: Sequence[Part]) -> list[bytes | None]:
+    def fetch(self, parts: Sequence[Part], at_once: int = REMOTE_REQUESTS) -> list[bytes | None]:
         return [self._read(part) for part in parts]
 
     def _read(self, part: Part) -> bytes | None:
@@ -185,10 +187,13 @@ class RemoteObjects(Objects):
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(REMOTE_REQUESTS)
 
-    def fetch(self, parts: Sequence[Part]) -> list[bytes | None]:
+    def fetch(self, parts: Sequence[Part], at_once: int = REMOTE_REQUESTS) -> list[bytes | None]:
         if len(parts) == 1:
             return [self._read(parts[0])]
-        return list(self._pool.map(self._read, parts))
+        if at_once == REMOTE_REQUESTS:
+            return list(self._pool.map(self._read, parts))
+        with ThreadPoolExecutor(at_once) as pool:
+            return list(pool.map(self._read, parts))
 
     def _read(self, part: Part) -> bytes | None:
         asked: Any = None

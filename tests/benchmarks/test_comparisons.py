@@ -50,7 +50,7 @@ def test_a_student_of_a_teacher_is_compared_with_its_twin(folder: Path, found: d
         assert first != second, "two seeds, one student"
         assert len(found[f"{way}_top1"]) == 2
     # The teacher is the one that was fine-tuned: it knows better than chance.
-    assert found["teacher_top1"] > 30
+    assert found["teacher_top1"] > 20
     assert "± " in distillation.markdown(found)
     distillation.draw(found, folder / "accuracies.png")
     assert (folder / "accuracies.png").stat().st_size > 10_000
