@@ -53,7 +53,7 @@ def test_sigterm_stops_server_and_worker(tmp_path: Path) -> None:
     while "ready" not in line:
         line = run.stdout.readline()
         assert line, "it ended before it was ready"
-    # A process just started has no command line yet for a moment: the kernel closes the parent's pipe before it sets it.
+    # For a moment a new process has no command line: the kernel tells its parent of the exec before it sets it.
     deadline = time.monotonic() + 10
     while len(processes_of(port)) < 2:
         assert time.monotonic() < deadline, processes_of(port)
