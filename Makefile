@@ -21,7 +21,7 @@ test: $(READY) ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 20
 
 torture: $(READY) ## 70 kills, 1,000 mutations, races: store, training and flows under fire, at full length (25 minutes)
-	$(BIN)/python -m pytest tests/torture tests/flows/test_runners.py --long
+	$(BIN)/python -m pytest tests/torture tests/flows --long
 
 lint: $(READY) ## ruff: style, faults, format
 	$(BIN)/ruff check .

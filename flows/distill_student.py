@@ -36,7 +36,7 @@ def distill_student(
 
     Args:
         recipe: name of a recipe, or the path of a .yaml file
-        data: folder of WebDataset shards, or one with train/ and val/ inside; default: the recipe's
+        data: folder or URL of WebDataset shards, or one with train/ and val/ inside; default: the recipe's
         store: a sealed logit store, a folder or a URL; default: runs/RECIPE/store
         run_dir: checkpoints and metrics, and where a killed run goes on; default: runs/RECIPE/distilled
         overrides: dotted overrides of the recipe, such as stages.distill.epochs=3

@@ -42,7 +42,7 @@ def teacher_logits(
 
     Args:
         recipe: name of a recipe, or the path of a .yaml file
-        data: folder of WebDataset shards, or one with train/ and val/ inside; default: the recipe's
+        data: folder or URL of WebDataset shards, or one with train/ and val/ inside; default: the recipe's
         store: folder or URL where the logit store is made or completed; default: RUN_DIR/store
         run_dir: default: runs/RECIPE
         overrides: dotted overrides of the recipe, such as label.top_k=10

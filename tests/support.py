@@ -81,6 +81,13 @@ class Bucket:
         return address
 
 
+def upload(folder: Path, url: str) -> None:
+    """Copy the shards and class names in a folder, and in folders inside, into a bucket."""
+    objects = open_objects(url)
+    for file in (*folder.rglob("*.tar"), *folder.rglob("classes.txt")):
+        objects.put(file.relative_to(folder).as_posix(), file.read_bytes())
+
+
 def label_all(recipe: Recipe, path: Path, teacher: Teacher, workers: int = 0) -> LogitStore:
     """Label what is missing, verify and seal."""
     return label_store(recipe, path, teacher, workers, LogProgress())[0]

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from storage import digest_of
+from tinyvit.data.place import train_and_val
 from tinyvit.errors import UserError
 
 Residual = Literal["uniform", "ghost", "renormalise"]
@@ -241,14 +242,11 @@ class Recipe(Section):
         return stage.augment or (self.labelling.augment if self.labelling else Augment())
 
     def with_data(self, folder: str | Path | None) -> Recipe:
-        """The same recipe on other shards: a place of .tar files, or a folder with `train` and `val` inside."""
+        """The same recipe on other shards: a place of .tar files, or a place with `train` and `val` inside."""
         if folder is None:
             return self
-        root = Path(folder)
-        if "://" in str(folder) or not (root / "train").is_dir():
-            here = {"train": str(folder), "val": None}
-        else:
-            here = {"train": str(root / "train"), "val": str(root / "val") if (root / "val").is_dir() else None}
+        train, val = train_and_val(folder)
+        here = {"train": train, "val": val}
         return self.model_copy(update={"data": self.data.model_copy(update=here)})
 
 

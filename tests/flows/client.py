@@ -67,6 +67,12 @@ def running(server: dict[str, str], deployment: str) -> str:
     return str(run["id"])
 
 
+def ended(server: dict[str, str], run: str) -> str:
+    """The state in which a flow run ended."""
+    wait_for(lambda: ask(server, f"flow_runs/{run}")["end_time"] is not None, 180)
+    return str(ask(server, f"flow_runs/{run}")["state"]["type"])
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Until it holds; an AssertionError after so many seconds."""
     deadline = time.monotonic() + seconds

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from client import BIN, ask, free_port, prefect, run_deployment, running, wait_for
+from client import BIN, ask, ended, free_port, prefect, run_deployment, running, wait_for
 from support import MANY_UNITS, ROOT, assert_equal_stores, label_all, left_running, marked_environment
 
 from flows.runners import Kind, started_runner
@@ -55,12 +55,6 @@ def label(server: dict[str, str], data: Path, store: Path, **parameters: object)
     return running(server, "teacher-logits")
 
 
-def ended(server: dict[str, str], run: str) -> str:
-    """The state in which a flow run ended."""
-    wait_for(lambda: ask(server, f"flow_runs/{run}")["end_time"] is not None, 180)
-    return str(ask(server, f"flow_runs/{run}")["state"]["type"])
-
-
 def pool_processes(run: str) -> list[int]:
     """The processes of this machine that a flow run labels in."""
     return processes(f"FLOW_RUN_ID={run}", "spawn_main")
@@ -88,13 +82,6 @@ def test_a_dask_worker_killed_with_9_costs_its_units_only(
     assert ended(server, run) == "COMPLETED"
     assert_equal_stores(LogitStore.open(tmp_path / "s"), whole)
     assert LogitStore.open(tmp_path / "s").sealed
-
-
-@pytest.fixture
-def at_length(long: bool) -> None:
-    """For what takes a minute, and for which another test stands in everyday runs."""
-    if not long:
-        pytest.skip("make torture")
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ app.command()(plan)
 RecipeName = Annotated[str, typer.Argument(help="name of a recipe, or a .yaml file")]
 Data = Annotated[
     str | None,
-    typer.Option("--data", help="shards: a folder, one with train/ and val/ inside, or a URL; default: the recipe's"),
+    typer.Option("--data", help="shards: a folder or URL, or one with train/ and val/ inside; default: the recipe's"),
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="override, such as label.top_k=10; repeatable")]
 Workers = Annotated[int | None, typer.Option(help="data processes; default: one a core beside this one, at most 8")]

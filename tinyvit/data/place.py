@@ -99,6 +99,17 @@ class Place:
         except StoreError as fault:
             raise UserError(str(fault)) from None
 
+    def holds(self, folder: str) -> bool:
+        """Whether there is such a folder inside; no, where a place cannot be asked."""
+        if self.path is not None:
+            return (self.path / folder).is_dir()
+        if self._folder.startswith(HUB) or self._objects.readable_only:
+            return False
+        try:
+            return any(True for _ in self._objects.sizes(f"{folder}/"))
+        except StoreError as fault:
+            raise UserError(str(fault)) from None
+
     def of(self, name: str) -> str:
         """A shard's whole path or URL, for messages."""
         return f"{self._folder}/{name}"
@@ -145,6 +156,14 @@ class Place:
             if found is not None:
                 return found.decode().splitlines()
         return None
+
+
+def train_and_val(location: str | Path) -> tuple[str, str | None]:
+    """The places of the training and validation shards: inside, where `train` and `val` are folders there."""
+    place = Place(location)
+    if not place.whole or not place.holds("train"):
+        return str(location), None
+    return f"{place.location}/train", f"{place.location}/val" if place.holds("val") else None
 
 
 class _Parts(io.RawIOBase):

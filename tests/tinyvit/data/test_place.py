@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pytest
 from streams import digests, stream
-from support import EXAMPLE, Bucket, small_arguments, tinyvit
+from support import EXAMPLE, Bucket, small_arguments, tinyvit, upload
 
 from storage import LogitStore, open_objects
 from tinyvit.config import Recipe
@@ -32,9 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def shards(bucket: Bucket, small_data: Path) -> str:
     """The small data set's training shards in a bucket."""
-    objects = open_objects(bucket.s3("data"))
-    for file in (*(small_data / "train").glob("*.tar"), small_data / "train" / "classes.txt"):
-        objects.put(file.name, file.read_bytes())
+    upload(small_data / "train", bucket.s3("data"))
     return bucket.s3("data")
 
 
@@ -47,6 +45,17 @@ def test_shards_in_a_bucket_and_behind_a_web_server_are_those_on_disk(
         assert index.table.differences(local.table) == []
         assert index.shard(1).read([0, 249, 7]) == local.shard(1).read([0, 249, 7])
         assert index.place.class_names() == local.place.class_names()
+
+
+def test_a_bucket_with_train_and_val_inside_is_like_such_a_folder(
+    bucket: Bucket, small_recipe: Recipe, small_data: Path
+) -> None:
+    upload(small_data, bucket.s3("both"))
+    data = small_recipe.with_data(bucket.s3("both/")).data
+    assert (data.train, data.val) == (bucket.s3("both/train"), bucket.s3("both/val"))
+    assert index_shards(data.val, LogProgress()).counts == index_shards(small_data / "val", LogProgress()).counts
+    data = small_recipe.with_data(bucket.s3("both/train")).data
+    assert (data.train, data.val) == (bucket.s3("both/train"), None)
 
 
 def test_training_reads_the_same_batches_from_a_bucket(
