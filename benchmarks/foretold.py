@@ -31,7 +31,8 @@ def measure(folder: Path, progress: Progress) -> dict[str, Any]:
     began = time.perf_counter()
     label_store(recipe, folder / "foretold", teacher, default_workers(), progress)
     seconds = time.perf_counter() - began
-    size = sum(LogitStore.open(folder / "foretold").stored_bytes().values())
+    made = LogitStore.open(folder / "foretold")
+    size = sum(made.stored_bytes(made.units()).values())
     return {
         "foretold_seconds": (foretold.wall_hours or 0) * 3600,
         "seconds": seconds,

@@ -7,7 +7,7 @@ as long as it would be. Each operation runs in a process of its own, whose highe
 from __future__ import annotations
 
 import multiprocessing
-import resource
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -19,7 +19,7 @@ from storage import LogitStore, ShardTable, StoreSpec, Unit, UnitRows
 from storage.objects import open_objects
 from storage.store import commit_key
 from tinyvit.config import load_recipe
-from tinyvit.plan import Work, plan
+from tinyvit.memory import peak_mib
 from tinyvit.progress import Progress
 from tinyvit.store_facts import describe
 
@@ -58,6 +58,8 @@ def make(location: str, images: int, shards: int, progress: Progress) -> None:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for _ in pool.map(lambda unit: _stand_in(store, unit, put), units[REAL_UNITS:]):
                 bar.advance(1)
+    # A store that took weeks is on the disk; what is still on its way there would stand in the way.
+    os.sync()
 
 
 def _rows(spec: StoreSpec, samples: int, rng: np.random.Generator) -> UnitRows:
@@ -110,6 +112,9 @@ def _scan(location: str) -> None:
 
 
 def _plan(_location: str) -> None:
+    # With torch in it, which the other operations do without.
+    from tinyvit.plan import Work, plan
+
     label = load_recipe("in22k-distill-21m").label
     assert plan(label, Work(IMAGES, SHARDS, CLASSES), 8, 1500.0, None).units == SHARDS * EPOCHS // EPOCHS_PER_UNIT
 
@@ -140,4 +145,4 @@ def _timed(operation: Callable[[str], None], location: str) -> dict[str, float]:
     began = time.perf_counter()
     operation(location)
     seconds = time.perf_counter() - began
-    return {"seconds": seconds, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"seconds": seconds, "mib": peak_mib()}

@@ -2,7 +2,7 @@
 
 Compared are the teacher alone on views that lie in memory, labelling into a store by one process with its data
 processes, and by two processes that share the store. The rounds of all take turns; the median round counts. Processes
-begin to count when all of them have their teacher and have asked it once.
+begin to count when all have their teacher, have asked it once, and have the server that data processes come from.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ def _label(recipe: Recipe, place: Path, count: int, ready: Barrier) -> None:
     teacher, store = _teacher(recipe, count), LogitStore.open(place)
     size = recipe.label.input_size or teacher.input_size
     teacher.answer(torch.zeros(recipe.label.batch_size, size, size, 3, dtype=torch.uint8))
+    list(run_jobs(abs, [1], 1))
     ready.wait()
     with Claims(store) as claims:
         labeller = Labeller(store, recipe, teacher, default_workers(count), SilentProgress(), claims)

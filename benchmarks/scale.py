@@ -18,12 +18,12 @@ from tinyvit.plan import Work
 from tinyvit.plan import plan as make_plan
 from tinyvit.progress import Progress
 
-# One epoch of two shards of the example, a unit each, at the size of a teacher's input.
+# Two epochs of two shards of the example, each shard a unit, at the size of a teacher's input.
 OVERRIDES = (
     "data.train=examples/fashion-mnist/train/train-{000000..000001}.tar",
     "label.input_size=224",
-    "label.epochs=1",
-    "label.epochs_per_unit=1",
+    "label.epochs=2",
+    "label.epochs_per_unit=2",
     "label.batch_size=50",
 )
 

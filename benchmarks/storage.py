@@ -92,7 +92,7 @@ def _store(folder: Path, views: Views, answers: Answers, encoding: str, selectio
 
     random = seconds(at_random, 1)
     off = np.concatenate([_divergence(store, shard, answers) for shard in shards])
-    sizes = store.stored_bytes()
+    sizes = store.stored_bytes(store.units())
     return {
         "kept": float((answers.probability > 0).sum(axis=1).mean()),
         "bytes_per_row": sum(sizes.get(name, 0) for name in UNIT_ARRAYS) / count,
@@ -211,15 +211,13 @@ for key in file.keys(): file.read(key)
 
 def _peak_of_reading(code: str) -> float:
     """MiB by which the peak of a fresh process grows after `mark()`."""
-    # VmHWM: the peak that getrusage gives is that of the parent, too.
     head = """
-from pathlib import Path
-def peak(): return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+from tinyvit.memory import peak_mib
 def mark():
     global before
-    before = peak()
+    before = peak_mib()
 """
-    root, whole = Path(__file__).parents[1], f"{head}{code}\nprint((peak() - before) / 1024)"
+    root, whole = Path(__file__).parents[1], f"{head}{code}\nprint(peak_mib() - before)"
     done = subprocess.run([sys.executable, "-c", whole], cwd=root, capture_output=True, text=True, check=True)
     return float(done.stdout)
 

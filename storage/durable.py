@@ -14,10 +14,10 @@ from typing import BinaryIO
 TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.partial")
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, aside: Path | None = None) -> None:
     """Write a file whole; see `whole_file`."""
     try:
-        with whole_file(path) as file:
+        with whole_file(path, aside) as file:
             file.write(data)
     except OSError as fault:
         # A write that finds the disk full does not say which.
@@ -25,17 +25,19 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
-def write_new(path: Path, data: bytes) -> bool:
+def write_new(path: Path, data: bytes, aside: Path | None = None) -> bool:
     """Write a file whole where there is none yet; False where there is one. Of several writers one succeeds.
 
-    It may be gone after a power cut.
+    It may be gone after a power cut. For `aside` see `whole_file`.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = _aside(path)
+        file = _opened_aside(path, aside or path.parent)
+        temporary = Path(file.name)
         try:
-            aside.write_bytes(data)
-            path.hardlink_to(aside)
+            with file:
+                file.write(data)
+            path.hardlink_to(temporary)
             return True
         except FileExistsError:
             return False
@@ -43,32 +45,35 @@ def write_new(path: Path, data: bytes) -> bool:
             # Swept away by a run that has just sealed the store.
             continue
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, aside: Path | None = None) -> Iterator[BinaryIO]:
     """A file to be written aside, synced and renamed, with the folders that name it; nothing is left on failure.
 
-    Folders that are not there are made.
+    Folders that are not there are made. `aside` is another folder of the same file system than that of the file,
+    for what a killed process leaves to be found at once.
     """
     new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path)
+    file = _opened_aside(path, aside or path.parent)
+    temporary = Path(file.name)
     try:
-        with aside.open("wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     for folder in {path.parent, *(folder.parent for folder in new)}:
         sync_folder(folder)
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+def _opened_aside(path: Path, folder: Path) -> BinaryIO:
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / f"{path.name}.{uuid.uuid4().hex}.partial").open("wb")
 
 
 def is_temporary(name: str) -> bool:

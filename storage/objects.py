@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Requests under way at once of a reader, of which there may be many; a unit has seven objects.
 REMOTE_REQUESTS = 8
+# Of who wants thousands of objects: a seal every commit, of ImageNet-21k tens of thousands.
+MANY_REQUESTS = 64
 # For a request that fails by chance: tried again with growing pauses.
 RETRIES: dict[str, Any] = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 
@@ -77,6 +79,10 @@ class Objects(ABC):
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Key and bytes of every object below a prefix that ends at a slash. StoreError where none can be listed."""
 
+    def stamps(self, keys: Sequence[str]) -> list[tuple[int, int] | None]:
+        """The `stamp` of each of many objects."""
+        return [self.stamp(key) for key in keys]
+
     def get(self, key: str) -> bytes | None:
         """A whole object."""
         return self.fetch([Part(key)])[0]
@@ -106,6 +112,8 @@ class LocalObjects(Objects):
     def __init__(self, root: Path) -> None:
         self.root = root
         self.location = str(root)
+        # One folder for what is being written, in which a sweep finds it at once, and where a stranger does not look.
+        self._aside = root / "committed" / "partial"
 
     def fetch(self, parts: Sequence[Part], at_once: int = REMOTE_REQUESTS) -> list[bytes | None]:
         return [self._read(part) for part in parts]
@@ -124,10 +132,10 @@ class LocalObjects(Objects):
             os.close(handle)
 
     def put(self, key: str, data: bytes) -> None:
-        write_whole(self.root / key, data)
+        write_whole(self.root / key, data, self._aside)
 
     def put_new(self, key: str, data: bytes) -> bool:
-        return write_new(self.root / key, data)
+        return write_new(self.root / key, data, self._aside)
 
     def delete(self, key: str) -> None:
         path = self.root / key
@@ -154,7 +162,9 @@ class LocalObjects(Objects):
                     continue
 
     def sweep(self) -> int:
-        leftovers = [path for path in self.root.rglob("*.partial") if is_temporary(path.name)]
+        if not self._aside.is_dir():
+            return 0
+        leftovers = [path for path in self._aside.iterdir() if is_temporary(path.name)]
         for path in leftovers:
             path.unlink(missing_ok=True)
         return len(leftovers)
@@ -249,6 +259,10 @@ class RemoteObjects(Objects):
         except self._faults as fault:
             raise self._plain(f"{key} cannot be found", fault) from None
         return found["size"], int(found["last_modified"].timestamp() * 1e9)
+
+    def stamps(self, keys: Sequence[str]) -> list[tuple[int, int] | None]:
+        with ThreadPoolExecutor(MANY_REQUESTS) as pool:
+            return list(pool.map(self.stamp, keys))
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         # A server lists a thousand keys at a time, one answer after the other: each folder is asked for by itself.

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from storage.chunks import DamagedObject, UnitArray, checked, checksum
 from storage.layout import KEY_GROUP, Keys, array_digest, new_objects, read_array, unit_arrays
-from storage.objects import Objects, Part, open_objects
+from storage.objects import MANY_REQUESTS, Objects, Part, open_objects
 from storage.packing import Values, pack, unpack
 from storage.rows import Rows, UnitRows
 from storage.spec import ShardTable, StoreError, StoreSpec, Unit, digest_of, first_line
 
 # Writing a unit is repeated when it does not read back as written: another process wrote the same unit.
 WRITE_ATTEMPTS = 5
-# A seal wants every commit, of ImageNet-21k tens of thousands: so many requests at once, and objects in memory.
-SEAL_REQUESTS, SEAL_BATCH = 64, 2048
+# Commits that a seal has in memory at once.
+SEAL_BATCH = 2048
 
 ROOT_KEY = "zarr.json"
 
@@ -284,13 +284,21 @@ class LogitStore:
             found.append("the seal is not that of the committed units")
         return found
 
-    def stored_bytes(self) -> dict[str, int]:
-        """Bytes by array, and `metadata` for all zarr.json documents."""
-        sizes: dict[str, int] = {"metadata": 0}
-        for key, size in self.objects.sizes():
-            name = "metadata" if key.endswith(ROOT_KEY) else key.partition("/")[0]
-            sizes[name] = sizes.get(name, 0) + size
-        return sizes
+    def stored_bytes(self, units: Sequence[Unit]) -> dict[str, int]:
+        """Bytes by array: of these committed units, and of all that is not in units; `metadata` is the documents."""
+        documents = list(self._attributes["document_digests"])
+        named = {f"{name}/{ROOT_KEY}": "metadata" for name in documents} | {ROOT_KEY: "metadata"}
+        for unit in units:
+            named[commit_key(unit)] = "committed"
+            named |= {array.key(unit.block, unit.shard): name for name, array in self.arrays.items()}
+        stamps = self.objects.stamps(list(named))
+        sizes = [(name, stamp[0]) for name, stamp in zip(named.values(), stamps, strict=True) if stamp]
+        for name in set(documents) - {*self.arrays, "committed"}:
+            sizes += [(name, size) for key, size in self.objects.sizes(f"{name}/c/")]
+        total: dict[str, int] = {}
+        for name, size in sizes:
+            total[name] = total.get(name, 0) + size
+        return total
 
     def _values(self, unit: Unit, numbers: Sequence[int]) -> Iterator[Values]:
         """The stored values of some epochs of a unit, counted within it, found to be the committed ones."""
@@ -325,7 +333,7 @@ class LogitStore:
         units = self.units()
         for first in range(0, len(units), SEAL_BATCH):
             commits = [Part(commit_key(unit)) for unit in units[first : first + SEAL_BATCH]]
-            for committed in self.objects.fetch(commits, SEAL_REQUESTS):
+            for committed in self.objects.fetch(commits, MANY_REQUESTS):
                 sha.update(committed or b"")
         return sha.hexdigest()
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from storage import Claims, LogitStore, verify
+from storage import Claims, verify
 from tinyvit.config import Label, Recipe
 from tinyvit.label import Labeller, open_for_labelling
 from tinyvit.progress import Progress
@@ -148,7 +148,7 @@ def measure(recipe: Recipe, teacher: Teacher, workers: int, seconds: float, prog
         steady = reports[1:] or reports
         speed = sum(report.views for report in steady) / sum(report.seconds for report in steady)
         rows = sum(report.views for report in reports)
-        sizes = LogitStore.open(store.location).stored_bytes()
+        sizes = store.stored_bytes([report.unit for report in reports])
         in_units = sum(size for name, size in sizes.items() if name in {*store.arrays, "committed"})
         began = time.monotonic()
         assert not any(faults for _, faults in verify(store))

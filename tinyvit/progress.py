@@ -45,7 +45,9 @@ class _Meter:
     def step(self, amount: float) -> str:
         self.done += amount
         rate = self.done / max(time.monotonic() - self.began, 1e-9)
-        return f"{decimal(int(rate))}/s" if self.unit == "B" else f"{rate:,.0f} {self.unit}/s"
+        if self.unit == "B":
+            return f"{decimal(int(rate))}/s"
+        return f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s"
 
 
 class TerminalProgress:

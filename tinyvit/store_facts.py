@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
 
-from storage import LogitStore, Rows
+from storage import LogitStore, Rows, Unit
 from tinyvit.config import Augment
+
+# Of a store with more units, the bytes are reckoned from so many.
+WEIGHED_UNITS = 256
 
 
 def describe(store: LogitStore) -> dict[str, Any]:
@@ -15,9 +19,11 @@ def describe(store: LogitStore) -> dict[str, Any]:
     spec, table = store.spec, store.table
     units, missing = store.units(), store.missing()
     absent = set(missing)
-    rows = sum(table.samples[u.shard] * len(spec.epochs_of(u)) for u in units if u not in absent)
+    present = [unit for unit in units if unit not in absent]
+    rows = sum(store.views(unit) for unit in present)
+    weighed = present if len(present) <= WEIGHED_UNITS else random.Random(0).sample(present, WEIGHED_UNITS)
     # A web server does not list what it has.
-    sizes = {} if store.objects.readable_only else store.stored_bytes()
+    sizes = {} if store.objects.readable_only else _bytes(store, weighed, rows)
     return {
         "data": spec.data,
         "shards": len(table),
@@ -40,7 +46,16 @@ def describe(store: LogitStore) -> dict[str, Any]:
         "bytes": sum(sizes.values()),
         "bytes_per_row": sum(sizes.values()) / rows if rows else 0.0,
         "bytes_of": dict(sorted(sizes.items())),
+        "bytes_from_units": len(weighed),
     }
+
+
+def _bytes(store: LogitStore, weighed: list[Unit], rows: int) -> dict[str, int]:
+    """Bytes by array of a store with so many rows, of which these units were weighed."""
+    sizes = store.stored_bytes(weighed)
+    share = rows / max(1, sum(store.views(unit) for unit in weighed))
+    in_units = {*store.arrays, "committed"}
+    return {name: round(size * share) if name in in_units else size for name, size in sizes.items()}
 
 
 def stored_augment(store: LogitStore) -> Augment:

@@ -181,7 +181,8 @@ def test_files_of_others_are_neither_overlooked_nor_swept_away(store: LogitStore
     download.write_bytes(b"hours of work")
     with pytest.raises(StoreError, match="already exists"):
         LogitStore.create(download.parent, SPEC, TABLE)
-    beside = Path(store.location) / "notes.partial"
+    beside = Path(store.location) / "committed" / "partial" / "notes.partial"
+    beside.parent.mkdir(exist_ok=True)
     beside.write_bytes(b"mine")
     store.seal()
     assert download.exists()
@@ -257,7 +258,8 @@ def test_two_samples_of_one_key_are_a_fault(tmp_path: Path) -> None:
 
 
 def test_sealing_sweeps_temporary_files_and_uncommitting_takes_the_seal_back(store: LogitStore) -> None:
-    leftover = Path(store.location) / "seed" / "c" / f"0.{'ab' * 16}.partial"
+    leftover = Path(store.location) / "committed" / "partial" / f"0.{'ab' * 16}.partial"
+    leftover.parent.mkdir(exist_ok=True)
     leftover.write_bytes(b"half")
     assert store.seal()
     assert not leftover.exists()

@@ -13,6 +13,7 @@ import pytest
 from support import SMALL, Bucket, assert_equal_stores, label_all, small_arguments, tinyvit
 
 from storage import LogitStore, Unit
+from tinyvit import store_facts
 from tinyvit.config import load_recipe
 from tinyvit.teachers import Teacher
 
@@ -41,6 +42,20 @@ def test_verify_against_the_shards_and_the_live_teacher(copied: Path, small_data
     found = run("verify", copied, "--data", small_data / "train", "--replay", "24")
     assert (found["units"], found["missing"], found["faulty"], found["faults"]) == (4, 0, 0, [])
     assert found["views_replayed"] == 24
+
+
+def test_the_bytes_of_a_large_store_are_reckoned_from_some_of_its_units(
+    whole: LogitStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [file for file in Path(whole.location).rglob("*") if file.is_file()]
+    exact = store_facts.describe(whole)
+    assert exact["bytes"] == sum(file.stat().st_size for file in files)
+    assert exact["bytes_from_units"] == 16
+    monkeypatch.setattr(store_facts, "WEIGHED_UNITS", 3)
+    reckoned = store_facts.describe(whole)
+    assert reckoned["bytes_from_units"] == 3
+    assert reckoned["bytes"] == pytest.approx(exact["bytes"], rel=0.05)
+    assert reckoned["bytes_of"]["value"] != exact["bytes_of"]["value"]
 
 
 def test_repair_uncommits_exactly_the_faulty_units_and_labelling_redoes_them(

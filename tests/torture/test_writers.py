@@ -149,7 +149,7 @@ def test_a_disk_that_is_full_at_every_possible_moment(
         def full(objects: LocalObjects, key: str, data: bytes, moment: int = moment, puts: count[int] = puts) -> None:
             if next(puts) >= moment:
                 # As a real disk does: part of the object is there, under its temporary name.
-                half = objects.root / f"{key}.{0:032x}.partial"
+                half = objects.root / "committed" / "partial" / f"{Path(key).name}.{0:032x}.partial"
                 half.parent.mkdir(parents=True, exist_ok=True)
                 half.write_bytes(data[: len(data) // 2])
                 raise OSError(28, "No space left on device")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tinyvit.data.training_views import Batch
+from tinyvit.memory import peak_mib
 from tinyvit.world import World
 
 # Those of the totals that the device counts.
@@ -111,9 +111,7 @@ class Tally:
 
 
 def peak_memory_mib(device: torch.device) -> int:
-    """The most memory so far: of the GPU, or on a CPU of this process (VmHWM of Linux; 0 where there is none)."""
+    """The most memory so far: of the GPU, or on a CPU of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) // 2**20
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return sum(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))
+    return peak_mib()
