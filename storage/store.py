@@ -197,15 +197,16 @@ class LogitStore:
         for number, epoch in enumerate(epochs):
             commitments[number] = commitment(epoch, unit.shard, [checksums[number] for checksums in sums])
         body = commitments.tobytes()
-        objects[commit_key(unit)] = body + checksum(body)
+        commit = {commit_key(unit): body + checksum(body)}
+        written = objects | commit
         self.unseal()
         for attempt in range(WRITE_ATTEMPTS):
             # Writers in step with each other would spoil every attempt of both.
             time.sleep(attempt * random.random() / 10)
             self.objects.delete(commit_key(unit))
-            for key, data in objects.items():
-                self.objects.put(key, data)
-            if self.objects.fetch([Part(key) for key in objects]) == list(objects.values()):
+            self.objects.put_all(objects)
+            self.objects.put_all(commit)
+            if self.objects.fetch([Part(key) for key in written]) == list(written.values()):
                 return
         self.objects.delete(commit_key(unit))
         raise StoreError(f"{self.location}: another process writes the same unit; give each its own units")

@@ -23,6 +23,9 @@ from tinyvit.teachers import Teacher
 # Objects of a unit, six arrays and the commit; of the store, documents and what is kept once; of the index, keys and
 # their digests of so many shards (storage/layout.py).
 OBJECTS_PER_UNIT, OBJECTS_PER_STORE, OBJECTS_PER_GROUP, SHARDS_PER_GROUP = 7, 18, 2, 64
+# What a unit asks of a bucket. Writes and lists: its objects, its claim, and the claims of others before and after.
+# Reads: whether it was committed meanwhile, its objects read back, read again by the verification, and the seal's look.
+WRITES_PER_UNIT, READS_PER_UNIT = OBJECTS_PER_UNIT + 3, 1 + 2 * OBJECTS_PER_UNIT + 1
 # Bytes of an entry's value by encoding (benchmarks/results/storage_*), and of the rest of a row: residual, seed, valid.
 VALUE_BYTES = {"compact": 0.6, "fine": 1.1, "exact": 1.7, "counts": 0.3}
 ROW_BYTES = 2.0
@@ -63,7 +66,10 @@ class Pilot:
 
 @dataclass(frozen=True)
 class Plan:
-    """What labelling takes; hours are None where no speed is known."""
+    """What labelling takes; hours are None where no speed is known.
+
+    The requests are those of a store in a bucket, as such a place counts them: writes and lists together, and reads.
+    """
 
     units: int
     views_per_unit: int
@@ -71,6 +77,8 @@ class Plan:
     objects: int
     bytes: int
     bytes_as_released: int
+    bucket_writes: int
+    bucket_reads: int
     device_hours: float | None
     wall_hours: float | None
     prefect_tasks: int
@@ -100,6 +108,8 @@ def plan(label: Label, work: Work, devices: int, views_per_s: float | None, pilo
         + OBJECTS_PER_GROUP * math.ceil(work.shards / SHARDS_PER_GROUP),
         bytes=int(rows * per_row) + (pilot.other_bytes if pilot else 0),
         bytes_as_released=rows * (RELEASED_ROW[0] + RELEASED_ROW[1] * label.top_k),
+        bucket_writes=units * WRITES_PER_UNIT,
+        bucket_reads=units * READS_PER_UNIT,
         device_hours=seconds / 3600 if seconds else None,
         wall_hours=(seconds / devices + after) / 3600 if seconds else None,
         prefect_tasks=math.ceil(units / units_per_task),

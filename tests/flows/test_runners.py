@@ -87,7 +87,6 @@ def test_a_dask_worker_killed_with_9_costs_its_units_only(
 @pytest.fixture
 def ray(at_length: None, server: dict[str, str], tmp_path: Path) -> Iterator[str]:
     """A Ray cluster of two nodes on this machine, each with one CPU; its address."""
-    pytest.importorskip("ray")
     address = f"127.0.0.1:{free_port()}"
     # A folder with a short name: sockets lie in it.
     with ExitStack() as stack, TemporaryDirectory(prefix="ray") as folder:

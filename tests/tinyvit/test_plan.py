@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import EXAMPLE, label_all, small_arguments, tinyvit
+from support import EXAMPLE, MANY_UNITS, Bucket, label_all, small_arguments, tinyvit
 
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.plan import Work, estimated_bytes, measure, plan, recommended
@@ -29,6 +31,24 @@ def test_a_pilot_foretells_the_bytes_and_objects_of_the_example(teacher: Teacher
     assert foretold.bytes == pytest.approx(sum(file.stat().st_size for file in files), rel=0.15)
     assert foretold.rows == 8000
     assert foretold.wall_hours is not None
+
+
+def test_a_plan_foretells_the_requests_to_a_bucket(
+    teacher: Teacher, small_data: Path, bucket: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = load_recipe("example", MANY_UNITS).with_data(small_data)
+    foretold = plan(recipe.label, Work(500, 2, 1000), 1, None, None)
+    caplog.set_level(logging.INFO, "werkzeug")
+    label_all(recipe, bucket.s3("store"), teacher)
+    # The server's own log, in colours: "PUT /bucket/store/seed/c/0/0/0 HTTP/1.1" 200 -
+    asked = [found for line in caplog.messages if (found := re.search(r"\b(PUT|GET) (\S+)", line))]
+    lists = sum("list-type=" in request[2] for request in asked)
+    writes = sum(request[1] == "PUT" for request in asked)
+    reads = len(asked) - writes - lists
+    assert foretold.units == 16
+    # Beside the units' there are those of the store's documents and index, and a list of each block now and then.
+    assert 0 < writes + lists - foretold.bucket_writes < 100
+    assert 0 < reads - foretold.bucket_reads < 60
 
 
 def test_the_papers_pretraining(small_recipe: Recipe) -> None:

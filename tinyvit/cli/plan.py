@@ -71,6 +71,10 @@ def _table(label: Label, work: Work, devices: int, found: Plan, pilot: Pilot | N
         ("objects in the store", f"{found.objects:,}"),
         ("bytes", f"{_size(found.bytes)}, {found.bytes / found.rows:.1f} a row ({measured})"),
         ("the same as flat records of the paper's release", _size(found.bytes_as_released)),
+        (
+            "requests, if the store is in a bucket",
+            f"{found.bucket_writes:,} that write or list, {found.bucket_reads:,} that read",
+        ),
     ]
     if found.device_hours is None or found.wall_hours is None:
         lines.append(("time", "give --views-per-s, or --measure it here"))
