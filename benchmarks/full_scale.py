@@ -52,7 +52,7 @@ def make(location: str, images: int, shards: int, progress: Progress) -> None:
     units = store.units()
     with progress.task("make", len(units), "units") as bar:
         for unit in units[:REAL_UNITS]:
-            store.write_unit(unit, _rows(spec, table.samples[unit.shard], rng))
+            store.write_unit(unit, synthetic_rows(spec, table.samples[unit.shard], rng))
             bar.advance(1)
         put = _putter(location)
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -62,7 +62,7 @@ def make(location: str, images: int, shards: int, progress: Progress) -> None:
     os.sync()
 
 
-def _rows(spec: StoreSpec, samples: int, rng: np.random.Generator) -> UnitRows:
+def synthetic_rows(spec: StoreSpec, samples: int, rng: np.random.Generator) -> UnitRows:
     """Answers that are spread out, each over classes of its own."""
     shape = (spec.epochs_per_unit, samples)
     p = np.sort(rng.exponential(size=(*shape, TOP_K)).astype(np.float32), axis=-1)[..., ::-1]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -18,6 +17,7 @@ from tinyvit.curves import draw, draw_accuracy
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.loader import run_stream
 from tinyvit.data.made_views import make_views
+from tinyvit.pages import render
 from tinyvit.progress import LogProgress
 from tinyvit.store_facts import best_classes, stored_augment
 from tinyvit.training.folder import read_epochs
@@ -36,9 +36,8 @@ def write_report(
     data: str,
 ) -> None:
     """Write the page. `stages` are the folders whose curves are drawn, by the name they get in the legend."""
-    # Keys and class names come from foreign files: everything on the page is escaped.
-    page = Environment(loader=PackageLoader("tinyvit"), autoescape=True).get_template("run.html.j2")
-    text = page.render(
+    text = render(
+        "run.html.j2",
         title=title,
         lead=lead,
         figures=figures,

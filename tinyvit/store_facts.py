@@ -9,6 +9,8 @@ import numpy as np
 
 from storage import LogitStore, Rows, Unit
 from tinyvit.config import Augment
+from tinyvit.data.join import key_digest
+from tinyvit.errors import UserError
 
 # Of a store with more units, the bytes are reckoned from so many.
 WEIGHED_UNITS = 256
@@ -68,3 +70,12 @@ def best_classes(rows: Rows, slot: int) -> list[tuple[int, float]]:
     order = np.argsort(-rows.probability[slot], kind="stable")
     kept = order[rows.probability[slot][order] > 0]
     return [(int(c), float(p)) for c, p in zip(rows.class_id[slot][kept], rows.probability[slot][kept], strict=True)]
+
+
+def sample_of_key(store: LogitStore, key: str) -> tuple[int, int]:
+    """The shard and the slot of a sample. UserError where the store has none of this key."""
+    digest = key_digest(key)
+    for shard, digests in enumerate(store.table.key_digest):
+        if len(found := np.flatnonzero(digests == digest)):
+            return shard, int(found[0])
+    raise UserError(f"{store.location} has no sample {key!r}; keys are those of the shards, without suffix")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from support import Bucket
 
-from benchmarks import full_scale
+from benchmarks import full_scale, report
 from storage import LogitStore
 from tinyvit.progress import SilentProgress
 
@@ -20,3 +20,12 @@ def test_the_synthetic_store_is_one_for_every_operation(tmp_path: Path, bucket: 
         assert store.sealed
         assert len(store.units()) == 54
         assert store.read(0, full_scale.REAL_UNITS - 2).valid.all()
+
+
+def test_the_page_about_synthetic_rows_is_small_and_says_that_it_sampled(tmp_path: Path) -> None:
+    found = report.measure(tmp_path, SilentProgress(), samples=300)
+    assert found["rows"] == 60_000
+    assert found["rows_drawn"] == report.DRAWN
+    assert found["page_bytes"] == (tmp_path / "report.html").stat().st_size < 5 * 2**20
+    assert "50,000 of 60,000 rows" in (tmp_path / "report.html").read_text()
+    assert "60,000" in report.markdown(found)

@@ -153,6 +153,17 @@ def scale(
     _tell(found, bench, out, as_json)
 
 
+@app.command()
+def report(out: OutFile = None, as_json: AsJson = False) -> None:
+    """`tinyvit store report` on a million synthetic rows: time, memory, size of the page."""
+    bench = _benchmark("report")
+    from tinyvit.progress import default_progress
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = bench.measure(Path(folder), default_progress())
+    _tell(found, bench, out, as_json)
+
+
 def _benchmark(name: str) -> Any:
     """A module of the benchmarks, which only a checkout has."""
     try:

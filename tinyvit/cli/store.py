@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from storage import LogitStore, Rows, Unit, copy_spec
@@ -17,7 +19,7 @@ from storage import diff as diff_stores
 from storage import merge as merge_stores
 from tinyvit.cli.output import show
 from tinyvit.errors import UserError
-from tinyvit.store_facts import best_classes, describe
+from tinyvit.store_facts import best_classes, describe, sample_of_key
 
 if TYPE_CHECKING:
     from tinyvit.teachers import Teacher
@@ -37,6 +39,7 @@ def info(store: StorePath, as_json: AsJson = False) -> None:
 @app.command("show")
 def show_rows(
     store: StorePath,
+    key: Annotated[str | None, typer.Option(help="one sample, in the epochs from --epoch on; not with --shard")] = None,
     epoch: Annotated[int, typer.Option(min=0, help="which view of the images")] = 0,
     shard: Annotated[int, typer.Option(min=0, help="which shard, by number")] = 0,
     slot: Annotated[int, typer.Option(min=0, help="the first sample")] = 0,
@@ -44,22 +47,51 @@ def show_rows(
     top: Annotated[int, typer.Option(min=1, help="how many classes of each")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """What the teacher said about some views of one shard."""
+    """What the teacher said about some views of one shard, or about the views of one sample."""
     opened = LogitStore.open(store)
+    if key is not None:
+        if shard or slot:
+            raise UserError("give --key, or --shard and --slot")
+        shard, slot = sample_of_key(opened, key)
     if epoch >= opened.spec.epochs or shard >= len(opened.table):
         raise UserError(f"the store has epochs 0..{opened.spec.epochs - 1} and shards 0..{len(opened.table) - 1}")
     if slot >= opened.table.samples[shard]:
         raise UserError(f"shard {shard} has slots 0..{opened.table.samples[shard] - 1}")
-    rows = opened.read(epoch, shard)
-    slots = range(slot, min(slot + count, opened.table.samples[shard]))
-    views = [_view(rows, s, top, opened.class_names) for s in slots]
-    place = {"epoch": epoch, "shard": opened.table.name[shard]}
+    if key is not None:
+        wanted = [(e, slot) for e in range(epoch, min(epoch + count, opened.spec.epochs))]
+    else:
+        wanted = [(epoch, s) for s in range(slot, min(slot + count, opened.table.samples[shard]))]
+    read = {e: opened.read(e, shard) for e, _ in wanted}
+    keys, name = opened.keys(shard), opened.table.name[shard]
+    views = [
+        {"epoch": e, "key": keys[s] if keys else None, **_view(read[e], s, top, opened.class_names)} for e, s in wanted
+    ]
     if as_json:
-        typer.echo(json.dumps({**place, "views": views}, indent=2))
+        typer.echo(json.dumps({"epoch": epoch, "shard": name, "views": views}, indent=2))
         return
     console = Console()
     for view in views:
-        console.print(_table(view, f"{place['shard']}, slot {view['slot']}, epoch {epoch}, seed {view['seed']}"))
+        title = f"{view['key'] or ''} {name}, slot {view['slot']}, epoch {view['epoch']}, seed {view['seed']}"
+        console.print(_table(view, escape(title.strip())))
+
+
+@app.command()
+def report(
+    store: StorePath,
+    data: Annotated[
+        str | None, typer.Option(help="the shards: then there are pictures, and labels if they have them")
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="the page")] = Path("report.html"),
+    rows: Annotated[int, typer.Option(min=1, help="look at so many rows, drawn at random")] = 50_000,
+    seed: Annotated[int, typer.Option(min=0, help="which ones")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """One page about what the teacher said: progress, figures, labels, pictures with their views. Opens offline."""
+    from tinyvit.inspection.store_page import write_store_page
+    from tinyvit.progress import default_progress
+
+    found = write_store_page(out, LogitStore.open(store), data, rows, seed, default_progress())
+    show(found, as_json, store)
 
 
 def _view(rows: Rows, slot: int, top: int, names: list[str] | None) -> dict[str, Any]:
@@ -83,7 +115,7 @@ def _table(view: dict[str, Any], title: str) -> Table:
         return table
     for entry in view["classes"]:
         bar = "█" * max(1, round(30 * entry["probability"]))
-        table.add_row(f"{100 * entry['probability']:5.1f} %", bar, str(entry["id"]), entry["name"][:60])
+        table.add_row(f"{100 * entry['probability']:5.1f} %", bar, str(entry["id"]), escape(entry["name"][:60]))
     table.add_row(f"{100 * view['residual']:5.1f} %", "", "", "outside the kept classes", style="dim")
     return table
 

@@ -1,0 +1,115 @@
+"""Pictures of a data set beside their views, remade from the stored seeds, with what the teacher said of each."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from storage import LogitStore, Rows, StoreError
+from tinyvit.data.images import BrokenImage, EncodedImage
+from tinyvit.data.index import ShardIndex
+from tinyvit.data.loader import run_stream
+from tinyvit.data.made_views import make_views
+from tinyvit.store_facts import best_classes, stored_augment
+
+# Pixels a side of a picture on a page.
+THUMBNAIL = 112
+QUALITY = 75
+
+
+@dataclass(frozen=True)
+class Place:
+    """A picture by shard and slot, and the epochs whose views of it are wanted."""
+
+    shard: int
+    slot: int
+    epochs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ShownView:
+    """A view: `source` is a data: URI, None for one that cannot be remade; classes are (id, probability), the best
+    first.
+    """
+
+    epoch: int
+    seed: int
+    source: str | None
+    classes: tuple[tuple[int, float], ...]
+    residual: float
+
+
+@dataclass(frozen=True)
+class ShownPicture:
+    """A picture whole, `source` as of a view, and its views that have an answer."""
+
+    place: Place
+    key: str
+    label: int | None
+    source: str | None
+    views: tuple[ShownView, ...]
+
+
+def remake(store: LogitStore, index: ShardIndex, places: Sequence[Place], top: int) -> list[ShownPicture]:
+    """The pictures at these places, with the `top` best classes of each view."""
+    # In a process of its own: threads of others, such as Prefect's, draw from the generators that a view is made with.
+    return list(run_stream(_Remade(index, store.location, tuple(places), top), workers=1))
+
+
+@dataclass(frozen=True)
+class _Remade:
+    index: ShardIndex
+    location: str
+    places: tuple[Place, ...]
+    top: int
+
+    def read(self, worker: int, workers: int) -> Iterator[ShownPicture]:
+        store = LogitStore.open(self.location)
+        for place in self.places[worker::workers]:
+            shard = self.index.shard(place.shard)
+            (sample,) = shard.read([place.slot])
+            views = (self._view(store, place, epoch) for epoch in place.epochs)
+            whole = _pixels(EncodedImage(sample.image))
+            yield ShownPicture(
+                place, sample.key, sample.label, _thumbnail(whole), tuple(view for view in views if view is not None)
+            )
+
+    def _view(self, store: LogitStore, place: Place, epoch: int) -> ShownView | None:
+        try:
+            rows: Rows = store.read(epoch, place.shard)
+        except StoreError:  # a unit that is not there yet
+            return None
+        if not rows.valid[place.slot]:
+            return None
+        shard, size = self.index.shard(place.shard), int(store.spec.teacher["input_size"])
+        made = make_views(shard, [place.slot], rows.seed, stored_augment(store), size).pixels[place.slot]
+        return ShownView(
+            epoch=epoch,
+            seed=int(rows.seed[place.slot]),
+            source=_thumbnail(made),
+            classes=tuple(best_classes(rows, place.slot)[: self.top]),
+            residual=float(rows.residual[place.slot]),
+        )
+
+
+def _pixels(image: EncodedImage) -> NDArray[np.uint8] | BrokenImage:
+    try:
+        return image.pixels(image.reduction(*image.size, THUMBNAIL))
+    except BrokenImage as fault:
+        return fault
+
+
+def _thumbnail(pixels: NDArray[np.uint8] | BrokenImage) -> str | None:
+    if isinstance(pixels, BrokenImage):
+        return None
+    image = Image.fromarray(pixels)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=QUALITY)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
