@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from storage import LogitStore, Rows, Unit, copy_spec
+from storage import LogitStore, Unit, copy_spec
 from storage import copy as copy_store
 from storage import diff as diff_stores
 from storage import merge as merge_stores
 from tinyvit.cli.output import show
+from tinyvit.cli.store_show import show_rows
 from tinyvit.errors import UserError
-from tinyvit.store_facts import best_classes, describe, sample_of_key
+from tinyvit.store_facts import describe
 
 if TYPE_CHECKING:
     from tinyvit.teachers import Teacher
 
 app = typer.Typer(no_args_is_help=True, help="Look at a logit store, check it, copy it.")
+app.command("show")(show_rows)
 
 StorePath = Annotated[str, typer.Argument(help="a logit store: a folder, or a URL such as s3://bucket/store")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
@@ -34,45 +32,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdou
 def info(store: StorePath, as_json: AsJson = False) -> None:
     """What a store is a record of, how complete it is and what it weighs."""
     show(describe(LogitStore.open(store)), as_json, store)
-
-
-@app.command("show")
-def show_rows(
-    store: StorePath,
-    key: Annotated[str | None, typer.Option(help="one sample, in the epochs from --epoch on; not with --shard")] = None,
-    epoch: Annotated[int, typer.Option(min=0, help="which view of the images")] = 0,
-    shard: Annotated[int, typer.Option(min=0, help="which shard, by number")] = 0,
-    slot: Annotated[int, typer.Option(min=0, help="the first sample")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="how many samples")] = 3,
-    top: Annotated[int, typer.Option(min=1, help="how many classes of each")] = 5,
-    as_json: AsJson = False,
-) -> None:
-    """What the teacher said about some views of one shard, or about the views of one sample."""
-    opened = LogitStore.open(store)
-    if key is not None:
-        if shard or slot:
-            raise UserError("give --key, or --shard and --slot")
-        shard, slot = sample_of_key(opened, key)
-    if epoch >= opened.spec.epochs or shard >= len(opened.table):
-        raise UserError(f"the store has epochs 0..{opened.spec.epochs - 1} and shards 0..{len(opened.table) - 1}")
-    if slot >= opened.table.samples[shard]:
-        raise UserError(f"shard {shard} has slots 0..{opened.table.samples[shard] - 1}")
-    if key is not None:
-        wanted = [(e, slot) for e in range(epoch, min(epoch + count, opened.spec.epochs))]
-    else:
-        wanted = [(epoch, s) for s in range(slot, min(slot + count, opened.table.samples[shard]))]
-    read = {e: opened.read(e, shard) for e, _ in wanted}
-    keys, name = opened.keys(shard), opened.table.name[shard]
-    views = [
-        {"epoch": e, "key": keys[s] if keys else None, **_view(read[e], s, top, opened.class_names)} for e, s in wanted
-    ]
-    if as_json:
-        typer.echo(json.dumps({"epoch": epoch, "shard": name, "views": views}, indent=2))
-        return
-    console = Console()
-    for view in views:
-        title = f"{view['key'] or ''} {name}, slot {view['slot']}, epoch {view['epoch']}, seed {view['seed']}"
-        console.print(_table(view, escape(title.strip())))
 
 
 @app.command()
@@ -92,32 +51,6 @@ def report(
 
     found = write_store_page(out, LogitStore.open(store), data, rows, seed, default_progress())
     show(found, as_json, store)
-
-
-def _view(rows: Rows, slot: int, top: int, names: list[str] | None) -> dict[str, Any]:
-    if not rows.valid[slot]:
-        return {"slot": slot, "seed": int(rows.seed[slot]), "valid": False, "classes": [], "residual": None}
-    best = best_classes(rows, slot)
-    return {
-        "slot": slot,
-        "seed": int(rows.seed[slot]),
-        "valid": True,
-        "classes": [{"id": c, "name": names[c] if names else str(c), "probability": p} for c, p in best[:top]],
-        "kept": sum(p for _, p in best),
-        "residual": float(rows.residual[slot]),
-    }
-
-
-def _table(view: dict[str, Any], title: str) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False, box=None)
-    if not view["valid"]:
-        table.add_row("no answer: the image could not be decoded, or the teacher's answer was not finite")
-        return table
-    for entry in view["classes"]:
-        bar = "█" * max(1, round(30 * entry["probability"]))
-        table.add_row(f"{100 * entry['probability']:5.1f} %", bar, str(entry["id"]), escape(entry["name"][:60]))
-    table.add_row(f"{100 * view['residual']:5.1f} %", "", "", "outside the kept classes", style="dim")
-    return table
 
 
 @app.command()

@@ -7,15 +7,13 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from storage import LogitStore, Rows, StoreError
 from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.loader import run_stream
-from tinyvit.data.made_views import make_views
+from tinyvit.data.made_views import Pixels, make_views
 from tinyvit.store_facts import best_classes, stored_augment
 
 # Pixels a side of a picture on a page.
@@ -34,25 +32,23 @@ class Place:
 
 @dataclass(frozen=True)
 class ShownView:
-    """A view: `source` is a data: URI, None for one that cannot be remade; classes are (id, probability), the best
-    first.
-    """
+    """A view: [H, W, 3] uint8, None for one that cannot be remade; classes are (id, probability), the best first."""
 
     epoch: int
     seed: int
-    source: str | None
+    pixels: Pixels | None
     classes: tuple[tuple[int, float], ...]
     residual: float
 
 
 @dataclass(frozen=True)
 class ShownPicture:
-    """A picture whole, `source` as of a view, and its views that have an answer."""
+    """A picture whole, reduced to about a page's size, and its views that have an answer."""
 
     place: Place
     key: str
     label: int | None
-    source: str | None
+    pixels: Pixels | None
     views: tuple[ShownView, ...]
 
 
@@ -75,9 +71,8 @@ class _Remade:
             shard = self.index.shard(place.shard)
             (sample,) = shard.read([place.slot])
             views = (self._view(store, place, epoch) for epoch in place.epochs)
-            whole = _pixels(EncodedImage(sample.image))
             yield ShownPicture(
-                place, sample.key, sample.label, _thumbnail(whole), tuple(view for view in views if view is not None)
+                place, sample.key, sample.label, _whole(sample.image), tuple(view for view in views if view is not None)
             )
 
     def _view(self, store: LogitStore, place: Place, epoch: int) -> ShownView | None:
@@ -92,22 +87,22 @@ class _Remade:
         return ShownView(
             epoch=epoch,
             seed=int(rows.seed[place.slot]),
-            source=_thumbnail(made),
+            pixels=None if isinstance(made, BrokenImage) else made,
             classes=tuple(best_classes(rows, place.slot)[: self.top]),
             residual=float(rows.residual[place.slot]),
         )
 
 
-def _pixels(image: EncodedImage) -> NDArray[np.uint8] | BrokenImage:
+def _whole(content: bytes) -> Pixels | None:
+    image = EncodedImage(content)
     try:
         return image.pixels(image.reduction(*image.size, THUMBNAIL))
-    except BrokenImage as fault:
-        return fault
-
-
-def _thumbnail(pixels: NDArray[np.uint8] | BrokenImage) -> str | None:
-    if isinstance(pixels, BrokenImage):
+    except BrokenImage:
         return None
+
+
+def thumbnail(pixels: Pixels) -> str:
+    """A small picture for a page, as a data: URI."""
     image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()

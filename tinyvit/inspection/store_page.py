@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from storage import LogitStore, write_whole
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.place import train_and_val
 from tinyvit.errors import UserError
-from tinyvit.evaluation.subject import columns
 from tinyvit.inspection import figures, statistics
-from tinyvit.inspection.answers import NO_LABEL, Answers, draw, with_labels
-from tinyvit.inspection.pictures import Place, ShownPicture, remake
+from tinyvit.inspection.answers import NO_LABEL, Answers, draw
+from tinyvit.inspection.labels import label_rows
+from tinyvit.inspection.pictures import Place, ShownPicture, remake, thumbnail
 from tinyvit.pages import render
 from tinyvit.progress import Progress
 from tinyvit.store_check import data_differences
@@ -27,14 +26,6 @@ GALLERY, HARDEST, DOUBTFUL = 16, 8, 8
 VIEWS, TOP = 4, 5
 TABLE = 30
 SEARCHED = 4000
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Rows with labels, as far as they can be had, and why not where they cannot."""
-
-    answers: Answers
-    note: str
 
 
 def write_store_page(
@@ -85,23 +76,6 @@ def write_store_page(
     )
     write_whole(path, page.encode())
     return {**summary, "page": str(path), "page_bytes": len(page.encode())}
-
-
-def label_rows(answers: Answers, store: LogitStore, index: ShardIndex | None, progress: Progress) -> Labelled:
-    """The rows with the labels of their pictures, as ids of the teacher's classes."""
-    if index is None:
-        return Labelled(answers, "no shards were given (--data), so there is neither a label nor a picture")
-    own, theirs = store.class_names, index.place.class_names()
-    try:
-        classes = columns(own, theirs)
-    except UserError:
-        return Labelled(answers, "the labels are of other classes than the teacher's, so nothing is said of agreement")
-    found = with_labels(answers, index, classes, progress)
-    if (found.label == NO_LABEL).all():
-        return Labelled(found, "the shards have no labels, so nothing is said of agreement")
-    if own is None or theirs is None:
-        return Labelled(found, "the labels are taken for the teacher's class ids: the shards do not name their classes")
-    return Labelled(found, "the labels are matched with the teacher's classes by name")
 
 
 def _plots(store: LogitStore, answers: Answers) -> list[figures.Plot]:
@@ -163,7 +137,7 @@ def _card(
         {
             "epoch": view.epoch,
             "seed": view.seed,
-            "source": view.source,
+            "source": None if view.pixels is None else thumbnail(view.pixels),
             "residual": view.residual,
             "classes": [(name(c), p, c == label) for c, p in view.classes],
         }
@@ -176,7 +150,7 @@ def _card(
         "key": shown.key,
         "label": known,
         "agrees": agrees,
-        "source": shown.source,
+        "source": None if shown.pixels is None else thumbnail(shown.pixels),
         "views": views,
         "search": " ".join([shown.key, known or "", *said]).lower(),
     }

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
-from support import EXAMPLE, SMALL, label_all, samples_of, tinyvit
+from support import EXAMPLE, tinyvit
 
 from storage import LogitStore
-from tinyvit.config import load_recipe
 from tinyvit.errors import UserError
 from tinyvit.inspection.store_page import write_store_page
 from tinyvit.progress import SilentProgress
-from tinyvit.teachers import Teacher, load_teacher
 
 CHROMIUM = shutil.which("chromium")
 SCRIPT = "</script><script>window.hacked=1</script>"
-IMAGE = "<img src=x onerror=window.hacked=1>"
 PICTURES = 40
-
-
-@pytest.fixture(scope="module")
-def foreign(teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> tuple[LogitStore, Path]:
-    """A store and its shards, whose keys and class names are scripts; labels are ids of the teacher's classes."""
-    folder = tmp_path_factory.mktemp("foreign")
-    names = [f"{SCRIPT} class {number}, also {IMAGE}" for number in range(teacher.num_classes)]
-    (folder / "shards").mkdir()
-    for file in (folder / "names.txt", folder / "shards" / "classes.txt"):
-        file.write_text("\n".join(names) + "\n")
-    with tarfile.open(folder / "shards" / "a.tar", "w") as tar:
-        for number, sample in enumerate(samples_of(EXAMPLE / "val")[:PICTURES]):
-            for suffix, content in (("png", sample.image), ("cls", str(600 + number % 3).encode())):
-                entry = tarfile.TarInfo(f"{IMAGE}{SCRIPT}{number:02}.{suffix}")
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
-    recipe = load_recipe("example", [*SMALL, f"label.classes={folder / 'names.txt'}"]).with_data(folder / "shards")
-    named = load_teacher(recipe.label.teacher, teacher.device, recipe.label.classes)
-    return label_all(recipe, folder / "store", named), folder / "shards"
 
 
 @pytest.fixture(scope="module")
@@ -162,12 +138,3 @@ def test_the_command_line(foreign: tuple[LogitStore, Path], tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows_drawn"] == 50
-    key = f"{IMAGE}{SCRIPT}07"
-    shown = tinyvit("store", "show", store.location, "--key", key, "--count", "2", "--json")
-    views = json.loads(shown.stdout)["views"]
-    assert [(view["key"], view["epoch"], view["slot"]) for view in views] == [(key, 0, 7), (key, 1, 7)]
-    table = tinyvit("store", "show", store.location, "--key", key)
-    assert key in table.stdout.replace("\n", "")
-    wrong = tinyvit("store", "show", store.location, "--key", "nothing")
-    assert wrong.returncode == 2
-    assert "has no sample 'nothing'" in wrong.stderr

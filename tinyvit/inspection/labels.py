@@ -1,0 +1,37 @@
+"""The labels of rows, as ids of the teacher's classes, where the two have classes in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from storage import LogitStore
+from tinyvit.data.index import ShardIndex
+from tinyvit.errors import UserError
+from tinyvit.evaluation.subject import columns
+from tinyvit.inspection.answers import NO_LABEL, Answers, with_labels
+from tinyvit.progress import Progress
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Rows with labels, as far as they can be had, and why not where they cannot."""
+
+    answers: Answers
+    note: str
+
+
+def label_rows(answers: Answers, store: LogitStore, index: ShardIndex | None, progress: Progress) -> Labelled:
+    """The rows with the labels of their pictures, as ids of the teacher's classes."""
+    if index is None:
+        return Labelled(answers, "no shards were given (--data), so there is neither a label nor a picture")
+    own, theirs = store.class_names, index.place.class_names()
+    try:
+        classes = columns(own, theirs)
+    except UserError:
+        return Labelled(answers, "the labels are of other classes than the teacher's, so nothing is said of agreement")
+    found = with_labels(answers, index, classes, progress)
+    if (found.label == NO_LABEL).all():
+        return Labelled(found, "the shards have no labels, so nothing is said of agreement")
+    if own is None or theirs is None:
+        return Labelled(found, "the labels are taken for the teacher's class ids: the shards do not name their classes")
+    return Labelled(found, "the labels are matched with the teacher's classes by name")
