@@ -301,6 +301,11 @@ class LogitStore:
             total[name] = total.get(name, 0) + size
         return total
 
+    def commit_times(self, units: Sequence[Unit]) -> list[float]:
+        """When these units were committed, seconds since 1970; those without a commit are left out."""
+        stamps = self.objects.stamps([commit_key(unit) for unit in units])
+        return [stamp[1] / 1e9 for stamp in stamps if stamp]
+
     def _values(self, unit: Unit, numbers: Sequence[int]) -> Iterator[Values]:
         """The stored values of some epochs of a unit, counted within it, found to be the committed ones."""
         keys = {name: array.key(unit.block, unit.shard) for name, array in self.arrays.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ def describe(store: LogitStore) -> dict[str, Any]:
         "run_seed": spec.run_seed,
         "libraries": dict(spec.libraries),
         "created": spec.created,
+        "rows_per_s_when_written": _rate(store, weighed, rows),
+        "progress": list(_progress(store, absent)),
         "bytes": sum(sizes.values()),
         "bytes_per_row": sum(sizes.values()) / rows if rows else 0.0,
         "bytes_of": dict(sorted(sizes.items())),
@@ -58,6 +61,23 @@ def _bytes(store: LogitStore, weighed: list[Unit], rows: int) -> dict[str, int]:
     share = rows / max(1, sum(store.views(unit) for unit in weighed))
     in_units = {*store.arrays, "committed"}
     return {name: round(size * share) if name in in_units else size for name, size in sizes.items()}
+
+
+def _rate(store: LogitStore, weighed: list[Unit], rows: int) -> float | None:
+    """Rows a second between the first and the last commit of these units; None for a single one."""
+    times = [] if store.objects.readable_only else store.commit_times(weighed)
+    span = max(times, default=0.0) - min(times, default=0.0)
+    # The first unit's rows were made before its commit.
+    return rows * (1 - 1 / len(times)) / span if span > 0 else None
+
+
+def _progress(store: LogitStore, absent: set[Unit]) -> Iterator[dict[str, Any]]:
+    """Of each block of epochs, how many units there are to be and how many are there."""
+    shards = len(store.samples)
+    for block in range(store.spec.blocks):
+        epochs = store.spec.epochs_of(Unit(block, 0))
+        missing = sum(Unit(block, shard) in absent for shard in range(shards))
+        yield {"epochs": f"{epochs.start}-{epochs.stop - 1}", "units": shards, "units_there": shards - missing}
 
 
 def stored_augment(store: LogitStore) -> Augment:

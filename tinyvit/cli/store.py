@@ -14,24 +14,19 @@ from storage import copy as copy_store
 from storage import diff as diff_stores
 from storage import merge as merge_stores
 from tinyvit.cli.output import show
+from tinyvit.cli.store_info import info
 from tinyvit.cli.store_show import show_rows
 from tinyvit.errors import UserError
-from tinyvit.store_facts import describe
 
 if TYPE_CHECKING:
     from tinyvit.teachers import Teacher
 
 app = typer.Typer(no_args_is_help=True, help="Look at a logit store, check it, copy it.")
+app.command()(info)
 app.command("show")(show_rows)
 
 StorePath = Annotated[str, typer.Argument(help="a logit store: a folder, or a URL such as s3://bucket/store")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
-
-
-@app.command()
-def info(store: StorePath, as_json: AsJson = False) -> None:
-    """What a store is a record of, how complete it is and what it weighs."""
-    show(describe(LogitStore.open(store)), as_json, store)
 
 
 @app.command()

@@ -54,19 +54,15 @@ def show_rows(
 
     Filters look through 50,000 rows drawn at random.
     """
-    from tinyvit.data.index import index_shards
-    from tinyvit.data.place import train_and_val
+    from tinyvit.inspection.labels import shards_of
     from tinyvit.progress import default_progress
-    from tinyvit.store_check import data_differences
 
     opened, filtering = LogitStore.open(store), bool(label or wrong or low_mass is not None)
     if data is None and (label or wrong or pictures or png):
         raise UserError("--label, --wrong, --pictures and --png need the images: give their shards with --data")
     if (key is not None and (shard or slot or filtering)) or (filtering and (shard or slot or epoch)):
         raise UserError("give --key, or --shard and --slot, or filters")
-    index = index_shards(train_and_val(data)[0], default_progress()) if data else None
-    if index and (differences := data_differences(opened, index)):
-        raise UserError(f"{data} is not what {store} was made from: {differences[0]}; give those shards")
+    index = shards_of(opened, data, default_progress()) if data else None
     if filtering:
         chosen = _found(opened, index, label, wrong, low_mass)[:count]
     else:

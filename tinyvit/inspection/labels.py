@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from storage import LogitStore
-from tinyvit.data.index import ShardIndex
+from tinyvit.data.index import ShardIndex, index_shards
+from tinyvit.data.place import train_and_val
 from tinyvit.errors import UserError
 from tinyvit.evaluation.subject import columns
 from tinyvit.inspection.answers import NO_LABEL, Answers, with_labels
 from tinyvit.progress import Progress
+from tinyvit.store_check import data_differences
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,14 @@ class Labelled:
 
     answers: Answers
     note: str
+
+
+def shards_of(store: LogitStore, data: str, progress: Progress) -> ShardIndex:
+    """The index of the shards that a store was made from; `data` may hold them in `train`. UserError for others."""
+    index = index_shards(train_and_val(data)[0], progress)
+    if differences := data_differences(store, index):
+        raise UserError(f"{data} is not what {store.location} was made from: {differences[0]}; give those shards")
+    return index
 
 
 def label_rows(answers: Answers, store: LogitStore, index: ShardIndex | None, progress: Progress) -> Labelled:

@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 
 from storage import LogitStore, write_whole
-from tinyvit.data.index import ShardIndex, index_shards
-from tinyvit.data.place import train_and_val
+from tinyvit.data.index import ShardIndex
 from tinyvit.errors import UserError
 from tinyvit.inspection import figures, statistics
 from tinyvit.inspection.answers import NO_LABEL, Answers, draw
-from tinyvit.inspection.labels import label_rows
+from tinyvit.inspection.labels import label_rows, shards_of
 from tinyvit.inspection.pictures import Place, ShownPicture, remake, thumbnail
 from tinyvit.pages import render
 from tinyvit.progress import Progress
-from tinyvit.store_check import data_differences
 from tinyvit.store_facts import describe
 
 # On the page: pictures of each kind, views of a picture, classes of a view, rows of a table, rows that one can search.
@@ -36,11 +34,7 @@ def write_store_page(
     Without `data` there are neither pictures nor labels. UserError for shards that are not those of the store, and
     for a store without a single row.
     """
-    index = None
-    if data is not None:
-        index = index_shards(train_and_val(data)[0], progress)
-        if differences := data_differences(store, index):
-            raise UserError(f"{data} is not what {store.location} was made from: {differences[0]}; give those shards")
+    index = shards_of(store, data, progress) if data is not None else None
     answers = draw(store, most, seed, progress)
     if not len(answers):
         raise UserError(f"{store.location} has no answers yet: label first, then look at what was said")

@@ -1,0 +1,136 @@
+"""`tinyvit store info`: a store at a glance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from storage import LogitStore, StoreError
+
+# Rows that the figures are of, unless the store has fewer.
+LOOKED_AT = 5000
+# Blocks of epochs that have a line each; of more the first and the last.
+SHOWN_BLOCKS = 12
+BAR = 24
+
+
+def info(
+    store: Annotated[str, typer.Argument(help="a logit store: a folder, or a URL such as s3://bucket/store")],
+    data: Annotated[
+        str | None, typer.Option(help="the shards: then also how the teacher agrees with the labels")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+) -> None:
+    """What a store is a record of, how complete it is, what it weighs, and what was said on the whole.
+
+    What was said is reckoned from up to 5,000 rows drawn at random.
+    """
+    from tinyvit.store_facts import describe
+
+    opened = LogitStore.open(store)
+    facts: dict[str, Any] = {**describe(opened), "answers": _answers(opened, data)}
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    console = Console()
+    for title, lines in _sections(facts):
+        table = Table(title=title, title_justify="left", show_header=False, box=None)
+        for name, value in lines:
+            table.add_row(name, escape(value))
+        console.print(table, "")
+
+
+def _answers(store: LogitStore, data: str | None) -> dict[str, Any] | None:
+    """Figures of some rows; None where there are none, or where they cannot be read, which `store verify` explains."""
+    from tinyvit.inspection import statistics
+    from tinyvit.inspection.answers import draw
+    from tinyvit.inspection.labels import label_rows, shards_of
+    from tinyvit.progress import default_progress
+
+    index = shards_of(store, data, default_progress()) if data else None
+    try:
+        answers = draw(store, LOOKED_AT, 0, default_progress())
+    except StoreError:
+        return None
+    if not len(answers):
+        return None
+    labelled = label_rows(answers, store, index, default_progress())
+    agreement = statistics.agreement(labelled.answers)
+    return {
+        "rows_drawn": answers.drawn,
+        "rows_without_answer": answers.drawn - len(answers),
+        "mean_kept_mass": float(statistics.kept_mass(answers)[:, -1].mean()),
+        "mean_confidence": float(answers.confidence.mean()),
+        "mean_entropy": float(statistics.entropy(answers).mean()),
+        "labels": labelled.note,
+        "agreement": vars(agreement) if agreement else None,
+    }
+
+
+def _sections(facts: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    teacher, said = facts["teacher"], facts["answers"]
+    sealed = f"sealed {facts['sealed']}" if facts["sealed"] != "no" else "not sealed"
+    there = facts["units"] - facts["units_missing"]
+    yield (
+        "Record",
+        [
+            ("data", f"{facts['data']}: {facts['images']:,} images in {facts['shards']:,} shards"),
+            ("views", f"{facts['epochs']} of each image, {facts['epochs_per_unit']} epochs a unit"),
+            ("teacher", f"{teacher['name']} at {teacher.get('input_size', '?')} pixels"),
+            ("its weights", f"sha256 {teacher.get('weights_sha256', 'unknown')}"),
+            ("kept", f"{facts['top_k']} of {facts['classes']:,} classes ({facts['selection']}), {facts['encoding']}"),
+            ("augmentation", ", ".join(f"{name} {value}" for name, value in facts["augment"].items())),
+            ("run seed", str(facts["run_seed"])),
+            ("libraries", ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())),
+            ("made", facts["created"]),
+        ],
+    )
+    rate = facts["rows_per_s_when_written"]
+    lines = [("units", f"{there:,} of {facts['units']:,}, {sealed}"), ("rows", f"{facts['rows']:,}")]
+    if rate:
+        lines.append(("written at", f"{rate:,.0f} rows/s, from the first commit to the last"))
+    yield "Progress", [*lines, *_blocks(facts["progress"])]
+    if facts["bytes"]:
+        yield (
+            "Bytes",
+            [
+                ("all", f"{facts['bytes']:,}, {facts['bytes_per_row']:.1f} a row"),
+                *((name, f"{size:,}, {size / facts['rows']:.2f} a row") for name, size in facts["bytes_of"].items()),
+            ]
+            if facts["rows"]
+            else [("all", f"{facts['bytes']:,}")],
+        )
+    if said is None:
+        yield "What the teacher said", [("", "no row can be read; `tinyvit store verify` says why, if there are some")]
+        return
+    agreed = said["agreement"]
+    yield (
+        f"What the teacher said, by {said['rows_drawn']:,} rows"
+        + (" drawn at random" if said["rows_drawn"] < facts["rows"] else ""),
+        [
+            ("kept mass", f"{100 * said['mean_kept_mass']:.2f} % on average"),
+            ("best class", f"{100 * said['mean_confidence']:.1f} % sure on average"),
+            ("entropy", f"{said['mean_entropy']:.3f} nat on average"),
+            ("without answer", f"{said['rows_without_answer']:,}"),
+            ("labels", f"top-1 {agreed['top1']:.1f} %, top-5 {agreed['top5']:.1f} %" if agreed else said["labels"]),
+        ],
+    )
+
+
+def _blocks(progress: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """A bar for each block of epochs."""
+    half = SHOWN_BLOCKS // 2
+    for number, block in enumerate(progress):
+        if len(progress) > SHOWN_BLOCKS and half <= number < len(progress) - half:
+            if number == half:
+                yield f"... {len(progress) - SHOWN_BLOCKS} more", ""
+            continue
+        done = block["units_there"] * BAR // block["units"]
+        bar = "█" * done + "░" * (BAR - done)
+        yield f"epochs {block['epochs']}", f"{bar} {block['units_there']:,} of {block['units']:,}"
