@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -12,6 +13,12 @@ LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy")
 def library_versions() -> dict[str, str]:
     """Installed versions of the libraries that decide pixels and numbers."""
     return {name: version(name) for name in LIBRARIES}
+
+
+def version_changes(then: Mapping[str, str]) -> list[str]:
+    """What of these versions is not installed any more, a few words each."""
+    here = library_versions()
+    return [f"{name} was {old}, is {here.get(name, 'absent')}" for name, old in then.items() if here.get(name) != old]
 
 
 def now() -> str:

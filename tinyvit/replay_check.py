@@ -19,7 +19,7 @@ from tinyvit.data.loader import run_stream
 from tinyvit.data.made_views import make_views
 from tinyvit.errors import UserError, refuse_mismatch
 from tinyvit.progress import Progress
-from tinyvit.provenance import library_versions
+from tinyvit.provenance import version_changes
 from tinyvit.replay import probe_slots, view_digest
 from tinyvit.store_check import data_differences
 
@@ -44,7 +44,7 @@ def open_for_training(recipe: Recipe, path: str | Path, workers: int, progress: 
         index = index_shards(recipe.data.train, progress)
         differences = [*_recipe_differences(recipe, store), *data_differences(store, index)]
         refuse_mismatch(path, differences, "give the store that was made for it")
-        check_replay(store, recipe, index, workers)
+        check_replay(store, recipe.label.augment, index, workers)
     except StoreError as fault:
         raise UserError(str(fault)) from None
     return store
@@ -79,10 +79,13 @@ def _recipe_differences(recipe: Recipe, store: LogitStore) -> list[str]:
     return found
 
 
-def check_replay(store: LogitStore, recipe: Recipe, index: ShardIndex, workers: int) -> None:
-    """Remake probe views of a few shards and epochs. UserError naming the versions when a pixel differs."""
+def check_replay(store: LogitStore, augment: Augment, index: ShardIndex, workers: int) -> None:
+    """Remake probe views of a few shards and epochs with this augmentation.
+
+    UserError naming the versions when a pixel differs.
+    """
     absent = frozenset(store.missing()) if not store.sealed else frozenset[Unit]()
-    probes = _Probes(index, store.location, recipe.label.augment, absent)
+    probes = _Probes(index, store.location, augment, absent)
     # In a process of its own: Prefect's threads draw from the generators that a view is made with.
     for drifted in run_stream(probes, min(workers, 1)):
         raise UserError(f"the views of {store.location} cannot be remade: {drifted}; {_versions(store)}")
@@ -124,12 +127,6 @@ class _Probes:
 
 
 def _versions(store: LogitStore) -> str:
-    here = library_versions()
-    differ = [
-        f"{name} was {then}, is {here.get(name, 'absent')}"
-        for name, then in store.spec.libraries.items()
-        if here.get(name) != then
-    ]
-    if differ:
+    if differ := version_changes(store.spec.libraries):
         return f"{', '.join(differ)}: install the versions of then, or label again"
     return "the library versions are the same, so the augmentation code or the images changed: label again"

@@ -15,6 +15,7 @@ import pytest
 from support import ROOT
 
 from flows.plugin import full_name
+from tinyvit.doctor.machine import check_prefect
 
 
 def start(port: int, home: Path, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:
@@ -112,3 +113,15 @@ def test_a_taken_port_is_one_line_and_exit_2(tmp_path: Path) -> None:
 def test_a_short_name_is_doubled_and_a_full_one_stays() -> None:
     assert full_name("teacher-logits") == "teacher-logits/teacher-logits"
     assert full_name("a/b") == "a/b"
+
+
+def test_the_doctor_sees_server_deployments_and_worker(
+    server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", server["PREFECT_API_URL"])
+    deadline = time.monotonic() + 60
+    # A worker reports itself some seconds after it was started.
+    while (found := check_prefect(tmp_path)).state != "ok" and time.monotonic() < deadline:
+        time.sleep(1)
+    assert found.state == "ok", found.told
+    assert "both flows deployed, a worker online in local" in found.told

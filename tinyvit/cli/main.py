@@ -11,6 +11,7 @@ import typer
 
 from tinyvit.cli.bench import app as bench_app
 from tinyvit.cli.data import app as data_app
+from tinyvit.cli.doctor import doctor
 from tinyvit.cli.output import log_to_stderr, one_line_faults, show, stopping_by_signal
 from tinyvit.cli.plan import plan
 from tinyvit.cli.store import app as store_app
@@ -22,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
+app.command()(doctor)
 app.command()(plan)
 
 RecipeName = Annotated[str, typer.Argument(help="name of a recipe, or a .yaml file")]
