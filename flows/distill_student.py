@@ -1,4 +1,4 @@
-"""Stage 2 as a flow: check the sealed store -> train the recipe's stages -> artifact with curves and accuracy."""
+"""Stage 2 as a flow: check the sealed store -> train the recipe's stages -> artifacts: curves, accuracy, report."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from prefect import flow
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.tasks import check_store, plain_fault, result_of, run_stage
+from flows.tasks import check_store, link_to, plain_fault, report_run, result_of, run_stage
 from tinyvit.config import load_recipe
-from tinyvit.curves import curves_png
+from tinyvit.inspection.run_figures import curves_png
+from tinyvit.inspection.stages import StageRun
 from tinyvit.training.launch import Ranks, default_processes
 from tinyvit.training.run import check_stages
 
@@ -59,6 +60,8 @@ def distill_student(
     for number, name in enumerate(names):
         results[name] = result_of(run_stage.submit(resolved, folder, path, name, names[:number], ranks))
     _publish(folder, results)
+    page = folder / "report.html"
+    link_to(report_run.submit(page, {name: folder / name for name in results}), page, "distill-student-report")
     return results
 
 
@@ -70,5 +73,5 @@ def _publish(folder: Path, results: dict[str, Any]) -> None:
         lines.append(f"| {name} | {result['epochs']} | {result['images_per_s']:.0f} | {last['loss']:.3f} | {top1} |")
     text = "\n".join([f"Student in `{folder}`", "", *lines])
     create_markdown_artifact(markdown=text, key="distill-student")
-    picture = base64.b64encode(curves_png([folder / name for name in results])).decode()
+    picture = base64.b64encode(curves_png([StageRun.read(name, folder / name) for name in results])).decode()
     create_image_artifact(image_url=f"data:image/png;base64,{picture}", key="distill-student-curves")

@@ -23,9 +23,10 @@ from rich.table import Table
 
 from flows.distill_student import distill_student
 from flows.teacher_logits import teacher_logits
-from storage import LogitStore, write_whole
+from storage import write_whole
 from tinyvit.config import load_recipe
-from tinyvit.report import write_report
+from tinyvit.inspection.run_page import write_run_page
+from tinyvit.progress import default_progress
 
 HOME = Path("runs/example")
 LEAD = (
@@ -103,19 +104,22 @@ def main() -> int:
     except FailedRun as fault:
         print(f"make run: {fault}", file=sys.stderr)
         return 2
-    write_report(
+    write_run_page(
         path=Path(summary["report"]),
-        title="Example run",
-        lead=LEAD,
-        figures=figures(summary),
-        places=places(summary),
         stages={
             "distil": Path(summary["checkpoint"]).parent / "distill",
             "fine-tune": Path(summary["checkpoint"]),
             "from scratch": Path(summary["scratch_checkpoint"]),
         },
-        store=LogitStore.open(summary["store"]),
+        store=summary["store"],
         data=load_recipe("example").data.train,
+        views=2000,
+        seed=0,
+        progress=default_progress(),
+        title="Example run",
+        lead=LEAD,
+        figures=figures(summary),
+        places=places(summary),
     )
     table = Table(show_header=False, title="Example run", title_justify="left")
     for name, value in figures(summary) + places(summary):

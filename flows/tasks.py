@@ -20,7 +20,8 @@ from threading import Event, Lock, Thread
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
-from prefect import Task, get_client
+from prefect import Task, get_client, get_run_logger
+from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
@@ -32,6 +33,8 @@ from storage import Claims, LogitStore, StoreError, Unit
 from tinyvit.config import Recipe
 from tinyvit.data.loader import default_workers
 from tinyvit.errors import Stopped, UserError
+from tinyvit.inspection.run_page import write_run_page
+from tinyvit.inspection.store_page import write_store_page
 from tinyvit.label import Labeller, UnitReport, finish, open_for_labelling
 from tinyvit.lease import own_device
 from tinyvit.progress import default_progress
@@ -64,6 +67,8 @@ CPU = torch.device("cpu")
 ONE_AT_A_TIME = Lock()
 # How often a task asks whether its flow run goes on.
 ASK_SECONDS = 3.0
+# What the reports at a flow's end look at.
+REPORTED_ROWS, REPORTED_VIEWS = 50_000, 2000
 # Prefect kills what has not ended 30 seconds after it was cancelled.
 SECONDS_TO_SAVE = 20.0
 
@@ -224,6 +229,28 @@ def seal_store(store: str) -> str:
         with Claims(opened) as claims:
             finish(opened, default_progress(), claims)
     return LogitStore.open(store).sealed
+
+
+@work("write report")
+def report_store(page: Path, store: str, data: str) -> dict[str, Any]:
+    """The page about a store and the shards it was made from."""
+    return write_store_page(page, LogitStore.open(store), data, REPORTED_ROWS, 0, default_progress())
+
+
+@work("write report")
+def report_run(page: Path, stages: dict[str, Path]) -> dict[str, Any]:
+    """The page about stages of training."""
+    return write_run_page(page, stages, None, None, REPORTED_VIEWS, 0, default_progress())
+
+
+def link_to(future: PrefectFuture[Any], page: Path, key: str) -> None:
+    """An artifact that leads to a page which a task was to write; work that is done does not fail for want of it."""
+    try:
+        future.result()
+    except Exception as fault:
+        get_run_logger().warning("the report %s was not written (%s)", page, fault)
+        return
+    create_link_artifact(key=key, link=page.resolve().as_uri(), link_text=str(page), description="The report")
 
 
 @work("check store")

@@ -1,4 +1,7 @@
-"""Stage 1 as a flow: index -> plan the missing units -> label them -> verify -> seal -> artifact."""
+"""Stage 1 as a flow: index -> plan the missing units -> label them -> verify -> seal -> report.
+
+Its artifacts: progress by units, a table of figures, a picture of the teacher's confidence, a link to the report.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_client, get_run_logger
-from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.deployments import run_deployment
 from prefect.exceptions import FailedRun, ObjectNotFound
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.runners import Kind, started_runner
-from flows.tasks import label_group, label_rest, plain_fault, plan_units, result_of, seal_store
+from flows.tasks import label_group, label_rest, link_to, plain_fault, plan_units, report_store, result_of, seal_store
 from storage import LogitStore, Unit
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.errors import UserError
+from tinyvit.inspection.answers import draw
+from tinyvit.inspection.figures import confidence
+from tinyvit.progress import SilentProgress
 from tinyvit.store_facts import describe
 
 # For what is done here; labelling has a runner of its own.
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
+# Rows that the picture of the teacher's confidence is drawn from.
+DRAWN_ROWS = 5000
 # The deployment that may follow.
 STUDENT = "distill-student/distill-student"
 
@@ -71,6 +84,8 @@ def teacher_logits(
         units = missing
     sealed = seal_store.submit(path).result()
     summary = _summary(path, reports, sealed)
+    page = home / "teacher-logits.html"
+    link_to(report_store.submit(page, path, resolved.data.train), page, "teacher-logits-report")
     if then_distill:
         asked = {
             "recipe": recipe,
@@ -99,8 +114,8 @@ def _label(
     progress = create_progress_artifact(progress=0.0, key="teacher-logits-progress", description=store)
     groups = [units[i : i + units_per_task] for i in range(0, len(units), units_per_task)]
     futures = [pool.submit(label_group, {"recipe": recipe, "store": store, "units": group}) for group in groups]
-    reports = []
-    for number, future in enumerate(futures, 1):
+    reports, done = [], 0
+    for group, future in zip(groups, futures, strict=True):
         try:
             reports.append(result_of(future))
         except FailedRun:
@@ -108,7 +123,12 @@ def _label(
         except Exception as fault:
             # A process that died, or a machine: perhaps it took the tasks of others along.
             get_run_logger().warning("a task was lost (%r); what it did not commit is labelled again", fault)
-        update_progress_artifact(progress, progress=100 * number / len(futures))  # type: ignore[arg-type]
+        done += len(group)
+        update_progress_artifact(
+            progress,  # type: ignore[arg-type]
+            progress=100 * done / len(units),
+            description=f"{done:,} of {len(units):,} units into {store}",
+        )
     return reports
 
 
@@ -132,4 +152,7 @@ def _summary(path: str, reports: list[Any], sealed: str) -> dict[str, Any]:
         key="teacher-logits",
         description=f"Logit store {path}",
     )
+    answers = draw(LogitStore.open(path), DRAWN_ROWS, 0, SilentProgress())
+    if len(answers):
+        create_image_artifact(image_url=confidence(answers).image, key="teacher-logits-confidence")
     return summary

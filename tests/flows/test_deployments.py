@@ -25,9 +25,15 @@ def test_both_literal_commands_end_in_completed(server: dict[str, str], small_da
     assert (run / "finetune" / "model.safetensors").is_file()
 
     artifacts = ask(server, "artifacts/filter", {})
-    assert {"teacher-logits", "teacher-logits-progress", "distill-student", "distill-student-curves"} <= {
-        artifact["key"] for artifact in artifacts
-    }
+    assert {
+        "teacher-logits",
+        "teacher-logits-progress",
+        "teacher-logits-confidence",
+        "teacher-logits-report",
+        "distill-student",
+        "distill-student-curves",
+        "distill-student-report",
+    } <= {artifact["key"] for artifact in artifacts}
 
 
 def test_the_flow_trains_on_several_processes(server: dict[str, str], small_data: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tinyvit.cli.data import app as data_app
 from tinyvit.cli.doctor import doctor
 from tinyvit.cli.output import log_to_stderr, one_line_faults, show, stopping_by_signal
 from tinyvit.cli.plan import plan
+from tinyvit.cli.report import report
 from tinyvit.cli.store import app as store_app
 from tinyvit.errors import UserError
 
@@ -25,6 +26,7 @@ app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
 app.command()(doctor)
 app.command()(plan)
+app.command()(report)
 
 RecipeName = Annotated[str, typer.Argument(help="name of a recipe, or a .yaml file")]
 Data = Annotated[

@@ -1,37 +1,16 @@
-"""The report's plots, as SVG that takes its colours of text and lines from the page, light or dark."""
+"""The plots of the page about a store."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from storage import LogitStore, Unit
 from tinyvit.inspection import statistics
 from tinyvit.inspection.answers import Answers
-
-# Stands for the page's own colour; no colour of a plot.
-INK = "#010203"
-INKED = ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "text.color")
-# Readable on white and on black (contrast 3 and more): Okabe and Ito's blue and vermilion.
-BLUE, RED = "#2a86c8", "#d55e00"
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A plot: its title, what it shows in words, and the SVG."""
-
-    title: str
-    text: str
-    svg: str
+from tinyvit.inspection.plot import BLUE, INK, RED, Plot, plot
 
 
 def progress_map(store: LogitStore) -> Plot:
@@ -53,7 +32,7 @@ def progress_map(store: LogitStore) -> Plot:
     text = f"{int(there.sum()):,} of {there.size:,} units are there"
     rows = [b for b in range(blocks) if not there[b].all()]
     text += f"; epochs with missing units begin at {rows[0] * per}" if rows else ""
-    return _plot("Progress by epoch and shard", text, paint, height=2.2)
+    return plot("Progress by epoch and shard", text, paint, height=2.2)
 
 
 def confidence(answers: Answers) -> Plot:
@@ -65,7 +44,7 @@ def confidence(answers: Answers) -> Plot:
         axes.set(xlabel="probability of the best class [%]", ylabel="rows")
 
     text = f"median {np.median(values):.1f} %, a tenth below {np.quantile(values, 0.1):.1f} %"
-    return _plot("Confidence", text, paint)
+    return plot("Confidence", text, paint)
 
 
 def entropies(answers: Answers) -> Plot:
@@ -76,7 +55,7 @@ def entropies(answers: Answers) -> Plot:
         axes.hist(values, bins=40, range=(0, most), color=BLUE)
         axes.set(xlabel="entropy [nat]", ylabel="rows")
 
-    return _plot("Entropy", f"median {np.median(values):.2f} nat; even over all classes: {most:.2f}", paint)
+    return plot("Entropy", f"median {np.median(values):.2f} nat; even over all classes: {most:.2f}", paint)
 
 
 def kept_mass(answers: Answers) -> Plot:
@@ -93,7 +72,7 @@ def kept_mass(answers: Answers) -> Plot:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, fontsize="small")
 
-    return _plot("Kept mass", f"the {len(ranks)} kept classes hold {mass[:, -1].mean():.2f} % on average", paint)
+    return plot("Kept mass", f"the {len(ranks)} kept classes hold {mass[:, -1].mean():.2f} % on average", paint)
 
 
 def smaller_k(answers: Answers) -> Plot:
@@ -110,7 +89,7 @@ def smaller_k(answers: Answers) -> Plot:
         axes.minorticks_off()
 
     told = ", ".join(f"K={k}: {value:.2g}" for k, value in lost.items())
-    return _plot("What a smaller K would lose", f"mean KL divergence from the stored answer, {told or 'K is 1'}", paint)
+    return plot("What a smaller K would lose", f"mean KL divergence from the stored answer, {told or 'K is 1'}", paint)
 
 
 def reliability(answers: Answers) -> Plot:
@@ -126,22 +105,4 @@ def reliability(answers: Answers) -> Plot:
         axes.scatter([100 * b.confidence for b in bins], [100 * b.accuracy for b in bins], s=sizes, color=BLUE)
         axes.set(xlabel="confidence [%]", ylabel="agreement with the label [%]", xlim=(0, 102), ylim=(0, 102))
 
-    return _plot("Reliability", f"expected calibration error {error:.1f} % in {statistics.BINS} bins", paint)
-
-
-def _plot(title: str, text: str, paint: Callable[[Axes], None], height: float = 2.8) -> Plot:
-    style: Any = dict.fromkeys(INKED, INK)
-    with matplotlib.rc_context({**style, "svg.fonttype": "none", "svg.hashsalt": title}):
-        figure = Figure(figsize=(4.6, height), layout="constrained")
-        axes = figure.subplots()
-        paint(axes)
-        axes.spines[["top", "right"]].set_visible(False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue().decode()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    # The identifiers of several drawings on one page must differ.
-    name = title.lower().replace(" ", "-")
-    for before in ('id="', 'href="#', "url(#"):
-        svg = svg.replace(before, f"{before}{name}-")
-    return Plot(title, text, svg)
+    return plot("Reliability", f"expected calibration error {error:.1f} % in {statistics.BINS} bins", paint)

@@ -15,6 +15,7 @@ from tinyvit.inspection import figures, statistics
 from tinyvit.inspection.answers import NO_LABEL, Answers, draw
 from tinyvit.inspection.labels import label_rows, shards_of
 from tinyvit.inspection.pictures import Place, ShownPicture, remake, thumbnail
+from tinyvit.inspection.plot import Plot
 from tinyvit.pages import render
 from tinyvit.progress import Progress
 from tinyvit.store_facts import describe
@@ -72,7 +73,7 @@ def write_store_page(
     return {**summary, "page": str(path), "page_bytes": len(page.encode())}
 
 
-def _plots(store: LogitStore, answers: Answers) -> list[figures.Plot]:
+def _plots(store: LogitStore, answers: Answers) -> list[Plot]:
     found = [
         figures.progress_map(store),
         figures.confidence(answers),

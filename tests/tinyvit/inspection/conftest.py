@@ -1,12 +1,15 @@
-"""A store and its shards whose keys and class names are scripts."""
+"""A browser; a store and its shards whose keys and class names are scripts."""
 
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 from support import EXAMPLE, SMALL, label_all, samples_of
 
 from storage import LogitStore
@@ -16,6 +19,7 @@ from tinyvit.teachers import Teacher, load_teacher
 SCRIPT = "</script><script>window.hacked=1</script>"
 IMAGE = "<img src=x onerror=window.hacked=1>"
 PICTURES = 40
+CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +39,14 @@ def foreign(teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> tuple
     recipe = load_recipe("example", [*SMALL, f"label.classes={folder / 'names.txt'}"]).with_data(folder / "shards")
     named = load_teacher(recipe.label.teacher, teacher.device, recipe.label.classes)
     return label_all(recipe, folder / "store", named), folder / "shards"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, without a window."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium: apt-get install chromium")
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from opened import Opened
+from playwright.sync_api import Browser
 from support import EXAMPLE, tinyvit
 
 from storage import LogitStore
@@ -16,7 +15,6 @@ from tinyvit.errors import UserError
 from tinyvit.inspection.store_page import write_store_page
 from tinyvit.progress import SilentProgress
 
-CHROMIUM = shutil.which("chromium")
 SCRIPT = "</script><script>window.hacked=1</script>"
 PICTURES = 40
 
@@ -29,37 +27,6 @@ def page(foreign: tuple[LogitStore, Path], tmp_path_factory: pytest.TempPathFact
     assert found["rows_drawn"] == found["rows"] == 3 * PICTURES
     assert found["agreement"]["rows"] == 3 * PICTURES
     return path
-
-
-class Opened:
-    """A page in a browser, and what it complained of or asked for."""
-
-    def __init__(self, browser: Browser, path: Path, width: int, dark: bool) -> None:
-        scheme = "dark" if dark else "light"
-        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.complaints: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda fault: self.complaints.append(str(fault)))
-        self.page.on("request", lambda asked: self._note(asked.url))
-        self.page.goto(path.as_uri())
-
-    def _note(self, url: str) -> None:
-        if not url.startswith(("file:", "data:")):
-            self.complaints.append(f"asked for {url}")
-
-    def cards(self) -> int:
-        return int(self.page.locator("main .card:visible").count())
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium, without a window."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium: apt-get install chromium")
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)])
