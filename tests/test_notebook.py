@@ -40,7 +40,6 @@ def test_it_runs_on_another_store(small_store: LogitStore, tmp_path: Path) -> No
 def test_it_was_run_before_it_was_kept() -> None:
     code = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    assert not any(
-        output["output_type"] == "error" or output.get("name") == "stderr" for c in code for output in c.outputs
-    )
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in outputs)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2

@@ -12,6 +12,7 @@ from storage import ENCODINGS, LogitStore, Rows, Unit, verify
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.made_views import make_views
+from tinyvit.data.place import train_and_val
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 from tinyvit.store_facts import stored_augment
@@ -36,9 +37,12 @@ def faulty_units(store: LogitStore, progress: Progress) -> dict[Unit, list[str]]
 
 
 def data_faults(store: LogitStore, data: str | Path, progress: Progress) -> list[str]:
-    """Where shards are not those of the store: names, bytes, counts, keys, each read back from its place."""
+    """Where shards are not those of the store: names, bytes, counts, keys, each read back from its place.
+
+    `data` may hold them in `train`.
+    """
     try:
-        index = index_shards(data, progress)
+        index = index_shards(train_and_val(data)[0], progress)
     except UserError as fault:
         return [str(fault)]
     faults = data_differences(store, index)
@@ -96,7 +100,7 @@ def replay_faults(
     if teacher.weights_sha256 != store.spec.teacher["weights_sha256"]:
         return 0, [f"the weights of {teacher.name} are not those that labelled the store; give that teacher"]
     rng = np.random.default_rng(seed)
-    index = index_shards(data, progress)
+    index = index_shards(train_and_val(data)[0], progress)
     replayed, faults = 0, []
     with progress.task("replay", views, "views") as bar:
         for epoch, number, count in _random_views(store, units, views, rng):

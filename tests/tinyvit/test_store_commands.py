@@ -39,7 +39,7 @@ def flip(file: Path) -> None:
 
 
 def test_verify_against_the_shards_and_the_live_teacher(copied: Path, small_data: Path) -> None:
-    found = run("verify", copied, "--data", small_data / "train", "--replay", "24")
+    found = run("verify", copied, "--data", small_data, "--replay", "24")
     assert (found["units"], found["missing"], found["faulty"], found["faults"]) == (4, 0, 0, [])
     assert found["views_replayed"] == 24
 
