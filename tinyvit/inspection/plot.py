@@ -37,10 +37,14 @@ class Plot:
         return f"data:image/svg+xml;base64,{base64.b64encode(alone.encode()).decode()}"
 
 
+def literal(name: str) -> str:
+    """A foreign name for matplotlib, which takes what stands between dollar signs for a formula."""
+    return name.replace("$", r"\$")
+
+
 def plot(title: str, text: str, paint: Callable[[Axes], None], height: float = 2.8) -> Plot:
     """What `paint` draws."""
-    # Names of classes and runs are foreign: a dollar sign is one.
-    style: Any = {**dict.fromkeys(INKED, INK), "text.parse_math": False}
+    style: Any = dict.fromkeys(INKED, INK)
     with matplotlib.rc_context({**style, "svg.fonttype": "none", "svg.hashsalt": title}):
         figure = Figure(figsize=(4.6, height), layout="constrained")
         axes = figure.subplots()

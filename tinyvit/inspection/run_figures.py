@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-from tinyvit.inspection.plot import COLOURS, Plot, plot
+from tinyvit.inspection.plot import COLOURS, Plot, literal, plot
 from tinyvit.inspection.stages import StageRun
 
 # Of the metrics: field, title, label of the axis, factor.
@@ -57,7 +57,7 @@ def draw(axes: Axes, lines: dict[str, Points], label: str) -> None:
     for number, name, seen, values in shown:
         style = ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
         marker = "." if len(seen) < 40 else ""
-        axes.plot(seen, values, style, color=COLOURS[number % len(COLOURS)], marker=marker, label=name)
+        axes.plot(seen, values, style, color=COLOURS[number % len(COLOURS)], marker=marker, label=literal(name))
     axes.set(xlabel="images seen", ylabel=label)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(alpha=0.25)
@@ -75,8 +75,9 @@ def confusion(teacher: NDArray[np.intp], student: NDArray[np.intp], names: Seque
 
     def paint(axes: Axes) -> None:
         drawn = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(names)), names, fontsize=7)
+        shown = [literal(name) for name in names]
+        axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), shown, fontsize=7)
         axes.set(xlabel="the student says", ylabel="the teacher says")
         assert axes.figure is not None
         axes.figure.colorbar(drawn, ax=axes, label="share of the row [%]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from tinyvit.data.index import index_shards
 from tinyvit.errors import UserError
 from tinyvit.inspection.against_teacher import Against, compare
 from tinyvit.inspection.answers import draw
+from tinyvit.inspection.plot import plot
+from tinyvit.inspection.run_figures import confusion
 from tinyvit.inspection.run_page import write_run_page
 from tinyvit.inspection.stages import StageRun, named, stage_folders
 from tinyvit.progress import SilentProgress
@@ -82,6 +85,16 @@ def test_the_page_in_a_browser(browser: Browser, run: Path, tmp_path: Path, widt
     (against,) = found["compared"]
     assert f"{against['agreement']:.1f} %" in opened.page.locator("main").inner_text()
     assert found["page_bytes"] < 2_000_000
+
+
+def test_foreign_names_and_formulas_are_drawn_as_what_they_are(tmp_path: Path) -> None:
+    names = ["a $x", "b^2$", "another"]
+    drawn = confusion(np.array([0, 1, 2]), np.array([0, 1, 1]), names, "<b>").svg
+    assert ">a $x<" in drawn
+    assert ">b^2$<" in drawn
+    assert "<b>" not in drawn
+    powers = plot("powers", "", lambda axes: axes.set(yscale="log", ylim=(1e-3, 1))).svg
+    assert "mathdefault" not in re.sub("<!--.*?-->", "", powers)
 
 
 def test_the_command_line_compares_runs(run: Path, tmp_path: Path) -> None:
