@@ -103,6 +103,21 @@ def distillation(
 
 
 @app.command()
+def contraction(
+    folder: Annotated[Path, typer.Argument(help="data, store and runs are kept here; goes on where stopped")],
+    seeds: Annotated[int, typer.Option(min=1, help="how often everything is done")] = 3,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="override of contract-example")] = None,
+    out: OutFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """What contraction finds, beside random search of the same budget and students by hand, all trained in full."""
+    bench = _benchmark("contraction")
+    from tinyvit.progress import default_progress
+
+    _tell(bench.compare(folder, seeds, overrides or [], default_progress()), bench, out, as_json)
+
+
+@app.command()
 def online(
     folder: Annotated[Path, typer.Argument(help="where runs and stores go")],
     data: Annotated[Path, typer.Option(help="Fashion-MNIST as `tinyvit data fetch` leaves it")],

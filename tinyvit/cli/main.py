@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tinyvit.cli.bench import app as bench_app
+from tinyvit.cli.contract import contract
 from tinyvit.cli.data import app as data_app
 from tinyvit.cli.doctor import doctor
 from tinyvit.cli.output import log_to_stderr, one_line_faults, show, stopping_by_signal
@@ -24,6 +25,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
+app.command()(contract)
 app.command()(doctor)
 app.command()(plan)
 app.command()(report)

@@ -77,6 +77,7 @@ class TrainingViews:
     the order. `first` views of the epoch were taken before. Each of the `world` ranks takes an equal share of a
     step, in `parts` batches. Of a broken image or an answer that is missing, `broken` and `missing` say what
     becomes. `labels` asks for the views' labels, `teacher_size` for the views as a live teacher is shown them.
+    `shards` are those that are read, where it is not all of them.
     """
 
     index: ShardIndex
@@ -95,12 +96,18 @@ class TrainingViews:
     world: int = 1
     parts: int = 1
     first: int = 0
+    shards: frozenset[int] | None = None
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many views of each shard are to be read, whether there are answers or not."""
+        return counts_of(self.index, self.shards)
 
     @property
     def order(self) -> EpochOrder:
         """The sequence that the epoch takes its views from."""
         left_out = self.replayed.missing if self.replayed and self.missing == "skip" else frozenset[int]()
-        counts = tuple(0 if shard in left_out else n for shard, n in enumerate(self.index.counts))
+        counts = tuple(0 if shard in left_out else n for shard, n in enumerate(self.counts))
         return EpochOrder(counts, self.seed, self.epoch)
 
     @property
@@ -116,7 +123,7 @@ class TrainingViews:
     @property
     def left_out(self) -> int:
         """How many views no rank reads, because they fill no whole step or their shard has no answers."""
-        return sum(self.index.counts) - self.first - self.steps * self.batch_size
+        return sum(self.counts) - self.first - self.steps * self.batch_size
 
     def read(self, worker: int, workers: int) -> Iterator[Batch]:
         """The batches of one worker of this rank."""
@@ -137,6 +144,11 @@ class TrainingViews:
         share = [self.batch_size * rank // self.world for rank in (self.rank, self.rank + 1)]
         start, stop = (share[0] + (share[1] - share[0]) * p // self.parts for p in (part, part + 1))
         return self.first + step * self.batch_size + start, stop - start
+
+
+def counts_of(index: ShardIndex, shards: frozenset[int] | None) -> tuple[int, ...]:
+    """How many samples each shard has; none where only some `shards` are wanted and it is not among them."""
+    return tuple(n if shards is None or shard in shards else 0 for shard, n in enumerate(index.counts))
 
 
 class _Source:

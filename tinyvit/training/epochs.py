@@ -24,10 +24,10 @@ class Epochs:
         share = -(-stage.batch_size // world)
         self.parts = -(-share // micro) if micro else 1
         # Of a whole epoch: one of a store that lacks some units may have fewer.
-        self.steps = sum(run.index.counts) // stage.batch_size
+        self.steps = run.images // stage.batch_size
         if self.steps == 0:
             raise UserError(
-                f"stage {name}: no whole batch of {stage.batch_size} in {sum(run.index.counts)} images; "
+                f"stage {name}: no whole batch of {stage.batch_size} in {run.images} images; "
                 f"lower stages.{name}.batch_size"
             )
         # The order of an epoch under way must not change when units are labelled meanwhile: a state keeps these.
@@ -55,6 +55,7 @@ class Epochs:
             world=run.world.size,
             parts=self.parts,
             first=done * stage.batch_size,
+            shards=run.shards,
         )
 
     def number(self, epoch: int, step: int, steps: int) -> int:

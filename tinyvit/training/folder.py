@@ -59,19 +59,21 @@ class StageFolder:
         if not (self.path / STATE).is_file():
             for name in (EPOCHS, METRICS, RESULT):
                 (self.path / name).unlink(missing_ok=True)
-        self._write_json(RECORD, record)
+        write_json(self.path / RECORD, record)
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Keep the result, which says that the stage is finished, and return it."""
-        self._write_json(RESULT, {**result, "digest": self._digest})
+        write_json(self.path / RESULT, {**result, "digest": self._digest})
         return result
 
-    def _write_json(self, name: str, document: dict[str, Any]) -> None:
-        write_whole(self.path / name, (json.dumps(document, indent=2) + "\n").encode())
+
+def write_json(file: Path, document: dict[str, Any]) -> None:
+    """A document for `read_json`, seen whole or not at all."""
+    write_whole(file, (json.dumps(document, indent=2) + "\n").encode())
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any] | None:
-    """RESULT or RECORD of a stage's folder; None when it is not there."""
+    """A document of a folder, such as RESULT or RECORD of a stage's; None when it is not there."""
     file = folder / name
     if not file.is_file():
         return None

@@ -11,6 +11,7 @@ from typing import Any
 from storage import LogitStore
 from tinyvit.config import Recipe, Stage
 from tinyvit.data.index import ShardIndex, index_shards
+from tinyvit.data.training_views import counts_of
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 from tinyvit.teachers import Teacher
@@ -19,7 +20,10 @@ from tinyvit.world import World
 
 @dataclass(frozen=True)
 class Run:
-    """What every stage of a run shares. Stages that learn from a teacher have a `store`, or ask a live `teacher`."""
+    """What every stage of a run shares. Stages that learn from a teacher have a `store`, or ask a live `teacher`.
+
+    `shards` are the numbers of those that are trained on, where it is not all of them.
+    """
 
     recipe: Recipe
     folder: Path
@@ -31,6 +35,12 @@ class Run:
     teacher: Teacher | None = None
     wandb: str | None = None
     stop: Event = field(default_factory=Event)
+    shards: frozenset[int] | None = None
+
+    @property
+    def images(self) -> int:
+        """How many images an epoch has."""
+        return sum(counts_of(self.index, self.shards))
 
     @property
     def answers(self) -> dict[str, Any]:

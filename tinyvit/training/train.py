@@ -81,6 +81,7 @@ def _stage_digest(run: Run, stage: Stage, before: Path | None) -> str:
             run.recipe.augment_of(stage).model_dump(mode="json"),
             run.answers if stage.target == "teacher" else None,
             earlier["digest"] if earlier else None,
+            *([] if run.shards is None else [sorted(run.shards)]),
         ]
     )
 

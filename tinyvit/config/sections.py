@@ -1,22 +1,11 @@
-"""Recipes: one validated object a run, from a named YAML file and dotted overrides.
-
-A recipe says what the teacher is shown (`label`), which student learns (`student`) and in which stages
-(`stages`). It knows no paths of stores or run folders: those are arguments of the commands.
-"""
+"""The sections of a recipe: what the teacher is shown, which student learns, in which stages, how it is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from storage import digest_of
-from tinyvit.data.place import train_and_val
-from tinyvit.errors import UserError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Residual = Literal["uniform", "ghost", "renormalise"]
 Missing = Literal["error", "skip", "label"]
@@ -203,125 +192,3 @@ class Engine(Section):
     deterministic: bool = Field(default=False, description="only algorithms that repeat bit for bit; slower on a GPU")
     log_steps: int = Field(default=50, ge=1, description="steps between two lines of metrics")
     save_minutes: float = Field(default=10, ge=0, description="minutes between saved states within an epoch")
-
-
-class Recipe(Section):
-    """A whole run."""
-
-    data: Data
-    labelling: Label | None = Field(
-        default=None, alias="label", description="needed by stages that learn from a teacher"
-    )
-    student: Student
-    stages: Annotated[dict[str, Stage], Field(min_length=1)]
-    engine: Engine = Field(default_factory=Engine)
-
-    @model_validator(mode="after")
-    def _labelled(self) -> Recipe:
-        if self.labelling is None and (needy := [n for n, stage in self.stages.items() if stage.target == "teacher"]):
-            raise ValueError(f"the stage {needy[0]!r} learns from a teacher: the recipe needs a label section")
-        return self
-
-    @property
-    def label(self) -> Label:
-        """The section on the teacher. UserError where there is none."""
-        if self.labelling is None:
-            raise UserError("the recipe has no label section: it has no teacher to ask; choose another")
-        return self.labelling
-
-    def record(self) -> dict[str, Any]:
-        """The resolved recipe, as its file would say it."""
-        return self.model_dump(mode="json", by_alias=True)
-
-    def digest(self) -> str:
-        """SHA-256 of the resolved recipe."""
-        return digest_of(self.record())
-
-    def augment_of(self, stage: Stage) -> Augment:
-        """How the views of a stage are made."""
-        return stage.augment or (self.labelling.augment if self.labelling else Augment())
-
-    def with_data(self, folder: str | Path | None) -> Recipe:
-        """The same recipe on other shards: a place of .tar files, or a place with `train` and `val` inside."""
-        if folder is None:
-            return self
-        train, val = train_and_val(folder)
-        here = {"train": train, "val": val}
-        return self.model_copy(update={"data": self.data.model_copy(update=here)})
-
-
-def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
-    folder = resources.files("tinyvit") / "recipes"
-    return sorted(Path(str(entry)).stem for entry in folder.iterdir() if str(entry).endswith(".yaml"))
-
-
-def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
-    """A recipe by name or by the path of a YAML file, with overrides such as `label.top_k=10`.
-
-    Raises UserError, one line, for an unknown name, a misspelt field or a value that does not fit.
-    """
-    tree = _read(name, ())
-    for override in overrides:
-        _override(tree, override)
-    try:
-        return Recipe.model_validate(tree)
-    except ValidationError as fault:
-        first = fault.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise UserError(f"recipe {name}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def _read(name: str, derived: tuple[str, ...]) -> dict[str, Any]:
-    """The tree of a recipe; one with a `base` says only what is different there. `derived` are those that led here."""
-    if name in derived:
-        raise UserError(f"the recipe {derived[0]} is based on itself: {' -> '.join([*derived, name])}")
-    try:
-        if name.endswith((".yaml", ".yml")):
-            text = Path(name).read_text()
-        elif name in recipe_names():
-            text = (resources.files("tinyvit") / "recipes" / f"{name}.yaml").read_text()
-        else:
-            known = ", ".join(recipe_names())
-            raise UserError(f"there is no recipe {name!r}; choose one of {known}, or give a .yaml file")
-        tree = yaml.safe_load(text)
-    except OSError as fault:
-        raise UserError(f"the recipe {name} cannot be read: {fault.strerror}") from None
-    except yaml.YAMLError as fault:
-        raise UserError(f"the recipe {name} is not valid YAML: {' '.join(str(fault).split())}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"the recipe {name} is empty; it needs the sections data, student and stages")
-    base = tree.pop("base", None)
-    if base is None:
-        return tree
-    path = Path(name).parent / str(base)
-    known_as = str(path) if name.endswith((".yaml", ".yml")) and path.is_file() else str(base)
-    return _merged(_read(known_as, (*derived, name)), tree)
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Sections merge field by field, a value replaces what was there; a section that is null is taken away."""
-    merged = dict(base)
-    for key, value in changes.items():
-        was_section = isinstance(merged.get(key), dict)
-        if was_section and value is None:
-            del merged[key]
-        else:
-            merged[key] = _merged(merged[key], value) if was_section and isinstance(value, dict) else value
-    return merged
-
-
-def _override(tree: dict[str, Any], override: str) -> None:
-    path, sign, value = override.partition("=")
-    if not sign or not path:
-        raise UserError(f"the override {override!r} is not of the form section.field=value")
-    *parents, last = path.strip().split(".")
-    node = tree
-    for part in parents:
-        node = node.setdefault(part, {})
-        if not isinstance(node, dict):
-            raise UserError(f"the override {override!r}: {part} is a value, not a section")
-    try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"the override {override!r} has a value that is not valid YAML") from None

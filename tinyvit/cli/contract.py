@@ -1,0 +1,65 @@
+"""`tinyvit contract`: scale a student down to a budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tinyvit.cli.output import show, stopping_by_signal
+
+
+def contract(
+    recipe: Annotated[str, typer.Argument(help="name of a recipe with a contract section, or a .yaml file")],
+    store: Annotated[str, typer.Option(help="a sealed logit store: candidates learn from it and are scored on it")],
+    run_dir: Annotated[Path, typer.Option(help="where every candidate is kept; a stopped search goes on there")],
+    data: Annotated[
+        str | None, typer.Option("--data", help="shards, as for `tinyvit train`; default: the recipe's")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="override, such as contract.budget.parameters=5.4e+6; repeatable")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="data processes; default: one a core beside this one")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+) -> None:
+    """Find the best smaller student under a budget of parameters, speed or memory; leaves a recipe that trains it."""
+    from tinyvit.config import load_recipe
+    from tinyvit.contraction.run import contract as search_all
+    from tinyvit.contraction.run import open_search
+    from tinyvit.data.loader import default_workers
+    from tinyvit.progress import default_progress
+
+    resolved = load_recipe(recipe, overrides or []).with_data(data)
+    count = default_workers() if workers is None else workers
+    with stopping_by_signal() as stop:
+        found = search_all(open_search(resolved, run_dir, store, count, default_progress(), stop))
+    if as_json:
+        show(found, as_json)
+        return
+    console = Console()
+    console.print(_table(found))
+    for name in ("recipe", "picture"):
+        console.print(f"{name}: {found[name]}", markup=False, soft_wrap=True)
+
+
+def _table(found: dict[str, Any]) -> Table:
+    """The path: of each round the student that was chosen."""
+    table = Table(title="From the first student to the budget", title_justify="left")
+    for heading in ("round", "student", "M parameters", "G MACs", "throughput", "loss", "agreement", "of"):
+        table.add_column(heading, justify="left" if heading == "student" else "right")
+    for of in found["rounds"]:
+        (chosen,) = (entry for entry in of["candidates"] if entry["chosen"])
+        table.add_row(
+            str(of["round"]),
+            chosen["student"],
+            f"{chosen['parameters'] / 1e6:.2f}",
+            f"{chosen['macs'] / 1e9:.3f}",
+            f"{chosen['throughput']:.2f}",
+            f"{chosen['loss']:.3f}",
+            f"{chosen['agreement']:.1f} %",
+            str(len(of["candidates"])),
+        )
+    return table

@@ -1,0 +1,68 @@
+"""How near a student's answers are to the teacher's, on stored views that it was not trained on."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tinyvit.config import Residual
+from tinyvit.data.loader import run_streams
+from tinyvit.data.training_views import Replayed, TrainingViews, counts_of
+from tinyvit.errors import UserError
+from tinyvit.pixels import normalise
+from tinyvit.students import colours, input_size
+from tinyvit.training.losses import agreement, distillation_loss
+from tinyvit.training.network import precision_of
+from tinyvit.training.run import Run
+
+# Views that are answered together.
+TOGETHER = 250
+
+
+@torch.inference_mode()
+def score(
+    student: nn.Module, run: Run, shards: frozenset[int], epochs: int, residual: Residual
+) -> tuple[float, float, int]:
+    """(loss in nats, agreement in percent, views) of the first stored epochs of these shards of a run on a store.
+
+    The loss is that of training: it also tells answers apart whose best class is the same. UserError where no view
+    of theirs has an answer.
+    """
+    assert run.store
+    device, spec = run.world.device, run.store.spec
+    model = student.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    mean, std = colours(model)
+    images = sum(counts_of(run.index, shards))
+    views = [
+        TrainingViews(
+            index=run.index,
+            augment=run.recipe.label.augment,
+            size=input_size(model),
+            num_classes=spec.num_classes,
+            # Of about that size, and so that few views are left over.
+            batch_size=images // -(-images // TOGETHER),
+            epoch=epoch,
+            seed=0,
+            replayed=Replayed(epoch, spec.run_seed, run.store.location),
+            missing="skip",
+            broken="skip",
+            shards=shards,
+        )
+        for epoch in range(min(epochs, spec.epochs))
+    ]
+    dtype = precision_of(run.recipe.engine.precision, device)
+    sums, seen = torch.zeros(2, dtype=torch.float64, device=device), 0
+    with run.progress.task("score", sum(epoch.steps * epoch.batch_size for epoch in views), "views") as bar:
+        for batches in run_streams(views, run.workers, pin_memory=device.type == "cuda"):
+            for batch in batches:
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                    logits = model(normalise(batch.views, mean, std, device))
+                signal = batch.signal.to(device)
+                loss = distillation_loss(logits, signal, residual)
+                sums += torch.stack([loss.sum(), agreement(logits, signal).sum()]).double()
+                seen += len(batch)
+                bar.advance(len(batch))
+    if not seen:
+        raise UserError(f"no view of the shards {sorted(shards)} has an answer in {run.store.location}; label them")
+    loss_sum, agreed = sums.tolist()
+    return loss_sum / seen, 100 * agreed / seen, seen
