@@ -38,7 +38,7 @@ bench: $(READY) ## the store against flat records, the data path against timm, t
 server: $(READY) ## a Prefect server with its UI, a work pool and a worker, until Ctrl-C
 	$(BIN)/python -m flows.server
 
-deploy: $(READY) ## deploy both flows to that server
+deploy: $(READY) ## deploy the flows to that server
 	$(BIN)/prefect --no-prompt deploy --all
 
 constraints: $(UV) ## choose the versions in constraints.txt anew

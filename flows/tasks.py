@@ -31,6 +31,8 @@ from prefect.states import Failed
 
 from storage import Claims, LogitStore, StoreError, Unit
 from tinyvit.config import Recipe
+from tinyvit.contraction.run import open_search
+from tinyvit.contraction.search import Search
 from tinyvit.data.loader import default_workers
 from tinyvit.errors import Stopped, UserError
 from tinyvit.inspection.run_page import write_run_page
@@ -43,6 +45,7 @@ from tinyvit.teachers import load_teacher
 from tinyvit.training.launch import Ranks, default_processes, train_on_devices
 from tinyvit.training.run import open_run
 from tinyvit.training.train import train_stage
+from tinyvit.world import World
 
 # Prefect passes on what the package logs (prefect.toml, extra_loggers), but leaves its level at WARNING.
 logging.getLogger("tinyvit").setLevel(logging.INFO)
@@ -185,6 +188,14 @@ def _labeller(recipe: Recipe, store: LogitStore) -> Iterator[Labeller]:
         yield Labeller(store, recipe, teacher, workers, default_progress(), claims, stop)
 
 
+@contextmanager
+def _search(recipe: Recipe, run_dir: Path, store: str) -> Iterator[Search]:
+    """The search that this process trains a candidate of, on a device of its own; one at a time here too."""
+    with ONE_AT_A_TIME, _stopping_with_the_flow() as stop:
+        world, workers = World(device=own_device()), default_workers(default_processes())
+        yield open_search(recipe, run_dir, LogitStore.open(store), workers, default_progress(), stop, world)
+
+
 @work("plan units")
 def plan_units(recipe: Recipe, store: str) -> list[Unit]:
     """Index the shards, make or open the store, and return the units that are missing."""
@@ -270,3 +281,10 @@ def run_stage(
     run = open_run(recipe, run_dir, [name], default_workers(), default_progress())
     run = replace(run, store=opened, stop=STOPPING)
     return train_stage(run, name, run_dir / before[-1] if before else None)
+
+
+@work("train candidate", run_name="train {candidate}", tags=[GPU_TAG])
+def train_one(recipe: Recipe, run_dir: Path, store: str, number: int, candidate: str) -> None:
+    """Train and score a candidate of a round of contraction, or go on with what a lost try has saved."""
+    with _search(recipe, run_dir, store) as search:
+        search.train(number, candidate)

@@ -41,6 +41,22 @@ SMALL = (
     "stages.finetune.epochs=2",
     "stages.finetune.batch_size=50",
 )
+# A search of three rounds, within bounds that no clock decides about: its path is the same each time.
+SHORT_SEARCH = (
+    *SMALL,
+    "student.kwargs={img_size: 32, embed_dims: [32, 64, 96, 128], depths: [1, 1, 2, 1], num_heads: [2, 4, 6, 8], "
+    "window_sizes: [4, 4, 4, 2]}",
+    "contract.budget={parameters: 0.3e+6, macs: 3.0e+6}",
+    "contract.tighten=0.6",
+    "contract.candidates=2",
+    "contract.epochs=1",
+    "contract.seed_epochs=1",
+    "contract.share=0.5",
+    "contract.held_out=0.5",
+    "contract.held_out_epochs=1",
+    "contract.repeats=1",
+    "contract.batch_size=2",
+)
 # Sixteen short units of the small data.
 MANY_UNITS = ("label.input_size=32", "label.epochs=8", "label.epochs_per_unit=1")
 

@@ -31,11 +31,15 @@ def contract(
     from tinyvit.contraction.run import open_search
     from tinyvit.data.loader import default_workers
     from tinyvit.progress import default_progress
+    from tinyvit.replay_check import open_for_training
 
     resolved = load_recipe(recipe, overrides or []).with_data(data)
-    count = default_workers() if workers is None else workers
+    count, progress = default_workers() if workers is None else workers, default_progress()
+    # Says what is wrong with the recipe before the store is read.
+    _ = resolved.contract
     with stopping_by_signal() as stop:
-        found = search_all(open_search(resolved, run_dir, store, count, default_progress(), stop))
+        opened = open_for_training(resolved, store, count, progress)
+        found = search_all(open_search(resolved, run_dir, opened, count, progress, stop))
     if as_json:
         show(found, as_json)
         return

@@ -7,24 +7,23 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from storage import LogitStore
 from tinyvit.config import Recipe
 from tinyvit.contraction.result import write_result
 from tinyvit.contraction.rounds import Round
 from tinyvit.contraction.search import Search
 from tinyvit.progress import Progress
-from tinyvit.replay_check import open_for_training
 from tinyvit.training.run import open_run
+from tinyvit.world import World
 
 
 def open_search(
-    recipe: Recipe, folder: Path, store: str, workers: int, progress: Progress, stop: Event | None = None
-) -> Search:
-    """The search of a recipe in a folder, new or gone on with. UserError for a store that does not fit."""
-    # Asked first: it says what is missing before anything is read.
-    plan = recipe.contract
-    opened = open_for_training(recipe, store, workers, progress)
-    run = open_run(recipe, folder.resolve(), [plan.stage], workers, progress)
-    return Search(replace(run, store=opened, stop=stop or Event()))
+    recipe: Recipe, folder: Path, store: LogitStore, workers: int, progress: Progress, stop: Event | None = None,
+    world: World | None = None,
+) -> Search:  # fmt: skip
+    """The search of a recipe on a store that was found to fit it, in a folder: a new one, or one to go on with."""
+    run = open_run(recipe, folder.resolve(), [recipe.contract.stage], workers, progress, world)
+    return Search(replace(run, store=store, stop=stop or Event()))
 
 
 def contract(search: Search) -> dict[str, Any]:

@@ -106,8 +106,8 @@ class Search:
         if not found:
             raise UserError(
                 f"round {number}: no student smaller than {parent.point.name} keeps {bounds.told()}; "
-                f"{len(costs)} were measured; raise contract.measured or contract.tighten, or widen contract.space: the "
-                f"same command then goes on from here"
+                f"{len(costs)} were measured; raise contract.measured or contract.tighten, or widen contract.space: the"
+                f" same command then goes on from here"
             )
         return self.folder.decide(number, parent, bounds.values, {point: costs[point] for point in found}, len(costs))
 

@@ -17,7 +17,7 @@ from rich.filesize import decimal
 
 from tinyvit.doctor.finding import Finding, State
 
-DEPLOYMENTS = ("teacher-logits", "distill-student")
+DEPLOYMENTS = ("teacher-logits", "distill-student", "contract-student")
 SECONDS = 5
 
 
@@ -91,7 +91,7 @@ def check_prefect(folder: Path) -> Finding:
     if idle := [pool for pool in pools if pool not in working]:
         told += f"; no worker is online in the work pool {', '.join(idle)}"
         return Finding(check, "hint", told, f"prefect worker start --pool {idle[0]}")
-    return Finding(check, "ok", f"{told}; both flows deployed, a worker online in {', '.join(pools)}")
+    return Finding(check, "ok", f"{told}; every flow deployed, a worker online in {', '.join(pools)}")
 
 
 def _configured(folder: Path) -> str | None:

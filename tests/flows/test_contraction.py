@@ -1,0 +1,36 @@
+"""Contraction as a deployment: candidates side by side in two processes, and the path that one process takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from client import ask, run_deployment
+from support import SHORT_SEARCH, tinyvit
+
+from storage import LogitStore
+
+
+def test_candidates_side_by_side_take_the_path_of_one_process(
+    server: dict[str, str], small_data: Path, small_store: LogitStore, tmp_path: Path
+) -> None:
+    asked = {"data": small_data, "store": small_store.location, "overrides": SHORT_SEARCH}
+    told = run_deployment(
+        server, "contract-student", "--watch", **asked, run_dir=tmp_path / "flow", runner="processes", workers=2
+    )
+    assert "Completed" in told
+    changes = [part for change in SHORT_SEARCH for part in ("--set", change)]
+    done = tinyvit("contract", "contract-example", "--data", small_data, "--store", small_store.location,
+                   "--run-dir", tmp_path / "alone", *changes, "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    paths = [
+        [[(c["student"], c["loss"], c["chosen"]) for c in of["candidates"]] for of in path["rounds"]]
+        for path in (json.loads((tmp_path / "flow" / "path.json").read_text()), json.loads(done.stdout))
+    ]
+    assert paths[0] == paths[1]
+    keys = {artifact["key"] for artifact in ask(server, "artifacts/filter", {})}
+    assert {"contract-student", "contract-student-path"} <= keys
+    wanted = {"task_runs": {"name": {"like_": "train round"}}}
+    names = [run["name"] for run in ask(server, "task_runs/filter", wanted)]
+    assert sorted(set(names)) == sorted(f"train {c['folder']}" for of in json.loads(done.stdout)["rounds"]
+                                        for c in of["candidates"])  # fmt: skip
