@@ -1,4 +1,4 @@
-"""The two comparisons of training run on a few pictures and report what they ran."""
+"""The comparisons of training and of contraction run on a few pictures and report what they ran."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import EXAMPLE
+from support import EXAMPLE, SHORT_SEARCH
 
-from benchmarks import distillation, offline_online
+from benchmarks import contraction, distillation, offline_online
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.errors import UserError
 from tinyvit.progress import LogProgress
@@ -19,6 +19,10 @@ TINY = {
     "fashion-distill": [
         "student.kwargs.img_size=32", "label.input_size=32", "label.epochs=1", "label.epochs_per_unit=1",
         *(f"stages.{way}.{setting}" for way in ("distill", "scratch") for setting in ("epochs=1", "batch_size=50")),
+    ],
+    "contract-example": [
+        *SHORT_SEARCH, "contract.budget.parameters=0.4e+6", "contract.budget.macs=null",
+        *(f"stages.{stage}.{change}" for stage in ("distill", "finetune") for change in ("epochs=1", "warmup_epochs=0")),
     ],
 }  # fmt: skip
 
@@ -71,3 +75,29 @@ def test_stored_answers_are_compared_with_the_live_teacher(
     assert (tmp_path / "losses.png").stat().st_size > 10_000
     with pytest.raises(UserError, match="give one that was fine-tuned"):
         offline_online.compare(tmp_path / "other", EXAMPLE, "pypi:efficientnet-lite0", LogProgress())
+
+
+def test_what_a_search_finds_is_compared_with_what_others_find(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(name: str, overrides: Sequence[str] = ()) -> Recipe:
+        return tiny(name, overrides).with_data(small_data)
+
+    monkeypatch.setattr(contraction, "load_recipe", small)
+    (tmp_path / "data").symlink_to(small_data)
+    found = contraction.compare(tmp_path, 1, [], LogProgress())
+    assert list(found["ways"]) == [
+        "contraction", "contraction, fresh weights", "random search", "by hand, wide", "by hand, deep",
+    ]  # fmt: skip
+    (searched,), (fresh,), (drawn,), *by_hand = found["ways"].values()
+    assert searched["parameters"] <= 0.4e6
+    assert fresh["parameters"] <= 0.4e6
+    assert 0.85 * 0.4e6 <= drawn["parameters"] <= 0.4e6
+    # Of the same budget: as many students, and in all about as many pictures.
+    assert len(list((tmp_path / "seed-0" / "random").glob("round-01/c*/score.json"))) == 2
+    assert drawn["pictures"] == pytest.approx(searched["pictures"], rel=0.4)
+    for (line,) in found["ways"].values():
+        assert 0 < line["top1"] < 100
+        assert line["throughput"] > 0
+    assert all(line["pictures"] == 0 for (line,) in by_hand)
+    assert "random search" in contraction.markdown(found)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -45,15 +46,22 @@ def contract(
         return
     console = Console()
     console.print(_table(found))
+    console.print(
+        f"{found['candidates_trained']} students trained on {found['images_trained_on']:,} pictures in all, "
+        f"{found['networks_measured']} measured"
+    )
     for name in ("recipe", "picture"):
         console.print(f"{name}: {found[name]}", markup=False, soft_wrap=True)
 
 
 def _table(found: dict[str, Any]) -> Table:
     """The path: of each round the student that was chosen."""
-    table = Table(title="From the first student to the budget", title_justify="left")
-    for heading in ("round", "student", "M parameters", "G MACs", "throughput", "loss", "agreement", "of"):
-        table.add_column(heading, justify="left" if heading == "student" else "right")
+    table = Table(title="From the first student to the budget", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("round", justify="right")
+    # Wide enough for a name in two lines: the channels and blocks, and the rest.
+    table.add_column("student", min_width=24)
+    for heading in ("M params", "G MACs", "speed", "loss", "agrees"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for of in found["rounds"]:
         (chosen,) = (entry for entry in of["candidates"] if entry["chosen"])
         table.add_row(
@@ -64,6 +72,5 @@ def _table(found: dict[str, Any]) -> Table:
             f"{chosen['throughput']:.2f}",
             f"{chosen['loss']:.3f}",
             f"{chosen['agreement']:.1f} %",
-            str(len(of["candidates"])),
         )
     return table

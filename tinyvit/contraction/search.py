@@ -18,7 +18,8 @@ import numpy as np
 from storage import digest_of
 from tinyvit.config import Recipe
 from tinyvit.contraction.candidate import train_candidate
-from tinyvit.contraction.costs import Bounds, Costs, Meter
+from tinyvit.contraction.costs import Bounds, Costs
+from tinyvit.contraction.meter import Meter, device_of
 from tinyvit.contraction.neighbours import neighbours
 from tinyvit.contraction.point import Point, check, floor
 from tinyvit.contraction.rounds import Candidate, Round, SearchFolder
@@ -131,7 +132,8 @@ class Search:
     @cached_property
     def meter(self) -> Meter:
         """Measures beside the first student."""
-        recipe, device = self.run.recipe, self.run.world.device
+        recipe = self.run.recipe
+        device = device_of(self.plan.device) if self.plan.device else self.run.world.device
         assert self.run.store
         classes = self.plan.classes or self.run.store.spec.num_classes
         size = input_size(self.first.build(recipe.student, 1, 0))

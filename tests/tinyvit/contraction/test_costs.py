@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tinyvit.config import Contraction, Student
-from tinyvit.contraction.costs import Bounds, Costs, Meter
+from tinyvit.contraction.costs import Bounds, Costs
+from tinyvit.contraction.meter import Meter
 from tinyvit.contraction.point import Point
 
 FIRST = Point((48, 96, 144, 192), (2, 2, 2, 2), (4, 4, 2), 4, 4, 16)

@@ -153,6 +153,7 @@ WRONG = {
     "another architecture": (["student={name: resnet18}"], "resnet18 is no TinyViT"),
     "a stage on labels": (["contract.stage=finetune"], "contract.stage is 'finetune', which learns labels"),
     "no such stage": (["contract.stage=pretrain"], "contract.stage is 'pretrain'; the stages are distill, finetune"),
+    "a device that is not here": (["contract.device=tpu:7"], "contract.device is 'tpu:7', which this machine has not"),
     "a misspelt factor": (["contract.space.dims=3"], "contract.space.dims"),
 }
 
