@@ -22,7 +22,7 @@ TINY = {
     ],
     "contract-example": [
         *SHORT_SEARCH, "contract.budget.parameters=0.4e+6", "contract.budget.macs=null",
-        *(f"stages.{stage}.{change}" for stage in ("distill", "finetune") for change in ("epochs=1", "warmup_epochs=0")),
+        *(f"stages.{stage}.{fix}" for stage in ("distill", "finetune") for fix in ("epochs=1", "warmup_epochs=0")),
     ],
 }  # fmt: skip
 
