@@ -72,7 +72,9 @@ class Contraction(Section):
         default=None, description="where speed is measured, such as cpu; null: where it is trained"
     )
     batch_size: int = Field(default=64, ge=1, description="pictures in a forward pass that is timed")
-    repeats: int = Field(default=10, ge=1, description="timed passes; the median of their ratios counts")
+    repeats: int = Field(
+        default=10, ge=1, description="timed pairs of passes, more where they differ; their median counts"
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="draws shards, neighbours and initial weights")
 
     @model_validator(mode="after")
