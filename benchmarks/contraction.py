@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from benchmarks.tables import file_table, terminal
+from benchmarks.tables import file_table, mean_and_spread, terminal
 from storage import LogitStore
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.contraction.candidate import train_candidate
@@ -193,18 +193,13 @@ def _rows(found: dict[str, Any]) -> list[list[str]]:
     return [
         [
             way,
-            _spread([line["parameters"] / 1e6 for line in lines], 3),
-            _spread([line["macs"] / 1e9 for line in lines], 4),
-            _spread([line["throughput"] for line in lines], 2),
-            _spread([line["top1"] for line in lines], 2),
+            mean_and_spread([line["parameters"] / 1e6 for line in lines], 3),
+            mean_and_spread([line["macs"] / 1e9 for line in lines], 4),
+            mean_and_spread([line["throughput"] for line in lines], 2),
+            mean_and_spread([line["top1"] for line in lines], 2),
             ", ".join(f"{line['top1']:.2f}" for line in lines),
             f"{statistics.mean(line['pictures'] for line in lines):,.0f}",
             f"{statistics.mean(line['seconds'] for line in lines):,.0f}",
         ]
         for way, lines in found["ways"].items()
     ]
-
-
-def _spread(values: list[float], digits: int) -> str:
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(set(values)) > 1 else mean

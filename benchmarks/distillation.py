@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
-from benchmarks.tables import file_table, terminal
+from benchmarks.tables import file_table, mean_and_spread, terminal
 from storage import LogitStore
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.data.fetch import fetch_fashion_mnist
@@ -102,15 +102,10 @@ def _rows(found: dict[str, Any]) -> list[list[str]]:
         [
             words,
             ", ".join(f"{steps:,}" for steps in sorted(set(found[f"{way}_steps"]))),
-            _mean_and_spread(found[f"{way}_top1"]),
+            mean_and_spread(found[f"{way}_top1"], 2),
             ", ".join(f"{value:.2f}" for value in found[f"{way}_top1"]),
             f"{statistics.mean(found[f'{way}_loss']):.4f}",
             f"{statistics.mean(found[f'{way}_calibration_error']):.2f}",
         ]
         for way, words in WAYS.items()
     ] + [["(the teacher, fine-tuned on the labels)", "", f"{found['teacher_top1']:.2f}", "", "", ""]]
-
-
-def _mean_and_spread(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"

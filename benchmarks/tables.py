@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 
 from rich.table import Table
@@ -19,3 +20,9 @@ def file_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """For a Markdown file."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(["", *("| " + " | ".join(line) + " |" for line in lines), ""])
+
+
+def mean_and_spread(values: Sequence[float], digits: int) -> str:
+    """The mean, and the standard deviation where there are several."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"

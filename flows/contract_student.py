@@ -63,9 +63,13 @@ def contract_student(
     opened = LogitStore.open(store)
     search = open_search(resolved, folder, opened, default_workers(), default_progress())
 
+    def unfinished(of: Round) -> list[str]:
+        return [candidate.folder for candidate in of.candidates if not search.folder.score(candidate.folder)]
+
     def train_all(of: Round) -> None:
+        lost: Exception | None = None
         for _ in range(TRIES):
-            left = [candidate.folder for candidate in of.candidates if not search.folder.score(candidate.folder)]
+            left = unfinished(of)
             if not left:
                 return
             with started_runner(runner, workers, address) as pool:
@@ -76,8 +80,13 @@ def contract_student(
                     except FailedRun:
                         raise
                     except Exception as fault:
+                        # A process that died, or a machine: each kind of runner says so in its own way.
                         get_run_logger().warning("a candidate was lost (%r); what it saved is gone on with", fault)
-        raise UserError(f"round {of.number} was not finished in {TRIES} tries, its processes were lost; see the log")
+                        lost = fault
+        if unfinished(of):
+            raise UserError(
+                f"round {of.number} was not finished in {TRIES} tries ({lost!r}); mend that and start the flow again"
+            )
 
     found = write_result(search.folder, resolved, search.contract(train_all))
     _publish(found)
