@@ -17,7 +17,7 @@ import numpy as np
 
 from storage import LogitStore, ShardTable, StoreSpec, Unit, UnitRows
 from storage.objects import open_objects
-from storage.store import commit_key
+from storage.units import commit_key
 from tinyvit.config import load_recipe
 from tinyvit.memory import peak_mib
 from tinyvit.progress import Progress

@@ -12,6 +12,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -28,6 +29,10 @@ LEVEL = 1
 BLOCK_BYTES = 1 << 20
 # What it decodes says how it was encoded.
 DECODER = Blosc()
+
+
+# The values of one epoch of a unit, by array.
+Values = dict[str, NDArray[Any]]
 
 
 class DamagedObject(ValueError):
@@ -49,15 +54,18 @@ def checked(data: bytes | memoryview, what: str) -> memoryview:
 
 @dataclass(frozen=True)
 class UnitArray:
-    """How one array keeps a unit: `chunks` epochs of values of `shape`, each a chunk of its own.
+    """How one array keeps a unit: `chunks` epochs of values of `shape` (its dimensions are `dims`), each a chunk of
+    its own.
 
-    With `entry_first` a chunk [slot, entry] lies in memory as [entry, slot].
+    With `entry_first` a chunk [slot, entry] lies in memory as [entry, slot]. `about` says what the values are.
     """
 
     name: str
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
+    dims: tuple[str, ...]
     chunks: int
+    about: str
     entry_first: bool = False
 
     @property
@@ -73,6 +81,12 @@ class UnitArray:
     def key(self, block: int, shard: int) -> str:
         """The key of the object that holds a unit."""
         return "/".join([self.name, "c", str(block), str(shard), *("0" for _ in self.shape)])
+
+    def padded(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Values of fewer slots as a chunk of this array's shape, zeros behind them."""
+        whole = np.zeros(self.shape, self.dtype)
+        whole[: len(values)] = values
+        return np.ascontiguousarray(whole.T) if self.entry_first else whole
 
     def encode(self, epochs: Sequence[NDArray[np.generic]]) -> tuple[bytes, list[bytes]]:
         """The object that holds these epochs ([*shape], or [entry, slot] in memory), and their checksums."""

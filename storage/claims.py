@@ -20,10 +20,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from storage.objects import Objects
 from storage.spec import StoreError, Unit
-from storage.store import LogitStore
+from storage.units import UnitStore
 
 CLAIMS = "committed/claims/"
 RUNS = "committed/runs/"
@@ -36,7 +37,7 @@ SEAL = "seal"
 class Claims:
     """The claims of one run on the units of a store, for as long as the context lasts; then all of them are void."""
 
-    def __init__(self, store: LogitStore, beat: float = BEAT, patience: float = PATIENCE) -> None:
+    def __init__(self, store: UnitStore[Any], beat: float = BEAT, patience: float = PATIENCE) -> None:
         self._store, self._beat, self._patience = store, beat, patience
         self._objects: Objects = store.objects
         self._run = f"{socket.gethostname()}-{secrets.token_hex(6)}"

@@ -8,7 +8,7 @@ alone decodes a flipped bit without a word.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, Zst
 from zarr.storage import MemoryStore
 
 from storage.chunks import BLOCK_BYTES, LEVEL, UnitArray
-from storage.encoding import ENCODINGS
-from storage.spec import ShardTable, StoreSpec, digest_of
-from storage.walk import step_dtype
+from storage.spec import ShardTable, UnitSpec, digest_of
 
 # Key digests of this many data shards share an object, so that the index of 2,048 shards is 32 objects.
 KEY_GROUP = 64
@@ -28,38 +26,20 @@ KEY_GROUP = 64
 # The keys of a shard by slot.
 Keys = Callable[[int], Sequence[str]]
 
-ABOUT = {
-    "class_step": "steps of a walk from the best class around the class ids; class_id = cumsum(class_step) % classes",
-    "seed": "seed that remakes the view",
-    "valid": "the row holds a teacher's answer",
-    "view_digest": "CRC-32 of the pixels of probe views before normalisation",
-}
-
-
-def unit_arrays(spec: StoreSpec, slots: int) -> dict[str, UnitArray]:
-    """The arrays that a unit consists of, in the order of its checksum."""
-    encoding, rows = ENCODINGS[spec.encoding], (slots, spec.top_k)
-    shapes: dict[str, tuple[str, tuple[int, ...]]] = {
-        "class_step": (step_dtype(spec.num_classes), rows),
-        "value": (encoding.value_dtype(spec.top_k), rows),
-        "residual": (encoding.residual_dtype, rows[:1]),
-        "seed": ("uint32", rows[:1]),
-        "valid": ("bool", rows[:1]),
-        "view_digest": ("uint32", (spec.probes,)),
-    }
-    return {
-        name: UnitArray(name, np.dtype(dtype), shape, spec.epochs_per_unit, entry_first=name == "class_step")
-        for name, (dtype, shape) in shapes.items()
-    }
-
 
 def new_objects(
-    spec: StoreSpec, table: ShardTable, class_names: Sequence[str] | None, keys: Keys | None
+    spec: UnitSpec,
+    arrays: Iterable[UnitArray],
+    table: ShardTable,
+    class_names: Sequence[str] | None,
+    keys: Keys | None,
 ) -> dict[str, bytes]:
-    """Every object of an empty store by key, the group's document, which makes it one, last."""
+    """Every object of an empty store whose units consist of these arrays, by key; the group's document, which makes
+    it one, last.
+    """
     memory: dict[str, Any] = {}
     group = zarr.create_group(MemoryStore(memory))
-    _create_unit_arrays(group, spec, table)
+    _create_unit_arrays(group, spec, arrays, len(table))
     _create_index(group, table)
     if keys is not None:
         _create_keys(group, table, keys)
@@ -99,21 +79,12 @@ def read_array(objects: dict[str, bytes], name: str, where: int | slice = slice(
     return values
 
 
-def _create_unit_arrays(group: zarr.Group, spec: StoreSpec, table: ShardTable) -> None:
-    encoding = ENCODINGS[spec.encoding]
-    largest = np.iinfo(encoding.residual_dtype).max
-    about = ABOUT | {
-        "value": encoding.describe(spec.top_k),
-        "residual": "0: every class is kept"
-        if spec.nothing_outside
-        else f"mass outside the entries = sin(max(residual, 1/8) * pi / {2 * largest})^2",
-    }
-    for array in unit_arrays(spec, table.slots).values():
-        dims = ("epoch", "shard", "probe") if array.name == "view_digest" else ("epoch", "shard", "slot", "entry")
+def _create_unit_arrays(group: zarr.Group, spec: UnitSpec, arrays: Iterable[UnitArray], shards: int) -> None:
+    for array in arrays:
         chunk = (1, 1, *array.shape)
         group.create_array(
             array.name,
-            shape=(spec.epochs, len(table), *array.shape),
+            shape=(spec.epochs, shards, *array.shape),
             dtype=array.dtype,
             chunks=chunk,
             shards=(spec.epochs_per_unit, *chunk[1:]),
@@ -130,12 +101,12 @@ def _create_unit_arrays(group: zarr.Group, spec: StoreSpec, table: ShardTable) -
                 Crc32cCodec(),
             ],
             fill_value=0,
-            dimension_names=dims[: len(chunk)],
-            attributes={"long_name": about[array.name]},
+            dimension_names=("epoch", "shard", *array.dims),
+            attributes={"long_name": array.about},
         )
     group.create_array(
         "committed",
-        shape=(spec.epochs, len(table)),
+        shape=(spec.epochs, shards),
         dtype="uint32",
         chunks=(spec.epochs_per_unit, 1),
         compressors=[Crc32cCodec()],

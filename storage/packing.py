@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from storage.chunks import UnitArray
+from storage.chunks import UnitArray, Values
 from storage.encoding import ENCODINGS
 from storage.rows import Rows, UnitRows, row_faults
 from storage.spec import StoreSpec
-from storage.walk import absent_entries, class_ids, walk
+from storage.walk import absent_entries, class_ids, step_dtype, walk
 
-Values = dict[str, NDArray[Any]]
+
+def unit_arrays(spec: StoreSpec, slots: int) -> dict[str, UnitArray]:
+    """The arrays that a unit of a logit store consists of, in the order of its checksum."""
+    encoding = ENCODINGS[spec.encoding]
+    largest = np.iinfo(encoding.residual_dtype).max
+    outside = (
+        "0: every class is kept"
+        if spec.nothing_outside
+        else f"mass outside the entries = sin(max(residual, 1/8) * pi / {2 * largest})^2"
+    )
+    walk_of = "steps of a walk from the best class around the class ids; class_id = cumsum(class_step) % classes"
+    arrays: list[tuple[str, str, tuple[str, ...], str]] = [
+        ("class_step", step_dtype(spec.num_classes), ("slot", "entry"), walk_of),
+        ("value", encoding.value_dtype(spec.top_k), ("slot", "entry"), encoding.describe(spec.top_k)),
+        ("residual", encoding.residual_dtype, ("slot",), outside),
+        ("seed", "uint32", ("slot",), "seed that remakes the view"),
+        ("valid", "bool", ("slot",), "the row holds a teacher's answer"),
+        ("view_digest", "uint32", ("probe",), "CRC-32 of the pixels of probe views before normalisation"),
+    ]
+    sizes = {"slot": slots, "entry": spec.top_k, "probe": spec.probes}
+    return {
+        name: UnitArray(
+            name,
+            np.dtype(dtype),
+            tuple(sizes[dim] for dim in dims),
+            dims,
+            spec.epochs_per_unit,
+            about,
+            entry_first=name == "class_step",
+        )
+        for name, dtype, dims, about in arrays
+    }
 
 
 def pack(rows: UnitRows, number: int, spec: StoreSpec, arrays: dict[str, UnitArray]) -> Values:
@@ -41,13 +69,7 @@ def pack(rows: UnitRows, number: int, spec: StoreSpec, arrays: dict[str, UnitArr
         "valid": valid,
         "view_digest": rows.view_digest[number],
     }
-    return {name: _padded(found[name], array) for name, array in arrays.items()}
-
-
-def _padded(values: NDArray[np.generic], array: UnitArray) -> NDArray[np.generic]:
-    whole = np.zeros(array.shape, array.dtype)
-    whole[: len(values)] = values
-    return np.ascontiguousarray(whole.T) if array.entry_first else whole
+    return {name: array.padded(found[name]) for name, array in arrays.items()}
 
 
 def unpack(values: Values, samples: int, spec: StoreSpec) -> Rows:

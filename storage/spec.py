@@ -1,4 +1,4 @@
-"""What a store is a record of: the frozen specification, the data set's table, units and digests."""
+"""What a store is a record of: the frozen specifications, the data set's table, units and digests."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.encoding import ENCODINGS, SELECTIONS
 
-FORMAT = "logit-store"
 FORMAT_VERSION = 2
-
 
 # Attributes beside the specification: digests of the data set's index, the class names and the arrays' documents.
 DIGESTS = ("table_digest", "class_name_digest", "document_digests")
@@ -44,8 +42,78 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class StoreSpec:
-    """Everything that decides what the rows mean; it stands in the attributes of the Zarr group.
+class UnitSpec:
+    """What the specifications of all stores of units say; they stand in the attributes of the Zarr group.
+
+    `data` names the data set, `libraries` the versions that made its views, `created` is the time in ISO 8601.
+    """
+
+    FORMAT: ClassVar[str]
+    VERSION: ClassVar[int]
+    # What it is and what makes it, for messages.
+    KIND: ClassVar[str]
+    MADE_BY: ClassVar[str]
+    # What two may differ in and still mean the same.
+    INCIDENTAL: ClassVar[tuple[str, ...]] = ("created", "libraries")
+
+    data: str
+    epochs: int
+    epochs_per_unit: int
+    libraries: Mapping[str, str]
+    created: str
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks of epochs there are; the last may be shorter."""
+        return -(-self.epochs // self.epochs_per_unit)
+
+    def epochs_of(self, unit: Unit) -> range:
+        """The epochs that a unit covers."""
+        first = unit.block * self.epochs_per_unit
+        return range(first, min(first + self.epochs_per_unit, self.epochs))
+
+    def to_attributes(self, **digests: Any) -> dict[str, Any]:
+        """The attributes of the Zarr group, with digests of what else was made with it and one over all of them."""
+        body = {"format": self.FORMAT, "format_version": self.VERSION, **asdict(self), **digests}
+        return {**body, "spec_digest": digest_of(body)}
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> Self:
+        """Undo `to_attributes`; StoreError for another format, another version or an edited attribute."""
+        if attributes.get("format") != cls.FORMAT:
+            raise StoreError(f"the folder is not a {cls.KIND}; give the path that {cls.MADE_BY} wrote")
+        if (version := attributes.get("format_version")) != cls.VERSION:
+            raise StoreError(
+                f"the store has format_version {version}, this program reads {cls.VERSION}; "
+                f"use the release that wrote it"
+            )
+        names = [f.name for f in fields(cls)]
+        if missing := [name for name in (*names, *DIGESTS) if name not in attributes]:
+            raise StoreError(f"the store's attributes lack {', '.join(missing)}; it is damaged, make it again")
+        body = {key: attributes[key] for key in ["format", "format_version", *names, *DIGESTS]}
+        if digest_of(body) != attributes.get("spec_digest"):
+            raise StoreError("the store's attributes were changed after it was made; restore zarr.json")
+        return cls(**{name: attributes[name] for name in names})
+
+    def differences(self, other: Self) -> list[str]:
+        """Where two specifications disagree about what is stored, each as 'field: this, not that'."""
+        found = []
+        for name in (f.name for f in fields(self) if f.name not in self.INCIDENTAL):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, Mapping):
+                found += [
+                    f"{name}.{key} is {mine.get(key)!r} in the store, {theirs.get(key)!r} here"
+                    for key in sorted({*mine, *theirs})
+                    if mine.get(key) != theirs.get(key)
+                ]
+            elif mine != theirs:
+                found.append(f"{name} is {mine!r} in the store, {theirs!r} here")
+        return found
+
+
+@dataclass(frozen=True)
+class StoreSpec(UnitSpec):
+    """Everything that decides what the rows of a logit store mean.
 
     `teacher` names the model (name, source, weights and class-list digests, input size, mean, std),
     `augment` is the augmentation that made the views, `libraries` the versions that replayed it. `selection` says
@@ -53,17 +121,19 @@ class StoreSpec:
     `top_k` random draws hit (`sampled`).
     """
 
-    data: str
-    epochs: int
-    epochs_per_unit: int
+    FORMAT = "logit-store"
+    VERSION = FORMAT_VERSION
+    KIND = "logit store"
+    MADE_BY = "teacher-logits"
+    # It follows from `augment`, which says more.
+    INCIDENTAL = (*UnitSpec.INCIDENTAL, "augment_digest")
+
     top_k: int
     num_classes: int
     encoding: str
     run_seed: int
     teacher: Mapping[str, Any]
     augment: Mapping[str, Any]
-    libraries: Mapping[str, str]
-    created: str
     selection: str = "top_k"
     mass: float | None = None
     probes: int = 4
@@ -94,61 +164,6 @@ class StoreSpec:
     def nothing_outside(self) -> bool:
         """Whether no answer has mass outside its kept classes."""
         return self.selection == "sampled" or (self.selection == "top_k" and self.top_k == self.num_classes)
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks of epochs there are; the last may be shorter."""
-        return -(-self.epochs // self.epochs_per_unit)
-
-    def epochs_of(self, unit: Unit) -> range:
-        """The epochs that a unit covers."""
-        first = unit.block * self.epochs_per_unit
-        return range(first, min(first + self.epochs_per_unit, self.epochs))
-
-    def to_attributes(self, **digests: Any) -> dict[str, Any]:
-        """The attributes of the Zarr group, with digests of what else was made with it and one over all of them."""
-        body = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self), **digests}
-        return {**body, "spec_digest": digest_of(body)}
-
-    @classmethod
-    def from_attributes(cls, attributes: Mapping[str, Any]) -> StoreSpec:
-        """Undo `to_attributes`; StoreError for another format, another version or an edited attribute."""
-        if attributes.get("format") != FORMAT:
-            raise StoreError("the folder is not a logit store; give the path that teacher-logits wrote")
-        if (version := attributes.get("format_version")) != FORMAT_VERSION:
-            raise StoreError(
-                f"the store has format_version {version}, this program reads {FORMAT_VERSION}; "
-                f"use the release that wrote it"
-            )
-        names = [f.name for f in fields(cls)]
-        if missing := [name for name in (*names, *DIGESTS) if name not in attributes]:
-            raise StoreError(f"the store's attributes lack {', '.join(missing)}; it is damaged, label again")
-        body = {key: attributes[key] for key in ["format", "format_version", *names, *DIGESTS]}
-        if digest_of(body) != attributes.get("spec_digest"):
-            raise StoreError("the store's attributes were changed after it was made; restore zarr.json")
-        return cls(**{name: attributes[name] for name in names})
-
-    def differences(self, other: StoreSpec) -> list[str]:
-        """Where two specifications disagree about the meaning of rows, each as 'field: this, not that'."""
-        found = []
-        for name in (f.name for f in fields(self) if f.name not in ("created", "libraries", "augment")):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if isinstance(mine, Mapping):
-                keys = sorted({*mine, *theirs})
-                found += [
-                    f"{name}.{key} is {mine.get(key)!r} in the store, {theirs.get(key)!r} here"
-                    for key in keys
-                    if mine.get(key) != theirs.get(key)
-                ]
-            elif name == "augment_digest" and mine != theirs:
-                found += [
-                    f"augment.{key} is {self.augment.get(key)!r} in the store, {other.augment.get(key)!r} here"
-                    for key in sorted({*self.augment, *other.augment})
-                    if self.augment.get(key) != other.augment.get(key)
-                ]
-            elif mine != theirs:
-                found.append(f"{name} is {mine!r} in the store, {theirs!r} here")
-        return found
 
 
 @dataclass(frozen=True)

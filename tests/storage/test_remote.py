@@ -36,7 +36,7 @@ def test_resuming_and_repairing_in_a_bucket(bucket: Bucket) -> None:
     made.write_unit(Unit(1, 0), random_rows(Unit(1, 0)))
     reopened = LogitStore.open(bucket.s3("resume"))
     assert reopened.missing() == [Unit(0, 0), Unit(0, 1), Unit(1, 1)]
-    with pytest.raises(StoreError, match="not labelled yet"):
+    with pytest.raises(StoreError, match="not there yet"):
         reopened.read(0, 0)
     for unit in reopened.missing():
         reopened.write_unit(unit, random_rows(unit))

@@ -58,7 +58,7 @@ def test_missing_units_are_what_was_not_committed(tmp_path: Path) -> None:
     made.write_unit(Unit(1, 0), random_rows(Unit(1, 0)))
     reopened = LogitStore.open(tmp_path / "s")
     assert reopened.missing() == [Unit(0, 0), Unit(0, 1), Unit(1, 1)]
-    with pytest.raises(StoreError, match="not labelled yet"):
+    with pytest.raises(StoreError, match="not there yet"):
         reopened.read(0, 0)
     with pytest.raises(StoreError, match="3 units are missing"):
         made.seal()

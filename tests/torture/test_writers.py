@@ -128,7 +128,7 @@ def what_is_read_of(store: LogitStore, whole: LogitStore, epoch: int, shard: int
     try:
         rows = store.read(epoch, shard)
     except StoreError as fault:
-        if "not labelled yet" not in str(fault):
+        if "not there yet" not in str(fault):
             raise
         return "not there"
     wanted = whole.read(epoch, shard)
