@@ -44,7 +44,7 @@ COLUMNS = ("student", "parameters", "G MACs", "throughput", "top-1 %", "each see
 # By hand, of about the parameters and the throughput that the budget allows: few wide blocks, and more narrow ones.
 BY_HAND = {
     "by hand, wide": Point((48, 64, 80, 112), (1, 1, 1, 1), (4, 4, 2), 4, 4, 16),
-    "by hand, deep": Point((32, 48, 80, 96), (2, 2, 2, 1), (4, 4, 2), 4, 4, 16),
+    "by hand, deep": Point((32, 48, 80, 96), (2, 1, 2, 1), (4, 4, 2), 4, 4, 16),
 }
 # Random students use at least so much of the parameters that they may.
 USED = 0.85
@@ -175,7 +175,7 @@ def _train_in_full(
     model = load_student(Path(last["checkpoint"]))
     subject = Subject.of(model, None)
     world = World()
-    evaluator = Evaluator(subject, open_pictures(str(test), progress), world, default_workers(), torch.float32)
+    evaluator = Evaluator(subject, [open_pictures(str(test), progress)], world, default_workers(), torch.float32)
     return evaluator.measure(model.to(world.device)).top1
 
 

@@ -13,6 +13,7 @@ from tinyvit.cli.bench import app as bench_app
 from tinyvit.cli.contract import contract
 from tinyvit.cli.data import app as data_app
 from tinyvit.cli.doctor import doctor
+from tinyvit.cli.evaluate import evaluate
 from tinyvit.cli.output import log_to_stderr, one_line_faults, show, stopping_by_signal
 from tinyvit.cli.plan import plan
 from tinyvit.cli.report import report
@@ -27,6 +28,7 @@ app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
 app.command()(contract)
 app.command()(doctor)
+app.command()(evaluate)
 app.command()(plan)
 app.command()(report)
 
@@ -132,45 +134,6 @@ def train(
         results = {result["stage"]: result for result in run_stages(run, stages)}
         if world.chief:
             show(results, as_json, "trained")
-
-
-@app.command()
-def evaluate(
-    model: Annotated[
-        str, typer.Argument(help="a stage's run folder, an exported student, or a teacher such as timm:NAME")
-    ],
-    data: Annotated[str, typer.Option(help="labelled pictures: shards (a folder, a URL), an image folder or a .csv")],
-    size: Annotated[int | None, typer.Option(help="pixels a side; default: what the model was built for")] = None,
-    crop: Annotated[float | None, typer.Option(help="share of the picture's side that is seen; 1: all of it")] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="the data's class names: a file, a line each, or imagenet-1k")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16; auto: bfloat16 on a GPU")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="pictures a forward pass")] = 250,
-    workers: Workers = None,
-    as_json: AsJson = False,
-) -> None:
-    """Accuracy, loss, calibration and speed of a student, or of a teacher, on labelled pictures."""
-    from tinyvit.data.loader import default_workers
-    from tinyvit.evaluation import Evaluator, load_subject, open_pictures
-    from tinyvit.evaluation.subject import named_classes
-    from tinyvit.progress import default_progress
-    from tinyvit.training.network import precision_of
-    from tinyvit.world import World
-
-    world = World()
-    subject = load_subject(model, world.device)
-    subject = replace(subject, size=size or subject.size, crop_pct=crop or subject.crop_pct)
-    evaluator = Evaluator(
-        subject,
-        open_pictures(data, default_progress()),
-        world,
-        default_workers() if workers is None else workers,
-        precision_of(precision, world.device),
-        classes=named_classes(classes) if classes else None,
-        batch_size=batch_size,
-    )
-    show(evaluator.measure(subject.model).as_dict() | {"size": subject.size}, as_json, model)
 
 
 @app.command()

@@ -29,6 +29,13 @@ class Picture:
     content: bytes | Path | Member
     label: int
 
+    def stamp(self) -> tuple[int, int]:
+        """Bytes and time of change (ns since 1970) of the file that it is in; of a picture in memory its length."""
+        if isinstance(self.content, bytes):
+            return len(self.content), 0
+        found = (self.content.archive if isinstance(self.content, Member) else self.content).stat()
+        return found.st_size, found.st_mtime_ns
+
     def read(self) -> bytes:
         """The encoded bytes. UserError when they cannot be read any more."""
         if isinstance(self.content, bytes):

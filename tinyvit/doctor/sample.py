@@ -36,15 +36,15 @@ class Sample:
     @property
     def labels(self) -> np.ndarray:
         """[N] int64, as they stand in the shards."""
-        return np.array([label for _, _, label in self.pictures], np.int64)
+        return np.array([picture.labels[0] for picture in self.pictures], np.int64)
 
-    def spans(self, most: int) -> list[tuple[int, range]]:
-        """All of it, so many at a time."""
-        count = len(self.pictures)
-        return [(0, range(first, min(first + most, count))) for first in range(0, count, most)]
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """One part."""
+        return (len(self.pictures),)
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
-        """Those of a span."""
+        """Some of them."""
         return list(self.pictures[numbers.start : numbers.stop])
 
     def first(self, count: int) -> Sample:
@@ -97,7 +97,7 @@ def draw(index: ShardIndex, most: int, seed: int) -> Sample:
         except BrokenImage:
             continue
         assert sample.label is not None
-        pictures.append((sample.key, sample.image, sample.label))
+        pictures.append(Labelled(sample.key, sample.image, (sample.label,)))
         sides.append(image.size)
     return Sample(tuple(pictures), tuple(sides))
 

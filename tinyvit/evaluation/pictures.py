@@ -13,36 +13,58 @@ from PIL import Image
 from timm.data.transforms_factory import transforms_imagenet_eval
 from torch import Tensor
 
+from storage import ShardTable, digest_of
 from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.index import ShardIndex, index_shards
+from tinyvit.data.join import key_digest
 from tinyvit.data.sources import Picture, pictures_of
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 
-# A picture's name for messages, its encoded bytes, its label.
-Labelled = tuple[str, bytes, int]
+# Of an image folder: pictures that are read, cached and counted together, as those of a shard are.
+PART = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A picture's name for messages, its encoded bytes, and the classes that are right: one, or several or none where
+    a set says so.
+    """
+
+    name: str
+    content: bytes
+    labels: tuple[int, ...]
 
 
 class LabelledPictures(Protocol):
-    """Pictures that can be read a span at a time; picklable."""
+    """Pictures in parts, of which some can be read at a time; picklable."""
 
     @property
     def classes(self) -> list[str] | None:
         """The names of the labels, where they are known."""
         ...
 
-    def spans(self, most: int) -> list[tuple[int, range]]:
-        """Where to read, at most so many pictures at a time."""
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many pictures each part has."""
         ...
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
-        """The pictures of a span. UserError for one without a label."""
+        """Some pictures of a part. UserError for one without a label."""
+        ...
+
+
+class DataSet(LabelledPictures, Protocol):
+    """Labelled pictures that are known well enough to keep what was made of them."""
+
+    def table(self) -> ShardTable:
+        """What a store keeps of them."""
         ...
 
 
 @dataclass(frozen=True)
 class ShardPictures:
-    """Those of WebDataset shards."""
+    """Those of WebDataset shards; a shard is a part."""
 
     index: ShardIndex
 
@@ -50,9 +72,12 @@ class ShardPictures:
     def classes(self) -> list[str] | None:
         return self.index.place.class_names()
 
-    def spans(self, most: int) -> list[tuple[int, range]]:
-        counts = enumerate(self.index.counts)
-        return [(shard, span) for shard, count in counts for span in _spans(count, most)]
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return self.index.counts
+
+    def table(self) -> ShardTable:
+        return self.index.table
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
         shard, found = self.index.shard(part), []
@@ -61,7 +86,7 @@ class ShardPictures:
                 raise UserError(
                     f"{shard.path}: {sample.key!r} has no label (.cls); only labelled shards can be evaluated on"
                 )
-            found.append((f"{shard.path}: {sample.key}", sample.image, sample.label))
+            found.append(Labelled(f"{shard.path}: {sample.key}", sample.image, (sample.label,)))
         return found
 
 
@@ -72,15 +97,29 @@ class FolderPictures:
     pictures: tuple[Picture, ...]
     classes: list[str] | None
 
-    def spans(self, most: int) -> list[tuple[int, range]]:
-        return [(0, span) for span in _spans(len(self.pictures), most)]
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return tuple(len(self.pictures[first : first + PART]) for first in range(0, len(self.pictures), PART))
+
+    def table(self) -> ShardTable:
+        """Files are told apart by name, size and time of change."""
+        parts = [self.pictures[first : first + PART] for first in range(0, len(self.pictures), PART)]
+        return ShardTable(
+            name=tuple(
+                f"pictures {PART * number} to {PART * number + len(part) - 1}" for number, part in enumerate(parts)
+            ),
+            samples=self.counts,
+            sha256=tuple(digest_of([[p.key, p.label, *p.stamp()] for p in part]) for part in parts),
+            key_digest=tuple(np.array([key_digest(p.key) for p in part], np.uint64) for part in parts),
+        )
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
-        chosen = self.pictures[numbers.start : numbers.stop]
-        return [(str(picture.content), picture.read(), picture.label) for picture in chosen]
+        first = PART * part
+        chosen = self.pictures[first + numbers.start : first + numbers.stop]
+        return [Labelled(str(picture.content), picture.read(), (picture.label,)) for picture in chosen]
 
 
-def open_pictures(data: str, progress: Progress) -> LabelledPictures:
+def open_pictures(data: str, progress: Progress) -> DataSet:
     """The labelled pictures of shards (a folder, a URL), of an image folder, or of a CSV file."""
     path = Path(data)
     if path.suffix == ".csv" or (
@@ -91,13 +130,9 @@ def open_pictures(data: str, progress: Progress) -> LabelledPictures:
     return ShardPictures(index_shards(data, progress))
 
 
-def _spans(count: int, most: int) -> list[range]:
-    return [range(first, min(first + most, count)) for first in range(0, count, most)]
-
-
 @dataclass(frozen=True)
 class EvaluationViews:
-    """The centre crops of pictures, of which each of `world` ranks takes a share."""
+    """The centre crops of pictures, of which each of `world` ranks takes a share; with `parts` only of these parts."""
 
     pictures: LabelledPictures
     size: int
@@ -107,18 +142,29 @@ class EvaluationViews:
     batch_size: int
     rank: int = 0
     world: int = 1
+    parts: tuple[int, ...] | None = None
 
     @property
     def items(self) -> int:
         """How many batches this rank reads."""
-        return len(self._spans)
+        return len(self.spans)
 
     @property
-    def _spans(self) -> list[tuple[int, range]]:
-        return self.pictures.spans(self.batch_size)[self.rank :: self.world]
+    def spans(self) -> list[tuple[int, range]]:
+        """The part of each batch that this rank reads, and where it is in the part."""
+        counts = self.pictures.counts
+        found = [
+            (part, range(first, min(first + self.batch_size, counts[part])))
+            for part in (range(len(counts)) if self.parts is None else self.parts)
+            for first in range(0, counts[part], self.batch_size)
+        ]
+        return found[self.rank :: self.world]
 
     def read(self, worker: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (views [n, H, W, 3] uint8, labels [n]) of one worker."""
+        """Batches of one worker: views [n, H, W, 3] uint8, and the classes that are right [n, L], filled up with -1.
+
+        Pictures for which none is right are left out, so that a batch may be empty.
+        """
         transform = transforms_imagenet_eval(
             img_size=self.size,
             crop_pct=self.crop_pct,
@@ -126,15 +172,19 @@ class EvaluationViews:
             interpolation=self.interpolation,
             use_prefetcher=True,
         )
-        for part, numbers in self._spans[worker::workers]:
-            pictures = self.pictures.read(part, numbers)
-            # The prefetcher's form of timm's transform ends in uint8, channels first.
-            pixels = [np.asarray(transform(_decoded(*picture[:2]))).transpose(1, 2, 0) for picture in pictures]
-            yield torch.from_numpy(np.stack(pixels)), torch.tensor([label for _, _, label in pictures])
+        for part, numbers in self.spans[worker::workers]:
+            pictures = [picture for picture in self.pictures.read(part, numbers) if picture.labels]
+            views = np.zeros((len(pictures), self.size, self.size, 3), np.uint8)
+            for view, picture in zip(views, pictures, strict=True):
+                # The prefetcher's form of timm's transform ends in uint8, channels first.
+                view[:] = np.asarray(transform(_decoded(picture))).transpose(1, 2, 0)
+            most = max((len(picture.labels) for picture in pictures), default=1)
+            labels = [[*picture.labels, *[-1] * (most - len(picture.labels))] for picture in pictures]
+            yield torch.from_numpy(views), torch.tensor(labels, dtype=torch.int64).view(len(pictures), most)
 
 
-def _decoded(name: str, content: bytes) -> Image.Image:
+def _decoded(picture: Labelled) -> Image.Image:
     try:
-        return Image.fromarray(EncodedImage(content).pixels())
+        return Image.fromarray(EncodedImage(picture.content).pixels())
     except BrokenImage as fault:
-        raise UserError(f"{name} cannot be decoded ({fault}); mend it") from None
+        raise UserError(f"{picture.name} cannot be decoded ({fault}); mend it") from None

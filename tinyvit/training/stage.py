@@ -193,7 +193,7 @@ class StageTrainer:
             # What the teacher tells apart is not what the pictures are labelled with.
             return None
         left = self.stage.epochs - self.epoch
-        return Evaluator(subject, pictures, run.world, run.workers, self.network.dtype, times=left)
+        return Evaluator(subject, [pictures] * left, run.world, run.workers, self.network.dtype)
 
     def _evaluate(self, evaluator: Evaluator, journal: Journal | None) -> dict[str, Any]:
         """Measure, and keep the student when it is the best so far."""

@@ -43,7 +43,7 @@ def model(small_recipe: Recipe) -> torch.nn.Module:
 
 def evaluate(subject: Subject, data: Path, workers: int = 0) -> dict[str, float]:
     return (
-        Evaluator(subject, open_pictures(str(data), LogProgress()), CPU, workers, torch.float32)
+        Evaluator(subject, [open_pictures(str(data), LogProgress())], CPU, workers, torch.float32)
         .measure(subject.model)
         .as_dict()
     )
@@ -67,6 +67,7 @@ def test_accuracy_loss_and_calibration_are_their_definitions(
     pictures = open_pictures(str(small_data / "val"), LogProgress())
     views = EvaluationViews(pictures, subject.size, subject.crop_pct, subject.crop_mode, subject.interpolation, 250)
     ((pixels, labels),) = views.read(0, 1)
+    labels = labels[:, 0]
     with torch.inference_mode():
         logits = model(normalise(pixels, subject.mean, subject.std, CPU.device))
     p, right = logits.softmax(dim=1).numpy(), (logits.argmax(dim=1) == labels).numpy()
@@ -153,7 +154,7 @@ def test_a_class_that_the_model_does_not_have_is_never_its_answer(small_data: Pa
     classes = tuple(f"class {n}" for n in range(10))
     known = Subject.of(model, (*classes[:9], "another"))
     pictures = open_pictures(str(small_data / "val"), LogProgress())
-    evaluator = Evaluator(known, pictures, CPU, 0, torch.float32, classes=classes)
+    evaluator = Evaluator(known, [pictures], CPU, 0, torch.float32, classes=classes)
     found = evaluator.measure(model)
     assert np.isfinite(found.loss)
     labels = [sample.label for sample in samples_of(small_data / "val")]

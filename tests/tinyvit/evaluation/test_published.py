@@ -1,0 +1,191 @@
+"""Published sets, in miniature copies of their layouts: the figures of timm's own way of validating, to the picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+from support import tinyvit
+from timm.data import create_dataset, create_loader
+from timm.data.real_labels import RealLabelsImagenet
+from timm.utils import accuracy
+
+from tinyvit.errors import UserError
+from tinyvit.evaluation import Evaluator, load_subject
+from tinyvit.evaluation.corruptions import ALEXNET, corruption_error, open_corrupted, prepared
+from tinyvit.evaluation.measure import Evaluation
+from tinyvit.evaluation.pictures import LabelledPictures
+from tinyvit.evaluation.published import SETS, Reassessed, open_set
+from tinyvit.progress import LogProgress
+from tinyvit.students.classes import synsets
+from tinyvit.world import World
+
+CPU = World(device=torch.device("cpu"))
+TEACHER = "pypi:efficientnet-lite0"
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "cat", "camera")
+# Each photograph is cut in so many ways.
+CUTS = 4
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    rng, found = np.random.default_rng(0), []
+    for name in PHOTOGRAPHS:
+        whole = Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
+        for _ in range(CUTS):
+            left, top = rng.integers(0, min(whole.size) // 3, 2).tolist()
+            side = int(min(whole.size) * 0.6)
+            found.append(whole.crop((left, top, left + side, top + int(side * 0.9))))
+    return found
+
+
+def answers(pictures: list[Image.Image], among: list[str], folder: Path) -> list[int]:
+    """What the teacher calls each picture among these classes; that of every third picture is replaced by another."""
+    found = []
+    evaluator_of = load_subject(TEACHER, CPU.device)
+    assert evaluator_of.classes
+    columns = [n for n, name in enumerate(evaluator_of.classes) if name.split()[0] in set(among)]
+    for number, picture in enumerate(pictures):
+        file = folder / "asked" / among[0] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(file)
+        pixels = create_loader(
+            create_dataset("", root=str(file.parent.parent)), (3, 224, 224), 1, use_prefetcher=False,
+            interpolation=evaluator_of.interpolation, mean=evaluator_of.mean, std=evaluator_of.std,
+            crop_pct=evaluator_of.crop_pct,
+        )  # fmt: skip
+        ((views, _),) = pixels
+        file.unlink()
+        with torch.inference_mode():
+            best = int(evaluator_of.model(views)[0, columns].argmax())
+        found.append((best + 1) % len(among) if number % 3 == 0 else best)
+    return found
+
+
+def layout(pictures: list[Image.Image], folders: list[str], root: Path, name: str = "picture-{}.JPEG") -> Path:
+    for number, (picture, folder) in enumerate(zip(pictures, folders, strict=True)):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        picture.save(root / folder / name.format(number + 1), quality=92)
+    return root
+
+
+def ours(pictures: LabelledPictures) -> Evaluation:
+    subject = load_subject(TEACHER, CPU.device)
+    return Evaluator(subject, [pictures], CPU, 0, torch.float32, batch_size=7).measure(subject.model)
+
+
+def timms(folder: Path, class_map: list[str], consume: Callable[[Any, Any], None], where: Path) -> None:
+    """What validate.py of timm's repository does with each batch of a folder."""
+    subject = load_subject(TEACHER, CPU.device)
+    (where / "map.txt").write_text("\n".join(class_map))
+    dataset = create_dataset("", root=str(folder), class_map=str(where / "map.txt"))
+    loader = create_loader(
+        dataset, (3, 224, 224), 5, use_prefetcher=False, interpolation=subject.interpolation,
+        mean=subject.mean, std=subject.std, crop_pct=subject.crop_pct,
+    )  # fmt: skip
+    with torch.inference_mode():
+        for views, target in loader:
+            consume(subject.model(views), target)
+
+
+@pytest.mark.parametrize("name", ["in1k", "v2", "a", "r", "sketch"])
+def test_top1_is_that_of_timm(name: str, pictures: list[Image.Image], tmp_path: Path) -> None:
+    published = SETS[name]
+    labels = answers(pictures, published.classes, tmp_path)
+    called = [str(label) if published.numbered else published.classes[label] for label in labels]
+    folder = layout(pictures, called, tmp_path / "sets" / published.folders[0])
+    found = ours(open_set(name, str(tmp_path / "sets"), LogProgress()))
+    assert found.images == len(pictures)
+    valid = [n for n, synset in enumerate(synsets("imagenet-1k")) if synset in set(published.classes)]
+    right: dict[int, list[float]] = {1: [], 5: []}
+
+    def consume(output: Any, target: Any) -> None:
+        for k, share in zip((1, 5), accuracy(output[:, valid], target, topk=(1, 5)), strict=True):
+            right[k].append(float(share) * len(target))
+
+    names = [str(n) for n in range(1000)] if published.numbered else published.classes
+    timms(folder, names, consume, tmp_path)
+    assert found.top1 == pytest.approx(sum(right[1]) / len(pictures))
+    assert found.top5 == pytest.approx(sum(right[5]) / len(pictures))
+    assert 20 < found.top1 < 100
+
+
+def test_reassessed_labels_are_those_of_timm(pictures: list[Image.Image], tmp_path: Path) -> None:
+    folder = layout(pictures, ["n01440764"] * len(pictures), tmp_path / "val", "ILSVRC2012_val_{:08d}.JPEG")
+    wanted = open_set("real", str(folder), LogProgress())
+    assert isinstance(wanted, Reassessed)
+    # The reassessed labels of the first files, some of which have none or several; of some of the pictures the answer.
+    answered = answers(pictures, SETS["real"].classes, tmp_path)
+    labels = [
+        (*labels, answer) if labels and number % 2 else labels
+        for number, (labels, answer) in enumerate(zip(wanted.real, answered, strict=False))
+    ]
+    assert {len(one) for one in labels} >= {0, 1, 2}
+    found = ours(Reassessed(wanted.pictures, tuple(labels)))
+    (tmp_path / "real.json").write_text(json.dumps(labels))
+    files = [f"ILSVRC2012_val_{n + 1:08d}.JPEG" for n in range(len(pictures))]
+    judge = RealLabelsImagenet(files, str(tmp_path / "real.json"))
+    timms(folder, synsets("imagenet-1k"), lambda output, _: judge.add_result(output), tmp_path)
+    assert found.images == sum(bool(one) for one in labels) < len(pictures)
+    assert (found.top1, found.top5) == pytest.approx((judge.get_accuracy(1), judge.get_accuracy(5)))
+    assert 0 < found.top1 < 100
+
+
+def test_corruptions(pictures: list[Image.Image], tmp_path: Path) -> None:
+    """Every corruption in the archives' own folders; severities differ in how many pictures have the right folder."""
+    few = pictures[::CUTS]
+    labels = [SETS["c"].classes[label] for label in answers(few, SETS["c"].classes, tmp_path)]
+    for number, kind in enumerate(ALEXNET):
+        archive = tmp_path / "imagenet-c" / ("noise" if "noise" in kind else "other")
+        for severity in range(1, 6):
+            count = 1 + (number + severity) % len(few)
+            small = [picture.resize((224, 224)) for picture in few[:count]]
+            layout(small, labels[:count], archive / kind / str(severity))
+    done = tinyvit("evaluate", TEACHER, "--data", tmp_path, "--set", "c", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["missing"] == []
+    assert found["mce"] == pytest.approx(np.mean([found["error"][kind] / ALEXNET[kind] for kind in ALEXNET]))
+    assert len(set(found["error"].values())) > 3
+    # All of each picture is seen: a crop would see others.
+    folder = tmp_path / "imagenet-c" / "noise" / "shot_noise" / "3"
+    subject = prepared(load_subject(TEACHER, CPU.device))
+    one = Evaluator(subject, [open_set("c", str(folder), LogProgress())], CPU, 0, torch.float32).measure(subject.model)
+    opened = open_corrupted(str(tmp_path), LogProgress())
+    assert one.images == sum(opened.sets[opened.names.index(("shot_noise", 3))].counts)
+    assert sum(sum(s.counts) for s in opened.sets) == found["images"]
+
+
+def test_some_corruptions_have_no_mean_error(pictures: list[Image.Image]) -> None:
+    one = Evaluation(60, 80, 1, 0, 10, 1, 1)
+    found = corruption_error([("fog", n) for n in range(1, 6)], [one] * 5)
+    assert found["mce"] is None
+    assert found["error"] == {"fog": 40}
+    assert found["relative_to_alexnet"]["fog"] == pytest.approx(40 / 0.819324)
+    assert "snow" in found["missing"]
+
+
+def test_what_is_missing_or_is_another_set_is_told(pictures: list[Image.Image], tmp_path: Path) -> None:
+    for name, published in SETS.items():
+        opener = open_corrupted if name == "c" else (lambda place, progress, name=name: open_set(name, place, progress))
+        with pytest.raises(UserError, match="it comes from https://") as fault:
+            opener(str(tmp_path / "none"), LogProgress())
+        assert published.source in str(fault.value)
+    layout(pictures[:1], ["cats"], tmp_path / "imagenet-a")
+    with pytest.raises(UserError, match="a class 'cats', which ImageNet-A has not"):
+        open_set("a", str(tmp_path), LogProgress())
+    layout(pictures[:1], ["n01440764"], tmp_path / "val")
+    with pytest.raises(UserError, match="is not called like a picture of ImageNet's validation set"):
+        ours(open_set("real", str(tmp_path), LogProgress()))
+    (tmp_path / "imagenet-c" / "fog" / "1").mkdir(parents=True)
+    with pytest.raises(UserError, match="lacks the severity 2"):
+        open_corrupted(str(tmp_path), LogProgress())
+    with pytest.raises(UserError, match="there is no set 'b'"):
+        open_set("b", str(tmp_path), LogProgress())

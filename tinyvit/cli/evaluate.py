@@ -1,0 +1,68 @@
+"""`tinyvit evaluate`: how good a model is at the classes that it was trained for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from tinyvit.cli.output import show
+from tinyvit.errors import UserError
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="a stage's run folder, an exported student, or a teacher such as timm:NAME")
+    ],
+    data: Annotated[str, typer.Option(help="labelled pictures: shards (a folder, a URL), an image folder or a .csv")],
+    published: Annotated[
+        str | None,
+        typer.Option("--set", metavar="in1k|real|v2|a|r|sketch|c", help="the data is this set, as it is published"),
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="pixels a side; default: what the model was built for")] = None,
+    crop: Annotated[float | None, typer.Option(help="share of the picture's side that is seen; 1: all of it")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="the data's class names: a file, a line each, or imagenet-1k")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16; auto: bfloat16 on a GPU")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="pictures a forward pass")] = 250,
+    workers: Annotated[
+        int | None, typer.Option(help="data processes; default: one a core beside this one, at most 8")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+) -> None:
+    """Accuracy, loss, calibration and speed of a student, or of a teacher, on labelled pictures."""
+    from tinyvit.data.loader import default_workers
+    from tinyvit.evaluation import Evaluator, load_subject, open_pictures
+    from tinyvit.evaluation.corruptions import corruption_error, open_corrupted, prepared
+    from tinyvit.evaluation.published import open_set
+    from tinyvit.evaluation.subject import named_classes
+    from tinyvit.progress import default_progress
+    from tinyvit.training.network import precision_of
+    from tinyvit.world import World
+
+    if published and classes:
+        raise UserError(f"--set {published} has classes of its own; leave --classes out")
+    world, progress = World(), default_progress()
+    corrupted = open_corrupted(data, progress) if published == "c" else None
+    if corrupted:
+        sets = list(corrupted.sets)
+    else:
+        sets = [open_set(published, data, progress) if published else open_pictures(data, progress)]
+    subject = load_subject(model, world.device)
+    subject = prepared(subject) if corrupted else subject
+    subject = replace(subject, size=size or subject.size, crop_pct=crop or subject.crop_pct)
+    evaluator = Evaluator(
+        subject,
+        sets,
+        world,
+        default_workers() if workers is None else workers,
+        precision_of(precision, world.device),
+        classes=named_classes(classes) if classes else None,
+        batch_size=batch_size,
+    )
+    with progress.task("evaluate", sum(sum(pictures.counts) for pictures in sets), "pictures") as bar:
+        found = [evaluator.measure(subject.model, bar) for _ in sets]
+    result = corruption_error(corrupted.names, found) if corrupted else found[0].as_dict()
+    show(result | {"size": subject.size}, as_json, model)

@@ -1,0 +1,86 @@
+"""ImageNet-C: 15 corruptions in 5 severities, and their mean error beside AlexNet's (Hendrycks and Dietterich 2019,
+arXiv 1903.12261, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from tinyvit.errors import UserError
+from tinyvit.evaluation.measure import Evaluation
+from tinyvit.evaluation.pictures import LabelledPictures
+from tinyvit.evaluation.published import find_set, missing, open_set
+from tinyvit.evaluation.subject import Subject
+from tinyvit.progress import Progress
+
+# AlexNet's mean errors over the severities, as the authors' code has them (github.com/hendrycks/robustness).
+ALEXNET = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+SEVERITIES = range(1, 6)
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """The sets of pictures of one corruption and severity each, in the order of `names`."""
+
+    names: tuple[tuple[str, int], ...]
+    sets: tuple[LabelledPictures, ...]
+
+
+def open_corrupted(place: str, progress: Progress) -> Corrupted:
+    """Those that are at a place, laid out as CORRUPTION/SEVERITY/SYNSET, perhaps in the folders of the published
+    archives (blur, digital, noise, weather). UserError where there are none, and where a severity is lacking.
+    """
+    root = Path(find_set("c", place) or place)
+    folders = {kind: found[0] for kind in ALEXNET if (found := sorted([*root.glob(kind), *root.glob(f"*/{kind}")]))}
+    if not folders:
+        raise UserError(missing("c", place))
+    names = [(kind, severity) for kind in folders for severity in SEVERITIES]
+    for kind, severity in names:
+        if not (folders[kind] / str(severity)).is_dir():
+            raise UserError(f"{folders[kind]} lacks the severity {severity}; unpack the whole archive")
+    sets = tuple(open_set("c", str(folders[kind] / str(severity)), progress) for kind, severity in names)
+    return Corrupted(tuple(names), sets)
+
+
+def prepared(subject: Subject) -> Subject:
+    """How the published pictures are prepared: they are crops of 224 pixels already, and all of it is seen."""
+    return replace(subject, crop_pct=1.0)
+
+
+def corruption_error(names: Sequence[tuple[str, int]], found: Sequence[Evaluation]) -> dict[str, Any]:
+    """In percent: `mce`, which is None unless all corruptions are there; `top1` over all of them; of each corruption
+    its error and that divided by AlexNet's.
+    """
+    errors = {
+        kind: mean(100 - one.top1 for (of, _), one in zip(names, found, strict=True) if of == kind)
+        for kind in dict.fromkeys(kind for kind, _ in names)
+    }
+    relative = {kind: error / ALEXNET[kind] for kind, error in errors.items()}
+    return {
+        "mce": mean(relative.values()) if len(relative) == len(ALEXNET) else None,
+        "top1": 100 - mean(errors.values()),
+        "images": sum(one.images for one in found),
+        "missing": [kind for kind in ALEXNET if kind not in errors],
+        "error": errors,
+        "relative_to_alexnet": relative,
+    }

@@ -1,0 +1,189 @@
+"""The sets that ImageNet classifiers are judged by, in the layouts they are published in.
+
+Each is a set of labelled pictures of ImageNet-1k's classes or of 200 of them, on which only those 200 are told apart,
+as their authors do. Which classes, and the reassessed labels, are timm's tables.
+"""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from tinyvit.errors import UserError
+from tinyvit.evaluation.pictures import Labelled, LabelledPictures, open_pictures
+from tinyvit.progress import Progress
+from tinyvit.students.classes import same_class, synsets
+
+# A file of ImageNet-1k's validation set.
+VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+
+@dataclass(frozen=True)
+class PublishedSet:
+    """A set: its title, where it comes from, how its folder is called, timm's list of its classes.
+
+    `numbered`: its folders are called by class numbers, not by synsets.
+    """
+
+    title: str
+    source: str
+    folders: tuple[str, ...]
+    subset: str | None = None
+    numbered: bool = False
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The synsets that are told apart on it."""
+        if self.subset is None:
+            return synsets("imagenet-1k")
+        return _table(f"imagenet_{self.subset}_synsets.txt").split()
+
+
+HENDRYCKS = "https://github.com/hendrycks"
+SETS = {
+    "in1k": PublishedSet(
+        "ImageNet-1k validation",
+        "https://image-net.org (ILSVRC2012_img_val.tar, sorted into folders by synset)",
+        ("val", "validation", "imagenet-val"),
+    ),
+    "real": PublishedSet(
+        "ImageNet ReaL",
+        "https://image-net.org: the pictures of in1k under their published names, with the labels of arXiv 2006.07159",
+        ("val", "validation", "imagenet-val"),
+    ),
+    "v2": PublishedSet(
+        "ImageNet-V2, matched frequency",
+        "https://github.com/modestyachts/ImageNetV2 (imagenetv2-matched-frequency.tar.gz)",
+        ("imagenetv2-matched-frequency-format-val", "imagenetv2-matched-frequency"),
+        numbered=True,
+    ),
+    "a": PublishedSet("ImageNet-A", f"{HENDRYCKS}/natural-adv-examples (imagenet-a.tar)", ("imagenet-a",), "a"),
+    "r": PublishedSet("ImageNet-R", f"{HENDRYCKS}/imagenet-r (imagenet-r.tar)", ("imagenet-r",), "r"),
+    "sketch": PublishedSet(
+        "ImageNet-Sketch",
+        "https://github.com/HaohanWang/ImageNet-Sketch (ImageNet-Sketch.zip)",
+        ("sketch", "imagenet-sketch"),
+    ),
+    "c": PublishedSet(
+        "ImageNet-C",
+        f"{HENDRYCKS}/robustness (blur.tar, digital.tar, noise.tar, weather.tar)",
+        ("imagenet-c",),
+    ),
+}
+
+
+def find_set(name: str, place: str) -> str | None:
+    """Where a set is: in the place itself, or in a folder of it that has the set's published name; None: nowhere."""
+    path = Path(place)
+    if "://" in place or path.is_file():
+        return place
+    inside = (path / folder for folder in SETS[name].folders)
+    return next((str(folder) for folder in inside if folder.is_dir()), place if path.is_dir() else None)
+
+
+def open_set(name: str, place: str, progress: Progress) -> LabelledPictures:
+    """The pictures of a set, with the set's classes. UserError where it is missing, saying where it comes from.
+
+    Shards without class names are taken to have labels of the set's own numbering: ascending by synset.
+    """
+    published, found = _known(name), find_set(name, place)
+    if found is None:
+        raise UserError(missing(name, place))
+    pictures = open_pictures(found, progress)
+    named: LabelledPictures = Renumbered(pictures, published.classes, _numbers(name, pictures.classes, found))
+    return Reassessed(named, _real_labels()) if name == "real" else named
+
+
+def missing(name: str, place: str | Path) -> str:
+    """A line that says that a set is not there, and where to get it."""
+    published = SETS[name]
+    return f"{published.title} is not at {place}; it comes from {published.source}: unpack it there"
+
+
+def _known(name: str) -> PublishedSet:
+    if name not in SETS:
+        raise UserError(f"there is no set {name!r}; choose one of {', '.join(SETS)}")
+    return SETS[name]
+
+
+def _numbers(name: str, classes: Sequence[str] | None, found: str) -> tuple[int, ...] | None:
+    """The number that each class of the pictures has among the set's; None where it is its own."""
+    published = SETS[name]
+    if classes is None:
+        return None
+    if published.numbered and all(folder.isdecimal() for folder in classes):
+        numbers = tuple(int(folder) for folder in classes)
+        if max(numbers) >= len(published.classes):
+            raise UserError(f"{found} has a class {max(numbers)}; {published.title} has {len(published.classes)}")
+        return numbers
+    place = {synset: number for number, synset in enumerate(published.classes)}
+    if unknown := [folder for folder in classes if same_class(folder) not in place]:
+        raise UserError(
+            f"{found} has a class {unknown[0]!r}, which {published.title} has not; "
+            f"its folders are called by synset, such as {published.classes[0]}"
+        )
+    return tuple(place[same_class(folder)] for folder in classes)
+
+
+@dataclass(frozen=True)
+class Renumbered:
+    """Pictures whose labels are numbered otherwise: `numbers` has the new one of each; None: they stay."""
+
+    pictures: LabelledPictures
+    classes: list[str] | None
+    numbers: tuple[int, ...] | None
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return self.pictures.counts
+
+    def read(self, part: int, numbers: range) -> list[Labelled]:
+        read = self.pictures.read(part, numbers)
+        if self.numbers is None:
+            return read
+        return [replace(picture, labels=tuple(self.numbers[label] for label in picture.labels)) for picture in read]
+
+
+@dataclass(frozen=True)
+class Reassessed:
+    """Pictures of ImageNet-1k's validation set with the labels that Beyer et al. (arXiv 2006.07159) found right."""
+
+    pictures: LabelledPictures
+    real: tuple[tuple[int, ...], ...]
+
+    @property
+    def classes(self) -> list[str] | None:
+        return self.pictures.classes
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return self.pictures.counts
+
+    def read(self, part: int, numbers: range) -> list[Labelled]:
+        return [replace(picture, labels=self._labels(picture.name)) for picture in self.pictures.read(part, numbers)]
+
+    def _labels(self, name: str) -> tuple[int, ...]:
+        found = VALIDATION.search(name)
+        number = int(found.group(1)) if found else 0
+        if not 1 <= number <= len(self.real):
+            raise UserError(
+                f"{name} is not called like a picture of ImageNet's validation set (ILSVRC2012_val_00000001); "
+                f"reassessed labels are known by these names only"
+            )
+        return self.real[number - 1]
+
+
+def _real_labels() -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(labels) for labels in json.loads(_table("imagenet_real_labels.json")))
+
+
+def _table(name: str) -> str:
+    """A table that timm brings along."""
+    content = pkgutil.get_data("timm.data", f"_info/{name}")
+    assert content is not None
+    return content.decode()
