@@ -48,7 +48,7 @@ constraints: $(UV) ## choose the versions in constraints.txt anew
 # Bytecode is compiled once: torch, timm and Prefect are imported by every process of a run.
 $(READY): pyproject.toml constraints.txt | $(UV)
 	$(UV) venv -q --allow-existing --python '>=3.11,<3.14' $(VENV)
-	$(UV) pip install -q --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[flows,hub,remote,dask,ray,wandb,export,example,dev]'
+	$(UV) pip install -q --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[flows,hub,remote,dask,ray,wandb,export,transfer,example,dev]'
 	@touch $@
 
 .uv/bin/uv:

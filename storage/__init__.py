@@ -7,6 +7,7 @@ commits them last, refuses what does not match and reads one epoch of one shard 
 from storage.claims import Claims
 from storage.durable import whole_file, write_whole
 from storage.encoding import ENCODINGS, SELECTIONS
+from storage.features import Features, FeatureSpec, FeatureStore
 from storage.objects import Objects, Part, open_objects
 from storage.rows import Rows, UnitRows
 from storage.spec import FORMAT_VERSION, ShardTable, StoreError, StoreSpec, Unit, digest_of
@@ -20,6 +21,9 @@ __all__ = [
     "SELECTIONS",
     "Claims",
     "Difference",
+    "FeatureSpec",
+    "FeatureStore",
+    "Features",
     "LogitStore",
     "Objects",
     "Part",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from tinyvit.cli.output import show
+from tinyvit.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="Make, fetch, pull, index and check WebDataset shards.")
 
@@ -56,16 +57,21 @@ def make(
 
 @app.command()
 def fetch(
-    name: Annotated[Literal["fashion-mnist"], typer.Argument(help="the data set")],
+    name: Annotated[Literal["fashion-mnist", "digits"], typer.Argument(help="the data set")],
     out: Annotated[Path, typer.Argument(help="the folder for train/ and val/")],
     source: Annotated[Path | None, typer.Option(help="a folder that has the original files already")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the shards of a published data set: all 70,000 images of Fashion-MNIST (MIT licence)."""
+    """Make the shards of a published data set: all 70,000 images of Fashion-MNIST, or scikit-learn's 1,797 digits."""
+    from tinyvit.data.digits import make_digits
     from tinyvit.data.fetch import fetch_fashion_mnist
     from tinyvit.progress import default_progress
 
-    show(fetch_fashion_mnist(out, default_progress(), source), as_json, name)
+    progress = default_progress()
+    if name == "digits" and source:
+        raise UserError("the digits come with scikit-learn; leave --source out")
+    counts = make_digits(out, progress) if name == "digits" else fetch_fashion_mnist(out, progress, source)
+    show(counts, as_json, name)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from tinyvit.cli.evaluate import evaluate
 from tinyvit.cli.output import log_to_stderr, one_line_faults, show, stopping_by_signal
 from tinyvit.cli.plan import plan
 from tinyvit.cli.report import report
+from tinyvit.cli.scorecard import scorecard
 from tinyvit.cli.store import app as store_app
 from tinyvit.errors import UserError
 
@@ -31,6 +32,7 @@ app.command()(doctor)
 app.command()(evaluate)
 app.command()(plan)
 app.command()(report)
+app.command()(scorecard)
 
 RecipeName = Annotated[str, typer.Argument(help="name of a recipe, or a .yaml file")]
 Data = Annotated[

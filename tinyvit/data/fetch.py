@@ -78,7 +78,7 @@ def as_pictures(arrays: Arrays, split: Split) -> list[Picture]:
         raise UserError(f"the {split} split is not the published Fashion-MNIST (its sha256 differs); fetch it again")
     name = "train" if split == "train" else "val"
     return [
-        Picture(f"{name}-{i:05d}", "png", _png(pixels), int(label))
+        Picture(f"{name}-{i:05d}", "png", png(pixels), int(label))
         for i, (pixels, label) in enumerate(zip(images, labels, strict=True))
     ]
 
@@ -98,7 +98,8 @@ def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         raise UserError(f"{path} is absent or damaged ({fault}); fetch the original files again") from None
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Pixels [H, W] or [H, W, 3] as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

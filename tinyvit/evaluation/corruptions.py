@@ -12,7 +12,7 @@ from typing import Any
 
 from tinyvit.errors import UserError
 from tinyvit.evaluation.measure import Evaluation
-from tinyvit.evaluation.pictures import LabelledPictures
+from tinyvit.evaluation.pictures import DataSet
 from tinyvit.evaluation.published import find_set, missing, open_set
 from tinyvit.evaluation.subject import Subject
 from tinyvit.progress import Progress
@@ -43,7 +43,7 @@ class Corrupted:
     """The sets of pictures of one corruption and severity each, in the order of `names`."""
 
     names: tuple[tuple[str, int], ...]
-    sets: tuple[LabelledPictures, ...]
+    sets: tuple[DataSet, ...]
 
 
 def open_corrupted(place: str, progress: Progress) -> Corrupted:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -132,7 +133,7 @@ def open_pictures(data: str, progress: Progress) -> DataSet:
 
 @dataclass(frozen=True)
 class EvaluationViews:
-    """The centre crops of pictures, of which each of `world` ranks takes a share; with `parts` only of these parts."""
+    """The centre crops of pictures, of which each of `world` ranks takes a share."""
 
     pictures: LabelledPictures
     size: int
@@ -142,7 +143,6 @@ class EvaluationViews:
     batch_size: int
     rank: int = 0
     world: int = 1
-    parts: tuple[int, ...] | None = None
 
     @property
     def items(self) -> int:
@@ -152,35 +152,41 @@ class EvaluationViews:
     @property
     def spans(self) -> list[tuple[int, range]]:
         """The part of each batch that this rank reads, and where it is in the part."""
-        counts = self.pictures.counts
-        found = [
-            (part, range(first, min(first + self.batch_size, counts[part])))
-            for part in (range(len(counts)) if self.parts is None else self.parts)
-            for first in range(0, counts[part], self.batch_size)
-        ]
+        found = [span for part in range(len(self.pictures.counts)) for span in self.spans_of(part)]
         return found[self.rank :: self.world]
 
+    def spans_of(self, part: int) -> list[tuple[int, range]]:
+        """The batches of a part."""
+        count, size = self.pictures.counts[part], self.batch_size
+        return [(part, range(first, min(first + size, count))) for first in range(0, count, size)]
+
     def read(self, worker: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of one worker: views [n, H, W, 3] uint8, and the classes that are right [n, L], filled up with -1.
+        """Batches of one worker, as `batch` makes them."""
+        return map(self.batch, self.spans[worker::workers])
+
+    def batch(self, span: tuple[int, range]) -> tuple[Tensor, Tensor]:
+        """Some pictures of a part: views [n, H, W, 3] uint8, and the classes that are right [n, L], filled up with -1.
 
         Pictures for which none is right are left out, so that a batch may be empty.
         """
-        transform = transforms_imagenet_eval(
+        pictures = [picture for picture in self.pictures.read(*span) if picture.labels]
+        views = np.zeros((len(pictures), self.size, self.size, 3), np.uint8)
+        for view, picture in zip(views, pictures, strict=True):
+            # The prefetcher's form of timm's transform ends in uint8, channels first.
+            view[:] = np.asarray(self._transform(_decoded(picture))).transpose(1, 2, 0)
+        most = max((len(picture.labels) for picture in pictures), default=1)
+        labels = [[*picture.labels, *[-1] * (most - len(picture.labels))] for picture in pictures]
+        return torch.from_numpy(views), torch.tensor(labels, dtype=torch.int64).view(len(pictures), most)
+
+    @cached_property
+    def _transform(self) -> Any:
+        return transforms_imagenet_eval(
             img_size=self.size,
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
             interpolation=self.interpolation,
             use_prefetcher=True,
         )
-        for part, numbers in self.spans[worker::workers]:
-            pictures = [picture for picture in self.pictures.read(part, numbers) if picture.labels]
-            views = np.zeros((len(pictures), self.size, self.size, 3), np.uint8)
-            for view, picture in zip(views, pictures, strict=True):
-                # The prefetcher's form of timm's transform ends in uint8, channels first.
-                view[:] = np.asarray(transform(_decoded(picture))).transpose(1, 2, 0)
-            most = max((len(picture.labels) for picture in pictures), default=1)
-            labels = [[*picture.labels, *[-1] * (most - len(picture.labels))] for picture in pictures]
-            yield torch.from_numpy(views), torch.tensor(labels, dtype=torch.int64).view(len(pictures), most)
 
 
 def _decoded(picture: Labelled) -> Image.Image:

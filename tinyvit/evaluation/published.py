@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from storage import ShardTable
 from tinyvit.errors import UserError
-from tinyvit.evaluation.pictures import Labelled, LabelledPictures, open_pictures
+from tinyvit.evaluation.pictures import DataSet, Labelled, open_pictures
 from tinyvit.progress import Progress
 from tinyvit.students.classes import same_class, synsets
 
@@ -86,7 +87,7 @@ def find_set(name: str, place: str) -> str | None:
     return next((str(folder) for folder in inside if folder.is_dir()), place if path.is_dir() else None)
 
 
-def open_set(name: str, place: str, progress: Progress) -> LabelledPictures:
+def open_set(name: str, place: str, progress: Progress) -> DataSet:
     """The pictures of a set, with the set's classes. UserError where it is missing, saying where it comes from.
 
     Shards without class names are taken to have labels of the set's own numbering: ascending by synset.
@@ -95,7 +96,7 @@ def open_set(name: str, place: str, progress: Progress) -> LabelledPictures:
     if found is None:
         raise UserError(missing(name, place))
     pictures = open_pictures(found, progress)
-    named: LabelledPictures = Renumbered(pictures, published.classes, _numbers(name, pictures.classes, found))
+    named = Renumbered(pictures, published.classes, _numbers(name, pictures.classes, found))
     return Reassessed(named, _real_labels()) if name == "real" else named
 
 
@@ -134,13 +135,16 @@ def _numbers(name: str, classes: Sequence[str] | None, found: str) -> tuple[int,
 class Renumbered:
     """Pictures whose labels are numbered otherwise: `numbers` has the new one of each; None: they stay."""
 
-    pictures: LabelledPictures
+    pictures: DataSet
     classes: list[str] | None
     numbers: tuple[int, ...] | None
 
     @property
     def counts(self) -> tuple[int, ...]:
         return self.pictures.counts
+
+    def table(self) -> ShardTable:
+        return self.pictures.table()
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
         read = self.pictures.read(part, numbers)
@@ -153,7 +157,7 @@ class Renumbered:
 class Reassessed:
     """Pictures of ImageNet-1k's validation set with the labels that Beyer et al. (arXiv 2006.07159) found right."""
 
-    pictures: LabelledPictures
+    pictures: DataSet
     real: tuple[tuple[int, ...], ...]
 
     @property
@@ -163,6 +167,9 @@ class Reassessed:
     @property
     def counts(self) -> tuple[int, ...]:
         return self.pictures.counts
+
+    def table(self) -> ShardTable:
+        return self.pictures.table()
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
         return [replace(picture, labels=self._labels(picture.name)) for picture in self.pictures.read(part, numbers)]

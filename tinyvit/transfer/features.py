@@ -1,0 +1,155 @@
+"""What a network makes of a data set's pictures before its classifier, computed once and kept in a store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from storage import Claims, Features, FeatureSpec, FeatureStore, StoreError, Unit, digest_of
+from tinyvit.data.loader import run_jobs
+from tinyvit.errors import UserError
+from tinyvit.evaluation.pictures import DataSet, EvaluationViews
+from tinyvit.evaluation.subject import Subject
+from tinyvit.pixels import normalise
+from tinyvit.progress import Progress
+from tinyvit.provenance import library_versions, now, version_changes
+from tinyvit.replay import probe_slots, view_digest
+from tinyvit.teachers import weights_digest
+
+Span = tuple[int, range]
+# Seconds between looks at what other runs have done.
+LOOK_AGAIN = 2.0
+
+
+@dataclass(frozen=True)
+class Split:
+    """Features [N, C] float32 and labels [N] of a part of a data set."""
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Makes features of pictures with a network, on its device, at a precision; keeps them in `folder`."""
+
+    name: str
+    subject: Subject
+    folder: Path
+    device: torch.device
+    dtype: torch.dtype
+    workers: int
+    progress: Progress
+    batch_size: int = 128
+
+    def split(self, data: str, pictures: DataSet) -> Split:
+        """Features and labels of all pictures of the data set that is called `data`; what is kept is not made again.
+
+        UserError for a network without features, for features that are not finite, and where the kept ones were made
+        of other pixels than the libraries of today prepare.
+        """
+        self.subject.model.eval()
+        try:
+            store = self._open(data, pictures)
+            with Claims(store) as claims:
+                while missing := store.missing():
+                    if not self._make(store, pictures, missing, claims):
+                        # What is missing is with another run.
+                        time.sleep(LOOK_AGAIN)
+            shards = [store.read_shard(number) for number in range(len(store.samples))]
+        except StoreError as fault:
+            raise UserError(str(fault)) from None
+        return Split(np.concatenate([s.feature for s in shards]), np.concatenate([s.label for s in shards]))
+
+    def _open(self, data: str, pictures: DataSet) -> FeatureStore:
+        subject, table = self.subject, pictures.table()
+        preparation = {key: value for key, value in vars(subject).items() if key not in ("model", "classes")}
+        spec = FeatureSpec(
+            data=data,
+            epochs=1,
+            epochs_per_unit=1,
+            libraries=library_versions(),
+            created=now(),
+            channels=self._features(torch.zeros(1, subject.size, subject.size, 3, dtype=torch.uint8)).shape[1],
+            network={"name": self.name, "weights_sha256": weights_digest(subject.model)},
+            preparation={
+                **{key: list(value) if isinstance(value, tuple) else value for key, value in preparation.items()},
+                "precision": str(self.dtype).removeprefix("torch."),
+            },
+        )
+        # Called by all that decides them: two networks, or two preparations, never meet in one store.
+        path = self.folder / digest_of([spec.network["weights_sha256"], spec.preparation, table.digest()])[:16]
+        if not FeatureStore.exists(path):
+            return FeatureStore.create(path, spec, table)
+        store = FeatureStore.open(path)
+        self._check(store, pictures)
+        return store
+
+    def _check(self, store: FeatureStore, pictures: DataSet) -> None:
+        """UserError where the probe pictures of a shard are not prepared as they were."""
+        made = [unit.shard for unit in store.units() if unit not in set(store.missing())][:1]
+        for shard in made:
+            views = self._views(pictures)
+            slots = probe_slots(store.samples[shard], store.spec.probes)
+            for slot, wanted in zip(slots, store.read_shard(shard).view_digest.tolist(), strict=True):
+                pixels, _ = views.batch((shard, range(slot, slot + 1)))
+                if view_digest(pixels[0].numpy()) != wanted:
+                    versions = ", ".join(version_changes(store.spec.libraries)) or "the pictures or the code changed"
+                    raise UserError(f"{store.location} has features of other pixels ({versions}); remove it")
+
+    def _make(self, store: FeatureStore, pictures: DataSet, missing: list[Unit], claims: Claims) -> int:
+        """Make and commit what is missing and no other run has claimed; returns how many batches that was."""
+        views = self._views(pictures)
+        spans: list[Span] = []
+
+        def jobs() -> Iterator[Span]:
+            for unit in claims.free(missing):
+                for span in views.spans_of(unit.shard):
+                    spans.append(span)
+                    yield span
+
+        total = sum(store.samples[unit.shard] for unit in missing)
+        batches = run_jobs(views.batch, jobs(), self.workers, self.device.type == "cuda")
+        with self.progress.task("features", total, "pictures") as bar:
+            draft: list[tuple[Tensor, Tensor, Tensor]] = []
+            for number, (pixels, labels) in enumerate(batches):
+                shard, slots = spans[number]
+                draft.append((self._features(pixels), labels[:, 0], pixels))
+                bar.advance(len(slots))
+                if slots.stop == store.samples[shard]:
+                    store.write_shard(shard, _whole(draft, store.spec.probes))
+                    claims.drop(Unit(0, shard))
+                    draft = []
+        return len(spans)
+
+    def _views(self, pictures: DataSet) -> EvaluationViews:
+        subject = self.subject
+        return EvaluationViews(
+            pictures, subject.size, subject.crop_pct, subject.crop_mode, subject.interpolation, self.batch_size
+        )
+
+    @torch.inference_mode()
+    def _features(self, views: Tensor) -> Tensor:
+        """[n, C] float32 on the CPU, for views [n, H, W, 3] uint8: what the classifier is given, pooled."""
+        model: Any = self.subject.model
+        if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+            raise UserError(f"{self.name} does not say what its features are; give a timm model")
+        pixels = normalise(views, self.subject.mean, self.subject.std, self.device)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            features: Tensor = model.forward_head(model.forward_features(pixels), pre_logits=True)
+        return features.flatten(1).float().cpu()
+
+
+def _whole(draft: list[tuple[Tensor, Tensor, Tensor]], probes: int) -> Features:
+    features, labels, pixels = (torch.cat(parts) for parts in zip(*draft, strict=True))
+    slots = probe_slots(len(labels), probes)
+    digests = np.array([view_digest(pixels[slot].numpy()) for slot in slots], np.uint32)
+    return Features(features.numpy(), labels.numpy().astype(np.int32), digests)

@@ -1,0 +1,181 @@
+"""All that is measured of one network on one data set; what was measured is kept, so that nothing is done twice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from storage import digest_of
+from tinyvit.data.place import train_and_val
+from tinyvit.errors import UserError
+from tinyvit.evaluation import Evaluation, Evaluator, Subject, load_subject, open_pictures
+from tinyvit.evaluation.corruptions import Corrupted, corruption_error, open_corrupted, prepared
+from tinyvit.evaluation.pictures import DataSet
+from tinyvit.evaluation.published import SETS, find_set, open_set
+from tinyvit.evaluation.subject import shared_classes
+from tinyvit.progress import Progress
+from tinyvit.students.classes import same_class
+from tinyvit.teachers import weights_digest
+from tinyvit.training.folder import read_json, write_json
+from tinyvit.transfer.accuracy import Accuracy
+from tinyvit.transfer.features import Extractor, Split
+from tinyvit.transfer.few_shot import few_shot
+from tinyvit.transfer.heads import linear_probe, nearest_neighbours, need_scikit_learn
+from tinyvit.world import World
+
+log = logging.getLogger("tinyvit")
+
+# Figures by name: an Accuracy as a dictionary, and beside it what else is to be known of it.
+Figures = dict[str, dict[str, Any]]
+SHOTS = (1, 5)
+
+
+def _linear(train: Split, test: Split, seed: int) -> Figures:
+    found = linear_probe(train, test, seed)
+    return {"linear probe": found.pop("accuracy").as_dict() | found}
+
+
+def _neighbours(train: Split, test: Split, _seed: int) -> Figures:
+    found = nearest_neighbours(train, test)
+    return {f"{found['neighbours']}-NN": found["accuracy"].as_dict()}
+
+
+def _few_shot(_train: Split, test: Split, seed: int) -> Figures:
+    found = {shots: few_shot(test, shots, seed) for shots in SHOTS}
+    return {
+        f"{shots}-shot, {head}": accuracy.as_dict()
+        for shots, heads in found.items()
+        for head, accuracy in heads.items()
+    }
+
+
+# What is made of frozen features: by the name it is asked for.
+HEADS: dict[str, Callable[[Split, Split, int], Figures]] = {
+    "linear": _linear,
+    "knn": _neighbours,
+    "few-shot": _few_shot,
+}
+MEASURES = ("top-1", *HEADS)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Measures networks; features and figures are kept in `folder`. `seed` draws validation pictures and episodes."""
+
+    folder: Path
+    seed: int
+    world: World
+    dtype: torch.dtype
+    workers: int
+    progress: Progress
+
+    def size(self, checkpoint: str) -> dict[str, Any]:
+        """Parameters, multiply-adds a picture and input size of a network."""
+        subject = load_subject(checkpoint, torch.device("cpu"))
+        pixels = torch.zeros(1, 3, subject.size, subject.size)
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            subject.model.eval()(pixels)
+        return {
+            "parameters": sum(p.numel() for p in subject.model.parameters()),
+            "macs": counter.get_total_flops() / 2,
+            "size": subject.size,
+        }
+
+    def transfer(self, checkpoint: str, data: str, measures: Sequence[str]) -> Figures:
+        """Some measures of a network on a data set, a place with train and val inside.
+
+        What the data does not allow has a `why` in place of figures. UserError where there is no such data.
+        """
+        train, val = train_and_val(data)
+        if val is None:
+            raise UserError(f"{data} needs train and val inside: heads are fitted on one and judged on the other")
+        subject = load_subject(checkpoint, self.world.device)
+        pictures = {"train": open_pictures(train, self.progress), "val": open_pictures(val, self.progress)}
+        extractor = Extractor(
+            checkpoint, subject, self.folder / "features", self.world.device, self.dtype, self.workers, self.progress
+        )
+
+        @cache
+        def splits() -> tuple[Split, Split]:
+            return self._splits(extractor, data, pictures["train"], pictures["val"])
+
+        def judged(measure: str) -> Figures:
+            need_scikit_learn()
+            train, test = splits()
+            log.info("%s: %s of %s", data, measure, checkpoint)
+            return HEADS[measure](train, test, self.seed)
+
+        figures: Figures = {}
+        for measure in measures:
+            if measure == "top-1":
+                figures |= self._kept(measure, subject, [pictures["val"]], lambda: self._top1(subject, pictures["val"]))
+            else:
+                figures |= self._kept(measure, subject, list(pictures.values()), partial(judged, measure))
+        return figures
+
+    def published(self, checkpoint: str, place: str) -> Figures:
+        """Top-1 of a network on each of ImageNet's sets that is found in a folder."""
+        subject = load_subject(checkpoint, self.world.device)
+        figures: Figures = {}
+        for name, about in SETS.items():
+            found = find_set(name, place)
+            if found in (None, place) or not shared_classes(subject.classes, about.classes):
+                continue
+            if name == "c":
+                corrupted = open_corrupted(place, self.progress)
+                figures |= self._kept(name, subject, corrupted.sets, partial(self._corrupted, subject, corrupted))
+            else:
+                pictures = open_set(name, place, self.progress)
+                figures |= self._kept(name, subject, [pictures], partial(self._top1, subject, pictures, about.title))
+        return figures
+
+    def _corrupted(self, subject: Subject, corrupted: Corrupted) -> Figures:
+        found = corruption_error(corrupted.names, self._evaluations(prepared(subject), corrupted.sets))
+        right = round(found["top1"] * found["images"] / 100)
+        return {SETS["c"].title: Accuracy.counted(right, found["images"]).as_dict() | {"mce": found["mce"]}}
+
+    def _top1(self, subject: Subject, pictures: DataSet, name: str = "top-1") -> Figures:
+        if not shared_classes(subject.classes, pictures.classes):
+            raise UserError("it tells other classes apart")
+        (found,) = self._evaluations(subject, [pictures])
+        return {name: Accuracy.counted(round(found.top1 * found.images / 100), found.images).as_dict()}
+
+    def _evaluations(self, subject: Subject, sets: Sequence[DataSet]) -> list[Evaluation]:
+        evaluator = Evaluator(subject, sets, self.world, self.workers, self.dtype)
+        with self.progress.task("evaluate", sum(sum(pictures.counts) for pictures in sets), "pictures") as bar:
+            return [evaluator.measure(subject.model, bar) for _ in sets]
+
+    def _splits(self, extractor: Extractor, data: str, train: DataSet, val: DataSet) -> tuple[Split, Split]:
+        """Both parts of a data set, the labels of the second numbered as those of the first."""
+        one, two = extractor.split(data, train), extractor.split(data, val)
+        if train.classes is None or val.classes is None or train.classes == val.classes:
+            return one, two
+        place = {same_class(name): number for number, name in enumerate(train.classes)}
+        if unknown := [name for name in val.classes if same_class(name) not in place]:
+            raise UserError(f"{data}: the class {unknown[0]!r} is in val, not in train")
+        numbers = np.array([place[same_class(name)] for name in val.classes], np.int32)
+        return one, Split(two.features, numbers[two.labels])
+
+    def _kept(self, measure: str, subject: Subject, sets: Sequence[DataSet], judge: Callable[[], Figures]) -> Figures:
+        """What was found before, else what `judge` finds now; why, where it cannot."""
+        preparation = {key: str(value) for key, value in vars(subject).items() if key not in ("model", "classes")}
+        about = [
+            measure, self.seed, str(self.dtype), weights_digest(subject.model), preparation,
+            [pictures.table().digest() for pictures in sets],
+        ]  # fmt: skip
+        folder, name = self.folder / "figures", f"{digest_of(about)[:16]}.json"
+        if (found := read_json(folder, name)) is None:
+            try:
+                found = judge()
+            except UserError as fault:
+                return {measure: {"why": str(fault)}}
+            write_json(folder / name, found)
+        return found
