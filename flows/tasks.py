@@ -45,6 +45,8 @@ from tinyvit.teachers import load_teacher
 from tinyvit.training.launch import Ranks, default_processes, train_on_devices
 from tinyvit.training.run import open_run
 from tinyvit.training.train import train_stage
+from tinyvit.transfer.judge import Judge
+from tinyvit.transfer.scorecard import judge_all
 from tinyvit.world import World
 
 # Prefect passes on what the package logs (prefect.toml, extra_loggers), but leaves its level at WARNING.
@@ -288,3 +290,11 @@ def train_one(recipe: Recipe, run_dir: Path, store: str, number: int, candidate:
     """Train and score a candidate of a round of contraction, or go on with what a lost try has saved."""
     with _search(recipe, run_dir, store) as search:
         search.train(number, candidate)
+
+
+@work("judge network", run_name="judge {checkpoint}", tags=[GPU_TAG])
+def judge_network(
+    run_dir: Path, seed: int, checkpoint: str, data: dict[str, str], sets: str | None, measures: tuple[str, ...]
+) -> None:
+    """Measure all of one network, or what a lost try has left; the folder keeps it."""
+    judge_all(Judge.here(run_dir, seed, default_workers(), default_progress()), checkpoint, data, sets, measures)

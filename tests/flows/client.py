@@ -79,3 +79,21 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.1)
+
+
+def pool_processes(run: str) -> list[int]:
+    """The processes of this machine that a flow run works in."""
+    return processes(f"FLOW_RUN_ID={run}", "spawn_main")
+
+
+def processes(variable: str, command: str) -> list[int]:
+    """Those with this in their environment and in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            ours = entry.name.isdigit() and variable.encode() in (entry / "environ").read_bytes()
+            if ours and command.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:  # it ended while we looked
+            continue
+    return found

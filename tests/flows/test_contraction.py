@@ -1,24 +1,29 @@
-"""Contraction as a deployment: candidates side by side in two processes, and the path that one process takes."""
+"""Contraction as a deployment: candidates side by side, one lost, and the path that one process takes."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
-from client import ask, run_deployment
+from client import ask, ended, pool_processes, run_deployment, running, wait_for
 from support import SHORT_SEARCH, tinyvit
 
 from storage import LogitStore
 
 
-def test_candidates_side_by_side_take_the_path_of_one_process(
+def test_candidates_side_by_side_take_the_path_of_one_process_though_one_is_killed(
     server: dict[str, str], small_data: Path, small_store: LogitStore, tmp_path: Path
 ) -> None:
     asked = {"data": small_data, "store": small_store.location, "overrides": SHORT_SEARCH}
-    told = run_deployment(
-        server, "contract-student", "--watch", **asked, run_dir=tmp_path / "flow", runner="processes", workers=2
-    )
-    assert "Completed" in told
+    run_deployment(server, "contract-student", **asked, run_dir=tmp_path / "flow", runner="processes", workers=2)
+    wait_for(lambda: any((tmp_path / "flow").glob("round-01/c*/*/metrics.jsonl")), 180)
+    run = running(server, "contract-student")
+    os.kill(pool_processes(run)[0], signal.SIGKILL)
+    assert ended(server, run) == "COMPLETED"
+    logs = ask(server, "logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
+    assert any("a candidate was lost" in line["message"] for line in logs)
     changes = [part for change in SHORT_SEARCH for part in ("--set", change)]
     done = tinyvit("contract", "contract-example", "--data", small_data, "--store", small_store.location,
                    "--run-dir", tmp_path / "alone", *changes, "--json")  # fmt: skip

@@ -11,7 +11,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from client import BIN, ask, ended, free_port, prefect, run_deployment, running, wait_for
+from client import (
+    BIN,
+    ask,
+    ended,
+    free_port,
+    pool_processes,
+    prefect,
+    processes,
+    run_deployment,
+    running,
+    wait_for,
+)
 from support import MANY_UNITS, ROOT, assert_equal_stores, label_all, left_running, marked_environment
 
 from flows.runners import Kind, started_runner
@@ -53,24 +64,6 @@ def label(server: dict[str, str], data: Path, store: Path, **parameters: object)
     wait_for(lambda: any((store / "committed" / "c").rglob("*")), 120)
     assert len(LogitStore.open(store).missing()) > 8, "too fast to prove anything"
     return running(server, "teacher-logits")
-
-
-def pool_processes(run: str) -> list[int]:
-    """The processes of this machine that a flow run labels in."""
-    return processes(f"FLOW_RUN_ID={run}", "spawn_main")
-
-
-def processes(variable: str, command: str) -> list[int]:
-    """Those with this in their environment and in their command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            ours = entry.name.isdigit() and variable.encode() in (entry / "environ").read_bytes()
-            if ours and command.encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-        except OSError:  # it ended while we looked
-            continue
-    return found
 
 
 def test_a_dask_worker_killed_with_9_costs_its_units_only(

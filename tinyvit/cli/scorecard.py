@@ -45,16 +45,13 @@ def scorecard(
     """Linear probe, neighbours, few-shot and published sets: networks side by side, as a table and a page."""
     from tinyvit.data.loader import default_workers
     from tinyvit.progress import default_progress
-    from tinyvit.training.network import precision_of
     from tinyvit.transfer.judge import Judge
     from tinyvit.transfer.page import write_page
     from tinyvit.transfer.scorecard import Entry, parse_data, parse_measures
     from tinyvit.transfer.scorecard import scorecard as judge_all
-    from tinyvit.world import World
 
-    world = World()
     count = default_workers() if workers is None else workers
-    judge = Judge(run_dir, seed, world, precision_of(precision, world.device), count, default_progress())
+    judge = Judge.here(run_dir, seed, count, default_progress(), precision)
     entries = [Entry.parse(text) for text in networks]
     found = judge_all(judge, entries, parse_data(data or []), sets, parse_measures(only or []))
     page = run_dir / "scorecard.html"

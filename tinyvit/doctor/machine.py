@@ -17,7 +17,7 @@ from rich.filesize import decimal
 
 from tinyvit.doctor.finding import Finding, State
 
-DEPLOYMENTS = ("teacher-logits", "distill-student", "contract-student")
+DEPLOYMENTS = ("teacher-logits", "distill-student", "contract-student", "evaluate-student")
 SECONDS = 5
 
 

@@ -25,6 +25,7 @@ from tinyvit.progress import Progress
 from tinyvit.students.classes import same_class
 from tinyvit.teachers import weights_digest
 from tinyvit.training.folder import read_json, write_json
+from tinyvit.training.network import precision_of
 from tinyvit.transfer.accuracy import Accuracy
 from tinyvit.transfer.features import Extractor, Split
 from tinyvit.transfer.few_shot import few_shot
@@ -76,6 +77,12 @@ class Judge:
     dtype: torch.dtype
     workers: int
     progress: Progress
+
+    @classmethod
+    def here(cls, folder: Path, seed: int, workers: int, progress: Progress, precision: str = "auto") -> Judge:
+        """One that computes on this machine's GPU, or its CPU. UserError for an unknown precision."""
+        world = World()
+        return cls(folder, seed, world, precision_of(precision, world.device), workers, progress)
 
     def size(self, checkpoint: str) -> dict[str, Any]:
         """Parameters, multiply-adds a picture and input size of a network."""

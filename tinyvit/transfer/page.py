@@ -82,4 +82,5 @@ def _plot(found: Mapping[str, Any], data: str) -> Plot:
         axes.grid(axis="x", alpha=0.25)
         axes.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
-    return plot(data, "the figures of the table, with their intervals", paint, FRAME + LINE * (len(names) + len(found["rows"]) / 2))
+    height = FRAME + LINE * (len(names) + len(found["rows"]) / 2)
+    return plot(data, "the figures of the table, with their intervals", paint, height)
