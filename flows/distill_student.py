@@ -66,11 +66,12 @@ def distill_student(
 
 
 def _publish(folder: Path, results: dict[str, Any]) -> None:
-    lines = ["| stage | epochs | images/s | loss | top-1 % |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| stage | epochs | images/s | loss | top-1 or AP % |", "| --- | --- | --- | --- | --- |"]
     for name, result in results.items():
-        top1 = f"{result['val']['top1']:.1f}" if result["val"] else ""
+        val = result["val"] or {}
+        found = next((f"{val[name]:.1f}" for name in ("top1", "ap") if val.get(name) is not None), "")
         last = result["last"]
-        lines.append(f"| {name} | {result['epochs']} | {result['images_per_s']:.0f} | {last['loss']:.3f} | {top1} |")
+        lines.append(f"| {name} | {result['epochs']} | {result['images_per_s']:.0f} | {last['loss']:.3f} | {found} |")
     text = "\n".join([f"Student in `{folder}`", "", *lines])
     create_markdown_artifact(markdown=text, key="distill-student")
     picture = base64.b64encode(curves_png([StageRun.read(name, folder / name) for name in results])).decode()

@@ -10,7 +10,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from tinyvit.data.fetch import CLASSES, Split, as_pictures, read_idx
+from tinyvit.data.fetch import CLASSES, Split, as_pictures, published, read_idx
 from tinyvit.data.make import write_shards
 from tinyvit.data.sources import Picture
 from tinyvit.progress import default_progress
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 def sample(folder: Path, split: Split, per_class: int) -> list[Picture]:
     """The first `per_class` pictures of each class of a split."""
     taken: dict[int, list[Picture]] = defaultdict(list)
-    for picture in as_pictures(read_idx(folder, split), split):
+    for picture in as_pictures(published(read_idx(folder, split), split), split):
         if len(taken[picture.label]) < per_class:
             taken[picture.label].append(picture)
     return [picture for pictures in taken.values() for picture in pictures]

@@ -57,20 +57,28 @@ def make(
 
 @app.command()
 def fetch(
-    name: Annotated[Literal["fashion-mnist", "digits"], typer.Argument(help="the data set")],
+    name: Annotated[Literal["fashion-mnist", "digits", "fashion-scenes"], typer.Argument(help="the data set")],
     out: Annotated[Path, typer.Argument(help="the folder for train/ and val/")],
     source: Annotated[Path | None, typer.Option(help="a folder that has the original files already")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the shards of a published data set: all 70,000 images of Fashion-MNIST, or scikit-learn's 1,797 digits."""
+    """Make a data set: Fashion-MNIST's 70,000 pictures or scikit-learn's 1,797 digits as shards, or scenes in COCO's
+    format, rendered of Fashion-MNIST's objects on photographs.
+    """
     from tinyvit.data.digits import make_digits
     from tinyvit.data.fetch import fetch_fashion_mnist
+    from tinyvit.data.scenes import make_scenes
     from tinyvit.progress import default_progress
 
     progress = default_progress()
     if name == "digits" and source:
         raise UserError("the digits come with scikit-learn; leave --source out")
-    counts = make_digits(out, progress) if name == "digits" else fetch_fashion_mnist(out, progress, source)
+    if name == "digits":
+        counts = make_digits(out, progress)
+    elif name == "fashion-scenes":
+        counts = make_scenes(out, progress, source)
+    else:
+        counts = fetch_fashion_mnist(out, progress, source)
     show(counts, as_json, name)
 
 

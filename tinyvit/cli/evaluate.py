@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -30,10 +31,14 @@ def evaluate(
     workers: Annotated[
         int | None, typer.Option(help="data processes; default: one a core beside this one, at most 8")
     ] = None,
+    png: Annotated[Path | None, typer.Option(help="of a detector: draw what it finds in some of the pictures")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
 ) -> None:
-    """Accuracy, loss, calibration and speed of a student, or of a teacher, on labelled pictures."""
+    """Accuracy, loss, calibration and speed of a student, or of a teacher, on labelled pictures; of a detector COCO's
+    average precision on a folder or annotation file in COCO's format.
+    """
     from tinyvit.data.loader import default_workers
+    from tinyvit.detection.folder import is_detector
     from tinyvit.evaluation import Evaluator, load_subject, open_pictures
     from tinyvit.evaluation.corruptions import corruption_error, open_corrupted, prepared
     from tinyvit.evaluation.published import open_set
@@ -42,6 +47,13 @@ def evaluate(
     from tinyvit.training.network import precision_of
     from tinyvit.world import World
 
+    if is_detector(model):
+        if published or size or crop or classes:
+            raise UserError(f"{model} is a detector: --set, --size, --crop and --classes are for classifiers")
+        show(_found(Path(model), data, precision, workers, png), as_json, model)
+        return
+    if png:
+        raise UserError("--png draws what a detector finds; give one, or leave it out")
     if published and classes:
         raise UserError(f"--set {published} has classes of its own; leave --classes out")
     world, progress = World(), default_progress()
@@ -66,3 +78,38 @@ def evaluate(
         found = [evaluator.measure(subject.model, bar) for _ in sets]
     result = corruption_error(corrupted.names, found) if corrupted else found[0].as_dict()
     show(result | {"size": subject.size}, as_json, model)
+
+
+# Pictures that are drawn, and the score from which on a box is.
+DRAWN, LEAST = 8, 0.5
+
+
+def _found(folder: Path, data: str, precision: str, workers: int | None, png: Path | None) -> dict[str, Any]:
+    """COCO's figures of a detector."""
+    import torch
+
+    from tinyvit.data.loader import default_workers
+    from tinyvit.data.place import coco_places
+    from tinyvit.detection.coco import CocoSet
+    from tinyvit.detection.folder import load_detector
+    from tinyvit.detection.measure import DetectionEvaluator, detect
+    from tinyvit.detection.picture import draw_found
+    from tinyvit.progress import default_progress
+    from tinyvit.training.network import precision_of
+    from tinyvit.world import World
+
+    train, val = (data, None) if data.endswith(".json") else coco_places(data)
+    coco, world, detector = CocoSet(Path(val or train)), World(), load_detector(folder)
+    if detector.categories != coco.categories:
+        raise UserError(f"{folder} finds other categories than {coco.annotations} has; give data of the same")
+    model, dtype = detector.model.to(world.device).eval(), precision_of(precision, world.device)
+    count = default_workers() if workers is None else workers
+    evaluator = DetectionEvaluator(coco, world, count, dtype)
+    with default_progress().task("evaluate", len(coco), "pictures") as bar:
+        figures = evaluator.measure(model, bar)
+    if png:
+        numbers = list(range(0, len(coco), max(1, len(coco) // DRAWN)))[:DRAWN]
+        pictures = [torch.from_numpy(coco.picture(number)).permute(2, 0, 1) for number in numbers]
+        answers = [{k: v.cpu() for k, v in a.items()} for a in detect(model, pictures, world.device, dtype)]
+        draw_found(png, coco, numbers, answers, LEAST)
+    return figures | {"annotations": str(coco.annotations)} | ({"picture": str(png)} if png else {})

@@ -1,6 +1,7 @@
 """What a run is: recipes, their sections and fields, each with its meaning."""
 
 from tinyvit.config.contract import Budget, Contraction, Space
+from tinyvit.config.detection import Detection
 from tinyvit.config.recipe import Recipe, load_recipe, recipe_names
 from tinyvit.config.sections import Augment, Broken, Data, Engine, Label, Missing, Residual, Stage, Student
 
@@ -10,6 +11,7 @@ __all__ = [
     "Budget",
     "Contraction",
     "Data",
+    "Detection",
     "Engine",
     "Label",
     "Missing",

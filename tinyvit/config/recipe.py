@@ -1,7 +1,8 @@
 """Recipes: one validated object a run, from a named YAML file and dotted overrides.
 
 A recipe says what the teacher is shown (`label`), which student learns (`student`) and in which stages
-(`stages`), and perhaps how that student is to be scaled down (`contract`). It knows no paths of stores or run
+(`stages`), and perhaps how that student is to be scaled down (`contract`) or what detector it is the backbone of
+(`detection`). It knows no paths of stores or run
 folders: those are arguments of the commands.
 """
 
@@ -17,8 +18,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from storage import digest_of
 from tinyvit.config.contract import Contraction
+from tinyvit.config.detection import Detection
 from tinyvit.config.sections import Augment, Data, Engine, Label, Section, Stage, Student
-from tinyvit.data.place import train_and_val
+from tinyvit.data.place import coco_places, train_and_val
 from tinyvit.errors import UserError
 
 
@@ -38,6 +40,10 @@ class Recipe(Section):
         description="for `tinyvit contract`: to what the student is scaled down, and how",
     )
 
+    detection: Detection | None = Field(
+        default=None, description="for stages on boxes: the detector that has the student as its backbone"
+    )
+
     @model_validator(mode="after")
     def _labelled(self) -> Recipe:
         if self.labelling is None and (needy := [n for n, stage in self.stages.items() if stage.target == "teacher"]):
@@ -48,6 +54,9 @@ class Recipe(Section):
             raise ValueError(
                 f"contract.stage is {self.contraction.stage!r}, which learns labels; name one on a teacher"
             )
+        on_boxes = [name for name, stage in self.stages.items() if stage.target == "boxes"]
+        if bool(self.detection) != bool(on_boxes) or (on_boxes and len(on_boxes) < len(self.stages)):
+            raise ValueError("stages on boxes and the section detection go together, and with no other stages")
         return self
 
     @property
@@ -67,8 +76,9 @@ class Recipe(Section):
     def record(self) -> dict[str, Any]:
         """The resolved recipe, as its file would say it."""
         document: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
-        # Recipes without one are as they were before there was contraction, and so are their digests.
-        return document if self.contraction else {k: v for k, v in document.items() if k != "contract"}
+        # Recipes without them are as they were before there were these sections, and so are their digests.
+        absent = [name for name in ("contract", "detection") if document[name] is None]
+        return {name: section for name, section in document.items() if name not in absent}
 
     def digest(self) -> str:
         """SHA-256 of the resolved recipe."""
@@ -79,10 +89,12 @@ class Recipe(Section):
         return stage.augment or (self.labelling.augment if self.labelling else Augment())
 
     def with_data(self, folder: str | Path | None) -> Recipe:
-        """The same recipe on other shards: a place of .tar files, or a place with `train` and `val` inside."""
+        """The same recipe on other data: a place of .tar files, or one with `train` and `val` inside; for detection a
+        folder in COCO's layout.
+        """
         if folder is None:
             return self
-        train, val = train_and_val(folder)
+        train, val = coco_places(folder) if self.detection else train_and_val(folder)
         here = {"train": train, "val": val}
         return self.model_copy(update={"data": self.data.model_copy(update=here)})
 

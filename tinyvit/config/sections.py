@@ -63,7 +63,7 @@ class Augment(Section):
 
 
 class Data(Section):
-    """Where the WebDataset shards are."""
+    """Where the WebDataset shards are; for detection, annotation files in COCO's format."""
 
     train: str = Field(
         description="shards to label and train on: a folder, a URL or a pattern such as URL/{000..127}.tar"
@@ -124,7 +124,9 @@ class Student(Section):
 class Stage(Section):
     """One training run: what is learned, for how long, how fast."""
 
-    target: Literal["teacher", "labels"] = Field(description="learn the teacher's answers, or the labels")
+    target: Literal["teacher", "labels", "boxes"] = Field(
+        description="learn the teacher's answers, the labels, or to find objects"
+    )
     label_weight: float = Field(
         default=0.0, ge=0, lt=1, description="share of the loss that a teacher stage learns from the labels"
     )
@@ -165,8 +167,10 @@ class Stage(Section):
     def _consistent(self) -> Stage:
         if self.target == "teacher" and self.augment is not None:
             raise ValueError("a teacher stage replays the stored views; remove its augment section")
-        if self.target == "labels" and self.label_weight:
-            raise ValueError("label_weight is for a teacher stage; a stage on labels learns nothing else")
+        if self.target != "teacher" and self.label_weight:
+            raise ValueError(f"label_weight is for a teacher stage; a stage on {self.target} learns nothing else")
+        if self.target == "boxes" and (self.augment or self.layer_decay or self.label_smoothing):
+            raise ValueError("a stage on boxes has no augment, layer_decay or label_smoothing; remove them")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of epochs {self.epochs}")
         return self

@@ -44,6 +44,8 @@ HUB_FILES = {
     "train": "fashion_mnist/train-00000-of-00001.parquet",
     "t10k": "fashion_mnist/test-00000-of-00001.parquet",
 }
+# What its splits are called here.
+SPLITS: dict[str, Split] = {"train": "train", "val": "t10k"}
 PER_SHARD = 2000
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -56,26 +58,31 @@ def fetch_fashion_mnist(out: Path, progress: Progress, source: Path | None = Non
     apt-get can download it (no root needed), or from the Hugging Face hub (needs pyarrow). UserError, naming the
     ways, when none works.
     """
-    splits: dict[str, Split] = {"train": "train", "val": "t10k"}
-    with _debian(source) as folder:
-        # Both are read and checked before one is written.
-        made = {
-            name: as_pictures(read_idx(folder, split) if folder else _from_hub(split), split)
-            for name, split in splits.items()
-        }
+    # Both are read and checked before one is written.
+    made = {name: as_pictures(arrays, SPLITS[name]) for name, arrays in load_fashion_mnist(source).items()}
     for name, pictures in made.items():
         write_shards(pictures, out / name, classes=CLASSES, per_shard=PER_SHARD, seed=0, prefix=name, progress=progress)
     return {name: len(pictures) for name, pictures in made.items()}
 
 
-def as_pictures(arrays: Arrays, split: Split) -> list[Picture]:
-    """Images [N, 28, 28] and labels [N] as PNG pictures; keys are the split's name and the place in the file.
+def load_fashion_mnist(source: Path | None = None) -> dict[str, Arrays]:
+    """Images and labels of `train` and `val`, from where `fetch_fashion_mnist` has them."""
+    with _debian(source) as folder:
+        found = {name: read_idx(folder, split) if folder else _from_hub(split) for name, split in SPLITS.items()}
+    return {name: published(arrays, SPLITS[name]) for name, arrays in found.items()}
 
-    UserError when they are not the published ones.
-    """
+
+def published(arrays: Arrays, split: Split) -> Arrays:
+    """The same, found to be the published ones. UserError when they are not."""
     images, labels = arrays
     if hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest() != DIGESTS[split]:
         raise UserError(f"the {split} split is not the published Fashion-MNIST (its sha256 differs); fetch it again")
+    return arrays
+
+
+def as_pictures(arrays: Arrays, split: Split) -> list[Picture]:
+    """Images [N, 28, 28] and labels [N] as PNG pictures; keys are the split's name and the place in the file."""
+    images, labels = arrays
     name = "train" if split == "train" else "val"
     return [
         Picture(f"{name}-{i:05d}", "png", png(pixels), int(label))

@@ -166,6 +166,14 @@ def train_and_val(location: str | Path) -> tuple[str, str | None]:
     return f"{place.location}/train", f"{place.location}/val" if place.holds("val") else None
 
 
+def coco_places(folder: str | Path) -> tuple[str, str | None]:
+    """The annotation files for training and validation of a COCO folder. UserError when there are none."""
+    found = {split: sorted(Path(folder).glob(f"annotations/instances_{split}*.json")) for split in ("train", "val")}
+    if not found["train"]:
+        raise UserError(f"{folder} has no annotations/instances_train*.json; give a folder in COCO's layout")
+    return str(found["train"][0]), str(found["val"][0]) if found["val"] else None
+
+
 class _Parts(io.RawIOBase):
     """An object read in large parts, one after another."""
 

@@ -24,7 +24,12 @@ METRICS = (
     ("waiting_for_data", "Waiting for data", "share of the time [%]", 100.0),
     ("grad_norm", "Norm of the gradient", "norm", 1.0),
 )
-VALIDATED = (("top1", "Validation accuracy", "top-1 [%]"), ("loss", "Validation loss", "loss [nat]"))
+VALIDATED = (
+    ("top1", "Validation accuracy", "top-1 [%]"),
+    ("loss", "Validation loss", "loss [nat]"),
+    ("ap", "Average precision", "AP [%]"),
+    ("ap50", "Average precision at half overlap", "AP50 [%]"),
+)
 
 Points = tuple[list[float], list[float]]
 

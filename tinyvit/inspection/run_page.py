@@ -87,10 +87,10 @@ def write_run_page(
 
 def _line(run: StageRun) -> dict[str, Any]:
     last = run.epochs[-1] if run.epochs else run.steps[-1] if run.steps else {}
-    validated = [line["val"]["top1"] for line in run.epochs if line.get("val")]
+    _, validated = run.validated("top1")
     return {
         "name": run.name,
-        "learns": {"teacher": "answers", "labels": "labels"}[run.plan["target"]],
+        "learns": {"teacher": "answers"}.get(run.plan["target"], run.plan["target"]),
         "epochs": len(run.epochs),
         "of_epochs": run.plan["epochs"],
         "state": "finished" if run.finished else "under way, or stopped",

@@ -31,11 +31,11 @@ def create_student(student: Student, num_classes: int, seed: int, classes: Names
             reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
             raise UserError(f"timm cannot make {student.name} with {student.kwargs}: {reason}") from None
     if student.checkpoint:
-        adopt_weights(model, *_weights_of(student.checkpoint), classes)
+        adopt_weights(model, *weights_of(student.checkpoint), classes)
     return model
 
 
-def _weights_of(checkpoint: str) -> tuple[dict[str, Tensor], Names]:
+def weights_of(checkpoint: str) -> tuple[dict[str, Tensor], Names]:
     """The weights that a student begins with, and the names of the classes that they tell apart."""
     if checkpoint.partition(":")[0] in SOURCES:
         teacher = load_teacher(checkpoint, torch.device("cpu"), None)
@@ -45,7 +45,7 @@ def _weights_of(checkpoint: str) -> tuple[dict[str, Tensor], Names]:
 
 def _create(student: Student, num_classes: int) -> nn.Module:
     """`img_size` is a keyword of some timm models (ViT); others (TinyViT) take any size and only note it."""
-    arguments = _tuples(student.kwargs) | {"num_classes": num_classes}
+    arguments = tuples(student.kwargs) | {"num_classes": num_classes}
     size = arguments.get("img_size")
     if size is not None:
         arguments["pretrained_cfg_overlay"] = {"input_size": (3, size, size)}
@@ -73,5 +73,6 @@ def colours(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(config["mean"]), tuple(config["std"])
 
 
-def _tuples(kwargs: dict[str, Any]) -> dict[str, Any]:
+def tuples(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments from a YAML file, which has no tuples, as timm takes them."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in kwargs.items()}

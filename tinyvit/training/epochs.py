@@ -58,10 +58,6 @@ class Epochs:
             shards=run.shards,
         )
 
-    def number(self, epoch: int, step: int, steps: int) -> int:
-        """A step's number on the way through all epochs, also where an epoch has fewer than others."""
-        return round((epoch + step / steps) * self.steps)
-
     def announce(self) -> None:
         """Say in the log how the store's epochs are used."""
         stage, store = self._stage, self._run.store

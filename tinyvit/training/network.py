@@ -7,21 +7,19 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from tinyvit.config import Engine
 from tinyvit.errors import UserError
-from tinyvit.pixels import normalise
-from tinyvit.students import colours
 from tinyvit.world import World
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Network:
-    """A student as the engine computes it; `model` is the bare one, whose weights these are."""
+    """A network as the engine computes it; `model` is the bare one, whose weights these are."""
 
     def __init__(self, model: nn.Module, engine: Engine, world: World, eval_batch_norm: bool) -> None:
         cuda = world.device.type == "cuda"
@@ -36,7 +34,6 @@ class Network:
             self.model.set_grad_checkpointing()  # type: ignore[operator]
         self.dtype = precision_of(engine.precision, world.device)
         self._device, self._eval_batch_norm = world.device, eval_batch_norm
-        self._mean, self._std = colours(model)
         # Each rank's batch norm sees its own images; the first rank's statistics count.
         self._ranks = DistributedDataParallel(self.model) if world.size > 1 else None
         forward: Any = self._ranks or self.model
@@ -59,12 +56,10 @@ class Network:
         """Forward and backward of a part of a step: ranks add up their gradients with the last one."""
         return nullcontext() if last or self._ranks is None else self._ranks.no_sync()
 
-    def logits(self, views: Tensor) -> Tensor:
-        """[n, C] of views [n, H, W, 3] uint8."""
-        pixels = normalise(views, self._mean, self._std, self._device)
+    def __call__(self, *inputs: Any) -> Any:
+        """What the network makes of its inputs, at the precision."""
         with torch.autocast(self._device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits: Tensor = self._forward(pixels)
-        return logits
+            return self._forward(*inputs)
 
 
 def precision_of(name: str, device: torch.device) -> torch.dtype:

@@ -12,6 +12,7 @@ from storage import LogitStore
 from tinyvit.config import Recipe, Stage
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.training_views import counts_of
+from tinyvit.detection.coco import CocoSet
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 from tinyvit.teachers import Teacher
@@ -22,12 +23,13 @@ from tinyvit.world import World
 class Run:
     """What every stage of a run shares. Stages that learn from a teacher have a `store`, or ask a live `teacher`.
 
-    `shards` are the numbers of those that are trained on, where it is not all of them.
+    The data is an index of shards, or for detection a set in COCO's format. `shards` are the numbers of those that are
+    trained on, where it is not all of them.
     """
 
     recipe: Recipe
     folder: Path
-    index: ShardIndex
+    data: ShardIndex | CocoSet
     world: World
     workers: int
     progress: Progress
@@ -36,6 +38,18 @@ class Run:
     wandb: str | None = None
     stop: Event = field(default_factory=Event)
     shards: frozenset[int] | None = None
+
+    @property
+    def index(self) -> ShardIndex:
+        """The shards."""
+        assert isinstance(self.data, ShardIndex)
+        return self.data
+
+    @property
+    def coco(self) -> CocoSet:
+        """The set in COCO's format."""
+        assert isinstance(self.data, CocoSet)
+        return self.data
 
     @property
     def images(self) -> int:
@@ -93,16 +107,16 @@ class Run:
 def open_run(
     recipe: Recipe, folder: Path, stages: Sequence[str], workers: int, progress: Progress, world: World | None = None
 ) -> Run:
-    """A run of these stages, with the index of its data. UserError for a stage that there is not."""
+    """A run of these stages, with its data at hand. UserError for a stage that there is not."""
     check_stages(recipe, stages)
     world = world or World()
     # The first one makes the index where there is none yet, the others read it.
     if not world.chief:
         world.meet()
-    index = index_shards(recipe.data.train, progress)
+    data = CocoSet(Path(recipe.data.train)) if recipe.detection else index_shards(recipe.data.train, progress)
     if world.chief:
         world.meet()
-    return Run(recipe, folder, index, world, workers, progress)
+    return Run(recipe, folder, data, world, workers, progress)
 
 
 def check_stages(recipe: Recipe, stages: Sequence[str]) -> None:

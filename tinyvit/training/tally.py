@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinyvit.data.training_views import Batch
 from tinyvit.memory import peak_mib
+from tinyvit.training.task import Batch
 from tinyvit.world import World
 
 # Those of the totals that the device counts.
@@ -39,12 +39,12 @@ class Totals:
         """What was added after an earlier state."""
         return Totals(*(getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)))
 
-    def means(self, agreement: str) -> dict[str, Any]:
-        """For people: loss and agreement (in percent, named by what is agreed with) a view, rates, counts."""
+    def means(self, right: str | None) -> dict[str, Any]:
+        """For people: the loss of a view, how many were right in percent (by this name), rates, counts."""
         images = max(self.images, 1.0)
         return {
             "loss": self.loss / images,
-            agreement: 100 * self.agreed / images,
+            **({right: 100 * self.agreed / images} if right else {}),
             "images": int(self.images),
             "skipped": int(self.skipped),
             "labelled": int(self.labelled),

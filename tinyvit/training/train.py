@@ -13,11 +13,13 @@ from typing import Any
 
 from storage import digest_of
 from tinyvit.config import Stage
+from tinyvit.detection.task import Detecting
 from tinyvit.errors import UserError
 from tinyvit.provenance import library_versions, now
+from tinyvit.training.classification import Classification
 from tinyvit.training.folder import RESULT, StageFolder, read_json
 from tinyvit.training.run import Run
-from tinyvit.training.stage import StageTrainer
+from tinyvit.training.trainer import Trainer
 
 log = logging.getLogger("tinyvit")
 
@@ -53,7 +55,7 @@ def train_stage(run: Run, name: str, before: Path | None) -> dict[str, Any]:
     if state:
         within = f" and {state['step']} steps" if state["step"] else ""
         log.info("%s: resumed after epoch %d of %d%s", name, state["epoch"], stage.epochs, within)
-    trainer = StageTrainer(run, name, folder, before)
+    trainer = Trainer(run, name, folder, _kind(stage)(run, name, before))
     if run.world.chief:
         folder.begin(_record(run))
     result = trainer.run(state)
@@ -70,20 +72,15 @@ def _refuse_apart(run: Run, state: dict[str, Any] | None) -> None:
         )
 
 
+def _kind(stage: Stage) -> type[Classification] | type[Detecting]:
+    """The kind of task that a stage is."""
+    return Detecting if stage.target == "boxes" else Classification
+
+
 def _stage_digest(run: Run, stage: Stage, before: Path | None) -> str:
     """Of everything that decides the outcome of a stage."""
     earlier = read_json(before, RESULT) if before else None
-    return digest_of(
-        [
-            run.recipe.student.model_dump(mode="json"),
-            list(run.index.table.sha256),
-            stage.model_dump(mode="json"),
-            run.recipe.augment_of(stage).model_dump(mode="json"),
-            run.answers if stage.target == "teacher" else None,
-            earlier["digest"] if earlier else None,
-            *([] if run.shards is None else [sorted(run.shards)]),
-        ]
-    )
+    return digest_of(_kind(stage).identity(run, stage, earlier["digest"] if earlier else None))
 
 
 def _record(run: Run) -> dict[str, Any]:

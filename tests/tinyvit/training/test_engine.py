@@ -21,9 +21,9 @@ from tinyvit.pixels import normalise
 from tinyvit.progress import LogProgress
 from tinyvit.students import load_weights
 from tinyvit.teachers import Teacher, load_teacher
+from tinyvit.training.classification import Classification
 from tinyvit.training.journal import read_lines
 from tinyvit.training.run import open_run
-from tinyvit.training.stage import StageTrainer
 from tinyvit.training.train import train as run_stages
 from tinyvit.training.train import train_stage
 
@@ -149,11 +149,11 @@ def test_answers_and_labels_weigh_what_the_recipe_says(train: Train, small_data:
 
 
 def diverging(step: int, times: int = 1) -> Callable[..., Any]:
-    """StageTrainer._learn with a loss that is not a number in some steps from `step` on."""
-    learn, seen = StageTrainer._learn, [0]
+    """Classification.learn with a loss that is not a number in some steps from `step` on."""
+    learn, seen = Classification.learn, [0]
 
-    def broken(trainer: StageTrainer, batch: Any) -> Any:
-        loss, agreed = learn(trainer, batch)
+    def broken(task: Classification, network: Any, batch: Any) -> Any:
+        loss, agreed = learn(task, network, batch)
         seen[0] += 1
         return (loss * float("nan") if step <= seen[0] < step + times else loss), agreed
 
@@ -163,7 +163,7 @@ def diverging(step: int, times: int = 1) -> Callable[..., Any]:
 def test_a_loss_that_is_not_finite_stops_with_its_views(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(StageTrainer, "_learn", diverging(5))
+    monkeypatch.setattr(Classification, "learn", diverging(5))
     with pytest.raises(UserError, match=r"step 5: the loss of train-00000\d.tar: train-\d+ and others") as caught:
         train("distill", "engine.save_minutes=0")
     file = tmp_path / "run" / "distill" / "non_finite-rank0.txt"
@@ -179,7 +179,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_views(
 def test_a_step_that_is_not_finite_can_be_left_out(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(StageTrainer, "_learn", diverging(5))
+    monkeypatch.setattr(Classification, "learn", diverging(5))
     result = train("distill", "stages.distill.non_finite=skip")
     assert result["dropped_steps"] == 1
     assert result["last"]["images"] == 450
@@ -196,7 +196,7 @@ def test_a_step_that_is_left_out_leaves_no_trace_in_batch_norm(
         seen[0] += 1
         return normalise(*arguments) * (float("inf") if seen[0] == 5 else 1.0)
 
-    monkeypatch.setattr("tinyvit.training.network.normalise", overflowing)
+    monkeypatch.setattr("tinyvit.training.classification.normalise", overflowing)
     result = train("distill", "stages.distill.non_finite=skip")
     assert result["dropped_steps"] == 1
     weights = load_weights(tmp_path / "run" / "distill")
@@ -207,7 +207,7 @@ def test_a_step_that_is_left_out_leaves_no_trace_in_batch_norm(
 def test_nothing_but_steps_that_are_not_finite_is_an_error_also_then(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(StageTrainer, "_learn", diverging(5, times=100))
+    monkeypatch.setattr(Classification, "learn", diverging(5, times=100))
     with pytest.raises(UserError, match="is not finite"):
         train("distill", "stages.distill.non_finite=skip")
 

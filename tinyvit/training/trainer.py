@@ -1,4 +1,4 @@
-"""One stage of training: the loop, from batches of views to weights."""
+"""The engine: one stage of training, from batches of views to weights, whatever is learned."""
 
 from __future__ import annotations
 
@@ -6,29 +6,23 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from storage import Unit, digest_of
+from storage import digest_of
 from tinyvit.data.loader import run_streams
-from tinyvit.data.training_views import Batch, TrainingViews
 from tinyvit.errors import Stopped, UserError
-from tinyvit.evaluation import Evaluator, Subject, open_pictures, shared_classes
 from tinyvit.progress import Bar
 from tinyvit.provenance import now
-from tinyvit.signal import TeacherSignal
-from tinyvit.students import adopt_weights, classes_of, create_student, input_size, load_weights, save_student
-from tinyvit.training.epochs import Epochs
 from tinyvit.training.folder import BEST, StageFolder
 from tinyvit.training.journal import Journal
-from tinyvit.training.losses import agreement, distillation_loss, label_loss
 from tinyvit.training.network import Network
 from tinyvit.training.optimiser import Optimiser
 from tinyvit.training.run import Run
 from tinyvit.training.tally import Tally, Totals, peak_memory_mib
+from tinyvit.training.task import Batch, EpochViews, Task, Validation
 
 log = logging.getLogger("tinyvit")
 
@@ -36,21 +30,14 @@ log = logging.getLogger("tinyvit")
 GO_ON, SAVE, STOP = range(3)
 
 
-class StageTrainer:
-    """One stage under way: its network, optimiser and epochs, and how far it is."""
+class Trainer:
+    """One stage under way: its network, optimiser and task, and how far it is."""
 
-    def __init__(self, run: Run, name: str, folder: StageFolder, before: Path | None) -> None:
-        self.settings, self.name, self.folder = run, name, folder
+    def __init__(self, run: Run, name: str, folder: StageFolder, task: Task) -> None:
+        self.settings, self.name, self.folder, self.task = run, name, folder, task
         self.stage = stage = run.recipe.stages[name]
-        self.classes = run.class_names(stage)
-        run.refuse_other_labels(stage)
-        num_classes = run.num_classes(stage)
-        model = create_student(run.recipe.student, num_classes, stage.seed, self.classes)
-        if before is not None:
-            adopt_weights(model, load_weights(before), classes_of(before), self.classes)
-        self.epochs = Epochs(run, name, input_size(model), num_classes)
-        self.network = Network(model, run.recipe.engine, run.world, stage.eval_batch_norm)
-        self.optimiser = Optimiser(self.network.model, stage, self.epochs.steps, self.network.scaled)
+        self.network = Network(task.model, run.recipe.engine, run.world, stage.eval_batch_norm)
+        self.optimiser = Optimiser(self.network.model, stage, task.steps, self.network.scaled)
         # How far it is: whole epochs and their metrics, steps of the next one and what they counted.
         self.epoch, self.done = 0, list[dict[str, Any]]()
         self.step, self.totals = 0, Totals()
@@ -60,29 +47,29 @@ class StageTrainer:
         run, stage = self.settings, self.stage
         if state:
             self._restore(state)
-        views = [self.epochs.views(n, self.step if n == self.epoch else 0) for n in range(self.epoch, stage.epochs)]
+        views = [self.task.views(n, self.step if n == self.epoch else 0) for n in range(self.epoch, stage.epochs)]
         self._announce(views)
         journal = self._journal() if run.world.chief else None
-        images = (self.epochs.steps * len(views) - self.step) * stage.batch_size
+        images = (self.task.steps * len(views) - self.step) * stage.batch_size
         with run.progress.task(self.name, images, "images") as bar:
-            evaluator = self._evaluator()
+            validation = self.task.validation(len(views), self.network) if run.recipe.data.val else None
             streams = run_streams(views, run.workers, pin_memory=run.world.device.type == "cuda")
             for epoch, batches in zip(views, streams, strict=True):
                 metrics = self._train_epoch(epoch, batches, journal, bar)
-                if evaluator:
-                    metrics["val"] = self._evaluate(evaluator, journal)
+                if validation:
+                    metrics["val"] = self._validate(validation, journal)
                 self.done.append(metrics)
                 self.epoch, self.step, self.totals = self.epoch + 1, 0, Totals()
                 self._save()
                 log.info("%s: epoch %d: %s", self.name, self.epoch, _metrics_line(metrics))
         if journal:
             journal.close()
-            save_student(self.folder.path, self.optimiser.best_model, run.recipe.student, self.classes)
+            self.task.save(self.folder.path, self.optimiser.best_model)
             self.folder.finish(self._result())
         return self._result()
 
     def _train_epoch(
-        self, views: TrainingViews, batches: Iterator[Batch], journal: Journal | None, bar: Bar
+        self, views: EpochViews, batches: Iterator[Batch], journal: Journal | None, bar: Bar
     ) -> dict[str, Any]:
         """The steps of an epoch that are left."""
         stage, engine, world = self.stage, self.settings.recipe.engine, self.settings.world
@@ -93,17 +80,17 @@ class StageTrainer:
         tally, saved = Tally(world, self.totals, self.network.scaled), time.monotonic()
         note = f"epoch {self.epoch + 1}/{stage.epochs}"
         for step in range(self.step, steps):
-            for part in range(self.epochs.parts):
+            for part in range(self.task.parts):
                 batch = tally.next_batch(batches)
                 # Drop path and dropout draw from here: what they draw follows from the step, so that a resume repeats
                 # it. After the batch is there, because the loader draws too when it begins.
                 torch.manual_seed(_seed(stage.seed, self.name, self.epoch, step, part, world.rank))
-                with self.network.part(last=part == self.epochs.parts - 1):
-                    loss, agreed = self._learn(batch)
+                with self.network.part(last=part == self.task.parts - 1):
+                    loss, right = self.task.learn(self.network, batch)
                     # A step is the mean over all its views, wherever they are: ranks average their gradients.
                     self.optimiser.backward(loss.sum() * (world.size / stage.batch_size))
-                tally.add(loss, agreed, batch)
-            norm = self.optimiser.step(self.epochs.number(self.epoch, step + 1, steps))
+                tally.add(loss, right, batch)
+            norm = self.optimiser.step(self._number(step + 1, steps))
             tally.end_step(norm)
             self.step = step + 1
             bar.advance(stage.batch_size, note)
@@ -113,7 +100,7 @@ class StageTrainer:
                 metrics = self._look(tally, norm, views)
                 note = f"epoch {self.epoch + 1}/{stage.epochs}, loss {metrics['loss']:.3f}"
                 if journal:
-                    journal.write(self.epochs.number(self.epoch, self.step, steps), metrics)
+                    journal.write(self._number(self.step, steps), metrics)
                 if verdict == STOP or (verdict == SAVE and self.step < steps):
                     self._save()
                     saved = time.monotonic()
@@ -125,33 +112,11 @@ class StageTrainer:
                 )
         return {**self._metrics(tally.totals), "left_out": views.left_out}
 
-    def _learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """[n] the losses of a batch's views, and whether the student's best class is right."""
-        stage, device = self.stage, self.settings.world.device
-        if not len(batch):
-            raise UserError(f"stage {self.name}: no view of a whole batch can be learned; verify the store")
-        logits = self.network.logits(batch.views)
-        labels = batch.labels.to(device) if batch.labels else None
-        if stage.target == "labels":
-            assert labels
-            return label_loss(logits, labels, stage.label_smoothing), agreement(logits, labels)
-        signal = batch.signal.to(device) if batch.signal else self._ask(batch)
-        loss = distillation_loss(logits, signal.truncate(stage.top_k or signal.num_classes), stage.residual)
-        if labels:
-            on_labels = label_loss(logits, labels, stage.label_smoothing)
-            loss = (1 - stage.label_weight) * loss + stage.label_weight * on_labels
-        return loss, agreement(logits, signal)
+    def _number(self, step: int, steps: int) -> int:
+        """A step's number on the way through all epochs, also where an epoch has fewer than others."""
+        return round((self.epoch + step / steps) * self.task.steps)
 
-    def _ask(self, batch: Batch) -> TeacherSignal:
-        """What the live teacher says of a batch: the classes that a store of the recipe would keep."""
-        teacher, label = self.settings.teacher, self.settings.recipe.label
-        assert teacher
-        assert batch.teacher_views is not None
-        return TeacherSignal.selected(
-            teacher.answer(batch.teacher_views), label.select, label.top_k, label.mass, batch.seeds
-        )
-
-    def _look(self, tally: Tally, norm: Tensor, views: TrainingViews) -> dict[str, Any]:
+    def _look(self, tally: Tally, norm: Tensor, views: EpochViews) -> dict[str, Any]:
         """Metrics since the last look. UserError when they should not be gone on from."""
         done, finite = tally.look()
         self.totals = tally.totals
@@ -160,15 +125,14 @@ class StageTrainer:
         return self._metrics(done) | {"grad_norm": norm.item()}
 
     def _metrics(self, done: Totals) -> dict[str, Any]:
-        right = "agreement" if self.stage.target == "teacher" else "train_top1"
         return {
             "epoch": self.epoch + 1,
-            **done.means(right),
+            **done.means(self.task.right),
             "lr": self.optimiser.learning_rate,
             "memory_mib": peak_memory_mib(self.settings.world.device),
         }
 
-    def _diverged(self, finite: list[bool], views: TrainingViews) -> str:
+    def _diverged(self, finite: list[bool], views: EpochViews) -> str:
         """What went wrong in the last steps, of which `finite` says how this rank's losses were."""
         first = self.step - len(finite)
         where = f"stage {self.name}, epoch {self.epoch + 1}, "
@@ -183,48 +147,38 @@ class StageTrainer:
         file.write_text("\n".join(keys) + "\n")
         return f"{where}step {step + 1}: the loss of {keys[0]} and others (all in {file}) is not finite; {advice}"
 
-    def _evaluator(self) -> Evaluator | None:
-        run = self.settings
-        if run.recipe.data.val is None:
-            return None
-        subject = Subject.of(self.network.model, self.classes)
-        pictures = open_pictures(run.recipe.data.val, run.progress)
-        if self.stage.target == "teacher" and not shared_classes(self.classes, pictures.classes):
-            # What the teacher tells apart is not what the pictures are labelled with.
-            return None
-        left = self.stage.epochs - self.epoch
-        return Evaluator(subject, [pictures] * left, run.world, run.workers, self.network.dtype)
-
-    def _evaluate(self, evaluator: Evaluator, journal: Journal | None) -> dict[str, Any]:
-        """Measure, and keep the student when it is the best so far."""
-        run, model = self.settings, self.optimiser.best_model
+    def _validate(self, validation: Validation, journal: Journal | None) -> dict[str, Any]:
+        """Measure, and keep the network when it is the best so far."""
+        run, model, task = self.settings, self.optimiser.best_model, self.task
         run.world.share(model.buffers())
-        val = evaluator.measure(model).as_dict()
+        val = validation(model)
         if journal:
-            journal.plot((self.epoch + 1) * self.epochs.steps, {f"val_{key}": val[key] for key in PLOTTED})
-            if val["top1"] > max((metrics["val"]["top1"] for metrics in self.done), default=-1.0):
-                save_student(self.folder.path / BEST, model, run.recipe.student, self.classes)
+            journal.plot(
+                (self.epoch + 1) * task.steps, {f"val_{key}": val[key] for key in task.plotted if val[key] is not None}
+            )
+            if val[task.best_by] > max((metrics["val"][task.best_by] for metrics in self.done), default=-1.0):
+                task.save(self.folder.path / BEST, model)
         return val
 
     def _journal(self) -> Journal:
         run, steps = self.settings, self.step
         if self.epoch < self.stage.epochs:
-            steps += self.epochs.views(self.epoch, self.step).steps
-        number = self.epochs.number(self.epoch, self.step, max(steps, 1))
+            steps += self.task.views(self.epoch, self.step).steps
+        number = self._number(self.step, max(steps, 1))
         name = f"{run.folder.name}/{self.name}"
         return Journal(self.folder.path, name, number, run.wandb, run.recipe.record())
 
-    def _announce(self, views: list[TrainingViews]) -> None:
+    def _announce(self, views: list[EpochViews]) -> None:
         run, stage = self.settings, self.stage
         parameters = sum(p.numel() for p in self.network.model.parameters()) / 1e6
         log.info(
             "%s: %s, %.2f M parameters, %d epochs of %d steps of %d images, %d left out each epoch",
-            self.name, run.recipe.student.name, parameters, stage.epochs, self.epochs.steps, stage.batch_size,
+            self.name, run.recipe.student.name, parameters, stage.epochs, self.task.steps, stage.batch_size,
             views[0].left_out if views else 0,
         )  # fmt: skip
-        if run.world.size > 1 or self.epochs.parts > 1:
-            log.info("%s: %d processes, each with its share in %d parts", self.name, run.world.size, self.epochs.parts)
-        self.epochs.announce()
+        if run.world.size > 1 or self.task.parts > 1:
+            log.info("%s: %d processes, each with its share in %d parts", self.name, run.world.size, self.task.parts)
+        self.task.announce()
 
     def _save(self) -> None:
         """Keep how far it is. Batches, learning rates and random draws follow from that: there are no generators."""
@@ -235,7 +189,7 @@ class StageTrainer:
                     "step": self.step,
                     "totals": asdict(self.totals),
                     "epochs": self.done,
-                    "absent": sorted((unit.block, unit.shard) for unit in self.epochs.absent),
+                    **self.task.state(),
                     "model": self.network.model.state_dict(),
                     "optimiser": self.optimiser.state(),
                 }
@@ -247,12 +201,13 @@ class StageTrainer:
         self.network.model.load_state_dict(state["model"])
         self.optimiser.restore(state["optimiser"])
         if self.step:
-            self.epochs.absent = frozenset(Unit(block, shard) for block, shard in state["absent"])
+            self.task.restore(state)
 
     def _result(self) -> dict[str, Any]:
         epochs = self.done
         measured = [metrics for metrics in epochs if metrics.get("val")]
-        best = max(measured, key=lambda metrics: metrics["val"]["top1"]) if measured else None
+        by = self.task.best_by
+        best = max(measured, key=lambda metrics: metrics["val"][by]) if measured else None
         return {
             "stage": self.name,
             "target": self.stage.target,
@@ -269,8 +224,8 @@ class StageTrainer:
         }
 
 
-# Of an evaluation.
-PLOTTED = ("top1", "top5", "loss", "calibration_error")
+# Of a validation, for the log.
+SHORT = {"top1": "top-1", "ap": "AP", "ap50": "AP50"}
 
 
 def _seed(*parts: object) -> int:
@@ -282,6 +237,6 @@ def _metrics_line(metrics: dict[str, Any]) -> str:
     parts = [f"loss {metrics['loss']:.4f}"]
     parts += [f"{k.replace('_', ' ')} {metrics[k]:.1f} %" for k in ("agreement", "train_top1") if k in metrics]
     if val := metrics.get("val"):
-        parts.append(f"val top-1 {val['top1']:.1f} %")
+        parts += [f"val {SHORT[name]} {val[name]:.1f} %" for name in SHORT if name in val]
     parts += [f"{metrics['images_per_s']:.0f} images/s", f"waiting {100 * metrics['waiting_for_data']:.0f} %"]
     return ", ".join(parts)

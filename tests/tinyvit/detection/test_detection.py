@@ -1,0 +1,281 @@
+"""Detection: COCO's format in, timm's features, torchvision's heads, COCO's metrics out; one engine trains it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from support import EXAMPLE, command, samples_of, tinyvit, wait_until
+
+from tinyvit.config import Detection, Student
+from tinyvit.data.fetch import CLASSES
+from tinyvit.data.images import EncodedImage
+from tinyvit.data.scenes import render_scenes
+from tinyvit.detection.coco import CocoSet
+from tinyvit.detection.folder import load_detector
+from tinyvit.detection.measure import DetectionEvaluator
+from tinyvit.detection.model import create_detector
+from tinyvit.detection.scenes import TrainingScenes
+from tinyvit.errors import UserError
+from tinyvit.progress import LogProgress
+from tinyvit.students import create_student, save_student
+from tinyvit.world import World
+
+CPU = World(device=torch.device("cpu"))
+STUDENT = Student(
+    name="tiny_vit_5m_224",
+    kwargs={
+        "img_size": 64,
+        "embed_dims": [32, 64, 96, 128],
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 2, 3, 4],
+        "window_sizes": [8, 8, 4, 2],
+    },
+)
+DETECTION = Detection(channels=32, shorter=(96,), longer=128, anchors=(16, 32, 64, 96, 128), proposals=30, samples=16)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A COCO folder of a few rendered scenes, of the example's own pictures."""
+    folder = tmp_path_factory.mktemp("scenes")
+    objects = {
+        split: [(EncodedImage(s.image).pixels()[..., 0], int(s.label or 0)) for s in samples_of(EXAMPLE / split)[:300]]
+        for split in ("train", "val")
+    }
+    render_scenes(objects, {"train": 9, "val": 4}, folder, 0, LogProgress())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def coco(scenes: Path) -> CocoSet:
+    return CocoSet(scenes / "annotations" / "instances_train.json")
+
+
+def test_a_rendered_scene_has_its_objects_where_they_are_said_to_be(coco: CocoSet) -> None:
+    for number in range(len(coco)):
+        target = coco.target(number, masks=True)
+        assert len(target["boxes"]) == len(target["labels"]) == len(target["masks"]) > 0
+        assert target["masks"].sum(dim=0).max() == 1
+        for box, mask in zip(target["boxes"].long(), target["masks"], strict=True):
+            rows, columns = np.nonzero(mask.numpy())
+            assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+def written(folder: Path, annotations: list[dict[str, Any]]) -> CocoSet:
+    """A set of one picture of 40 x 30 with these annotations, of the categories 7 (dog) and 3 (cat)."""
+    (folder / "some").mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30)).save(folder / "some" / "a.jpg")
+    document = {
+        "images": [{"id": 5, "file_name": "a.jpg", "width": 40, "height": 30}],
+        "annotations": [{"id": n, "image_id": 5, **one} for n, one in enumerate(annotations, 1)],
+        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+    }
+    (folder / "annotations").mkdir(exist_ok=True)
+    file = folder / "annotations" / "instances_some.json"
+    file.write_text(json.dumps(document))
+    return CocoSet(file)
+
+
+def test_polygons_run_lengths_crowds_and_empty_boxes(tmp_path: Path) -> None:
+    square = [4, 6, 14, 6, 14, 16, 4, 16]
+    lengths = {"size": [30, 40], "counts": [30 * 2, 30 * 3, 30 * 35]}
+    coco = written(
+        tmp_path,
+        [
+            {"category_id": 7, "bbox": [4, 6, 10, 10], "segmentation": [square], "area": 100},
+            {"category_id": 3, "bbox": [2, 0, 3, 30], "segmentation": lengths, "area": 90},
+            {"category_id": 3, "bbox": [0, 0, 9, 9], "segmentation": lengths, "area": 90, "iscrowd": 1},
+            {"category_id": 3, "bbox": [8, 8, 0, 4], "segmentation": [square], "area": 0},
+        ],
+    )
+    target = coco.target(0, masks=True)
+    assert coco.classes == ["cat", "dog"]
+    assert target["labels"].tolist() == [2, 1]
+    assert target["boxes"].tolist() == [[4, 6, 14, 16], [2, 0, 5, 30]]
+    assert target["masks"][0].sum() == 100
+    assert target["masks"][1][:, 2:5].all()
+    assert target["masks"][1].sum() == 90
+
+
+def test_what_is_not_cocos_format_is_told(tmp_path: Path, scenes: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        _ = CocoSet(tmp_path / "annotations" / "instances_none.json").document
+    broken = tmp_path / "instances_b.json"
+    for content in ("{", "[]", '{"images": []}', '{"images": [{"id": 1}], "annotations": [], "categories": []}'):
+        broken.write_text(content)
+        with pytest.raises(UserError, match="is not in COCO's format"):
+            _ = CocoSet(broken).document
+    lost = written(tmp_path, [])
+    (tmp_path / "some" / "a.jpg").unlink()
+    with pytest.raises(UserError, match=r"the picture .*a.jpg cannot be read"):
+        lost.picture(0)
+    done = tinyvit("train", "detect-example", "--data", tmp_path / "none", "--run-dir", tmp_path / "run")
+    assert done.returncode == 2
+    assert "has no annotations/instances_train*.json" in " ".join(done.stderr.split())
+
+
+def views(coco: CocoSet, **options: Any) -> TrainingScenes:
+    settings = {"batch_size": 4, "epoch": 1, "seed": 3, "masks": True, "hflip": 0.5} | options
+    return TrainingScenes(coco, **settings)
+
+
+def boxes_of(stream: Iterator[Any]) -> list[list[float]]:
+    return [box for batch in stream for target in batch.targets for box in target["boxes"].tolist()]
+
+
+def test_the_order_follows_from_the_seed_whoever_reads_it(coco: CocoSet) -> None:
+    alone = boxes_of(views(coco).read(0, 1))
+    assert views(coco).steps == 2
+    assert views(coco).left_out == 1
+    # Two ranks share each step, each reading its half in two parts; then what a resumed run reads.
+    halves = [list(views(coco, rank=rank, world=2, parts=2).read(0, 1)) for rank in range(2)]
+    turned = [batch for step in range(2) for half in halves for batch in half[2 * step : 2 * step + 2]]
+    assert boxes_of(iter(turned)) == alone
+    assert boxes_of(views(coco, first=4).read(0, 1)) == boxes_of(iter(list(views(coco).read(0, 1))[1:]))
+    assert boxes_of(views(coco, epoch=2).read(0, 1)) != alone
+    names = [image["file_name"] for image in coco.document["images"]]
+    assert set(views(coco).keys(0)) < set(names)
+
+
+def test_a_flipped_picture_takes_its_boxes_and_masks_along(coco: CocoSet) -> None:
+    for batch in views(coco, hflip=1.0).read(0, 1):
+        for target in batch.targets:
+            for box, mask in zip(target["boxes"].long(), target["masks"], strict=True):
+                columns = np.flatnonzero(mask.any(dim=0).numpy())
+                assert box[[0, 2]].tolist() == [columns[0], columns[-1] + 1]
+    plain, flipped = (next(views(coco, hflip=chance).read(0, 1)) for chance in (0.0, 1.0))
+    assert torch.equal(plain.pictures[0].flip(2), flipped.pictures[0])
+
+
+def test_a_detector_begins_with_the_students_features_at_any_size(tmp_path: Path) -> None:
+    whole = create_student(STUDENT, 10, seed=1).eval()
+    save_student(tmp_path / "student", whole, STUDENT, None)
+    begun = STUDENT.model_copy(update={"checkpoint": str(tmp_path / "student")})
+    detector: Any = create_detector(begun, DETECTION, 10, seed=2).eval()
+    loaded: Any = timm.create_model(f"local-dir:{tmp_path / 'student'}", pretrained=True, features_only=True,
+                                    out_indices=(0, 1, 2, 3)).eval()  # fmt: skip
+    pixels = torch.rand(1, 3, 75, 101)
+    with torch.inference_mode():
+        ours, timms = detector.backbone.features(pixels), loaded(pixels)
+        found = detector([torch.rand(3, 75, 101), torch.rand(3, 40, 33)])
+    assert [tuple(stage.shape[2:]) for stage in ours] == [(19, 26), (10, 13), (5, 7), (3, 4)]
+    assert all(torch.equal(one, two) for one, two in zip(ours, timms, strict=True))
+    assert len(found) == 2
+    other = STUDENT.model_copy(update={"checkpoint": str(tmp_path / "student"), "kwargs": {}})
+    with pytest.raises(UserError, match="is of another model than tiny_vit_5m_224"):
+        create_detector(other, DETECTION, 10, seed=2)
+    with pytest.raises(UserError, match="has features at strides"):
+        create_detector(Student(name="vit_tiny_patch16_224"), DETECTION, 10, seed=2)
+
+
+class Foretold(torch.nn.Module):
+    """Answers what it was told, picture by picture."""
+
+    def __init__(self, answers: list[dict[str, torch.Tensor]]) -> None:
+        super().__init__()
+        self._answers = iter(answers)
+
+    def forward(self, pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        return [next(self._answers) for _ in pictures]
+
+
+def measured(coco: CocoSet, change: Any) -> dict[str, Any]:
+    """The figures of a detector that answers the truth, changed."""
+    answers = []
+    for number in range(len(coco)):
+        target = coco.target(number, masks=True)
+        answer = {
+            "boxes": target["boxes"],
+            "labels": target["labels"],
+            "scores": torch.ones(len(target["labels"])),
+            "masks": target["masks"][:, None].float(),
+        }
+        answers.append(change(answer))
+    return DetectionEvaluator(coco, CPU, 0, torch.float32).measure(Foretold(answers))
+
+
+def test_figures_of_perfect_shifted_and_wrong_answers(coco: CocoSet) -> None:
+    perfect = measured(coco, lambda answer: answer)
+    assert perfect["ap"] == perfect["ap75"] == perfect["masks"]["ap"] == pytest.approx(100)
+    assert perfect["images"] == len(coco)
+
+    def shifted(answer: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        boxes = answer["boxes"].clone()
+        # Of an overlap of two thirds: right at 0.5 to 0.65, which are four of the ten thresholds.
+        boxes[:, [0, 2]] += 0.2 * (boxes[:, 2] - boxes[:, 0])[:, None]
+        return {**answer, "boxes": boxes}
+
+    found = measured(coco, shifted)
+    assert found["ap50"] == pytest.approx(100)
+    assert found["ap75"] == pytest.approx(0)
+    assert found["ap"] == pytest.approx(40)
+    wrong = measured(coco, lambda answer: {**answer, "labels": answer["labels"] % 10 + 1})
+    assert wrong["ap50"] < 5
+    nothing = measured(coco, lambda answer: {name: value[:0] for name, value in answer.items()})
+    assert nothing["ap"] == 0
+
+
+SMALL = (
+    "student.checkpoint=null",
+    "detection={channels: 16, shorter: [64], longer: 64, anchors: [16, 32, 64, 96, 128], proposals: 20, samples: 16, "
+    "head: mask_rcnn}",
+    "stages.detect.epochs=2",
+    "stages.detect.batch_size=4",
+    "engine.save_minutes=0",
+)
+
+
+def test_training_killed_with_9_goes_on_to_the_same_weights(scenes: Path, tmp_path: Path) -> None:
+    changes = [part for change in SMALL for part in ("--set", change)]
+
+    def arguments(run: str) -> list[str | Path]:
+        return ["train", "detect-example", "--data", scenes, "--run-dir", tmp_path / run, *changes, "--json"]
+
+    whole = tinyvit(*arguments("one"))
+    assert whole.returncode == 0, whole.stderr
+    result = json.loads(whole.stdout)["detect"]
+    assert set(result["val"]) >= {"ap", "ap50", "ap75", "masks"}
+    assert result["val"]["images"] == 4
+    with subprocess.Popen(command(*arguments("two")), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
+        wait_until((tmp_path / "two" / "detect" / "state.pt").exists, killed)
+        killed.kill()
+    assert not (tmp_path / "two" / "detect" / "result.json").exists()
+    again = tinyvit(*arguments("two"))
+    assert again.returncode == 0, again.stderr
+    assert "resumed after epoch 0 of 2 and" in " ".join(again.stderr.split())
+    weights = [(tmp_path / run / "detect" / "model.safetensors").read_bytes() for run in ("one", "two")]
+    assert weights[0] == weights[1]
+    assert [c["name"] for c in load_detector(tmp_path / "one" / "detect").categories] == list(CLASSES)
+    png = tmp_path / "found.png"
+    measured = tinyvit("evaluate", tmp_path / "one" / "detect", "--data", scenes, "--png", png, "--json")
+    assert measured.returncode == 0, measured.stderr
+    assert json.loads(measured.stdout)["ap"] == pytest.approx(result["val"]["ap"], abs=1e-6)
+    assert Image.open(png).width > 300
+    report = tinyvit("report", tmp_path / "one", "-o", tmp_path / "report.html")
+    assert report.returncode == 0, report.stderr
+    assert "Average precision" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("detection=null", "stages on boxes and the section detection go together"),
+        ("stages.detect.layer_decay=0.8", "a stage on boxes has no augment, layer_decay or label_smoothing"),
+        ("engine.compile=true", "a detector is neither compiled nor recomputed"),
+        ("stages.detect.batch_size=50", "a batch_size of 50 does not fit 9 pictures"),
+    ],
+)
+def test_recipes_that_cannot_be(change: str, line: str, scenes: Path, tmp_path: Path) -> None:
+    done = tinyvit("train", "detect-example", "--data", scenes, "--run-dir", tmp_path, "--set", change,
+                   "--set", "student.checkpoint=null")  # fmt: skip
+    assert done.returncode == 2
+    assert line in " ".join(done.stderr.split())

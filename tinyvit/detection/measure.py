@@ -1,0 +1,102 @@
+"""COCO's metrics of a detector (cocodataset.org/#detection-eval), by pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tinyvit.data.loader import run_streams
+from tinyvit.detection.coco import CocoSet, Target
+from tinyvit.detection.scenes import EvaluationScenes
+from tinyvit.errors import UserError
+from tinyvit.progress import Bar
+from tinyvit.world import World
+
+# COCOeval's first figures, in its order.
+FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+
+
+class DetectionEvaluator:
+    """Measures detectors on one set, `times` times, with the same data processes."""
+
+    def __init__(
+        self, coco: CocoSet, world: World, workers: int, dtype: torch.dtype, times: int = 1, batch_size: int = 8
+    ) -> None:
+        self._coco, self._world, self._dtype = coco, world, dtype
+        streams = [EvaluationScenes(coco, batch_size)] * times
+        # Every rank sees every picture: COCO's metrics are not sums over pictures.
+        self._passes = run_streams(streams, workers)
+
+    @torch.inference_mode()
+    def measure(self, model: nn.Module, bar: Bar | None = None) -> dict[str, Any]:
+        """In percent the figures of FIGURES, of boxes and, under `masks`, of masks where the model finds them; None
+        where the set has nothing of a size.
+        """
+        training = model.training
+        model.eval()
+        found: list[dict[str, Any]] = []
+        number = 0
+        for scenes in next(self._passes):
+            for answer in detect(model, scenes.pictures, self._world.device, self._dtype):
+                found += _results(self._coco, number, answer)
+                number += 1
+            if bar:
+                bar.advance(len(scenes))
+        model.train(training)
+        figures: dict[str, Any] = _evaluated(self._coco, found, "bbox")
+        if any("segmentation" in one for one in found):
+            figures["masks"] = _evaluated(self._coco, found, "segm")
+        return figures | {"images": number}
+
+
+def detect(model: nn.Module, pictures: Sequence[Tensor], device: torch.device, dtype: torch.dtype) -> list[Target]:
+    """What a detector in eval mode finds in pictures [3, H, W] uint8: boxes, labels, scores, perhaps masks."""
+    pixels = [picture.to(device, non_blocking=True).float() / 255 for picture in pictures]
+    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        answers: list[Target] = model(pixels)
+    return answers
+
+
+def _results(coco: CocoSet, number: int, answer: Target) -> list[dict[str, Any]]:
+    """What was found in a picture, as COCO's result format has it."""
+    boxes = answer["boxes"].float().cpu()
+    boxes[:, 2:] -= boxes[:, :2]
+    image = coco.document["images"][number]["id"]
+    found = [
+        {"image_id": image, "category_id": coco.categories[label - 1]["id"], "bbox": box, "score": score}
+        for box, label, score in zip(boxes.tolist(), answer["labels"].tolist(), answer["scores"].tolist(), strict=True)
+    ]
+    if "masks" in answer:
+        from pycocotools import mask as masks
+
+        shown = (answer["masks"][:, 0] > 0.5).cpu().numpy().astype(np.uint8)
+        for one, pixels in zip(found, shown, strict=True):
+            one["segmentation"] = masks.encode(np.asfortranarray(pixels))
+    return found
+
+
+def _evaluated(coco: CocoSet, found: list[dict[str, Any]], kind: str) -> dict[str, float | None]:
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError:
+        raise UserError("detection needs pycocotools: pip install 'tinyvit-distill[transfer]'") from None
+    if not found:
+        return dict.fromkeys(FIGURES, 0.0)
+    # It tells what it does on stdout.
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {"info": {}, **coco.document}
+        truth.createIndex()
+        # It writes into what it is given.
+        judge = COCOeval(truth, truth.loadRes([dict(one) for one in found]), kind)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return {name: None if value < 0 else 100 * float(value) for name, value in zip(FIGURES, judge.stats, strict=False)}

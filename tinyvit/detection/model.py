@@ -1,0 +1,94 @@
+"""Students as backbones: timm's features of all four stages, a feature pyramid, torchvision's heads."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, cast
+
+import timm
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from tinyvit.config import Detection, Student
+from tinyvit.errors import UserError
+from tinyvit.students import colours, create_student, tuples, weights_of
+
+# Width to height of the anchors at each place.
+RATIOS = (0.5, 1.0, 2.0)
+
+
+class Pyramid(nn.Module):
+    """A student's features of pictures [N, 3, H, W] of any size, as maps of `out_channels` at strides 4 to 64."""
+
+    def __init__(self, features: nn.Module, channels: Sequence[int], out_channels: int) -> None:
+        super().__init__()
+        self.features, self.out_channels = features, out_channels
+        self.pyramid = FeaturePyramidNetwork(list(channels), out_channels, extra_blocks=LastLevelMaxPool())
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Maps by name: 0 to 3 and pool."""
+        found: dict[str, Tensor] = self.pyramid(
+            OrderedDict((str(number), stage) for number, stage in enumerate(self.features(pixels)))
+        )
+        return found
+
+
+def create_detector(student: Student, detection: Detection, classes: int, seed: int) -> nn.Module:
+    """A detector of so many classes (background not counted), with the student's weights and fresh heads from `seed`.
+
+    UserError for a student that timm gives no features of, or whose features are not of four stages.
+    """
+    # It says how pictures are prepared, and refuses a name that timm does not know.
+    whole = create_student(student.model_copy(update={"checkpoint": None}), 0, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        features = _features(student)
+        reduction, channels = features.feature_info.reduction(), features.feature_info.channels()
+        if list(reduction) != [4, 8, 16, 32]:
+            raise UserError(f"{student.name} has features at strides {reduction}; a detector needs 4, 8, 16 and 32")
+        backbone = Pyramid(cast(nn.Module, features), channels, detection.channels)
+        mean, std = colours(whole)
+        heads: Any = {"faster_rcnn": FasterRCNN, "mask_rcnn": MaskRCNN}
+        detector: nn.Module = heads[detection.head](
+            backbone,
+            num_classes=classes + 1,
+            # In training one of several sizes is drawn for each picture; in evaluation it is the last one.
+            min_size=list(detection.shorter),
+            max_size=detection.longer,
+            # As many for one picture as torchvision takes, or in the same ratio.
+            rpn_post_nms_top_n_train=2 * detection.proposals,
+            rpn_post_nms_top_n_test=detection.proposals,
+            box_batch_size_per_image=detection.samples,
+            image_mean=list(mean),
+            image_std=list(std),
+            rpn_anchor_generator=cast(Any, AnchorGenerator)(
+                tuple((size,) for size in detection.anchors), (RATIOS,) * len(detection.anchors)
+            ),
+        )
+    return detector
+
+
+def _features(student: Student) -> Any:
+    """timm's network of the features of all four stages, with fresh weights or those of the student's checkpoint."""
+    kwargs: dict[str, Any] = tuples(student.kwargs)
+    kwargs.pop("img_size", None)
+    try:
+        features: Any = timm.create_model(student.name, features_only=True, out_indices=(0, 1, 2, 3), **kwargs)
+    except (RuntimeError, TypeError, IndexError, AssertionError) as fault:
+        reason = str(fault).partition("\n")[0]
+        raise UserError(f"timm gives no features of four stages of {student.name}: {reason}") from None
+    if student.checkpoint:
+        given, _ = weights_of(student.checkpoint)
+        # timm's network of features calls stages.0 stages_0.
+        own = features.state_dict()
+        names = {key: key if key in given else re.sub(r"_(\d+)\.", r".\1.", key, count=1) for key in own}
+        if wrong := [key for key, name in names.items() if name not in given or given[name].shape != own[key].shape]:
+            raise UserError(f"{student.checkpoint} is of another model than {student.name}: {wrong[0]} does not fit")
+        features.load_state_dict({key: given[name] for key, name in names.items()})
+    return features

@@ -1,0 +1,123 @@
+"""The pictures of a set in batches: in a random order and flipped by chance to train on, as they are to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinyvit.detection.coco import CocoSet, Target
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A batch: pictures [3, H, W] uint8 of any sizes, and in training what is in them."""
+
+    pictures: list[Tensor]
+    targets: list[Target]
+    skipped: int = 0
+    labelled: int = 0
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def pin_memory(self) -> Scenes:
+        """Called by the DataLoader: page-locked copies, which travel to the GPU while it computes."""
+        targets = [{name: value.pin_memory() for name, value in target.items()} for target in self.targets]
+        return Scenes([picture.pin_memory() for picture in self.pictures], targets)
+
+
+@dataclass(frozen=True)
+class TrainingScenes:
+    """One epoch, `batch_size` pictures a step on all ranks together, each rank's share in `parts` batches.
+
+    The order and which pictures are flipped (with the probability `hflip`) follow from `seed` and `epoch`. `first`
+    pictures of the epoch were taken before.
+    """
+
+    coco: CocoSet
+    batch_size: int
+    epoch: int
+    seed: int
+    masks: bool
+    hflip: float
+    rank: int = 0
+    world: int = 1
+    parts: int = 1
+    first: int = 0
+
+    @property
+    def steps(self) -> int:
+        """How many steps are left."""
+        return (len(self.coco) - self.first) // self.batch_size
+
+    @property
+    def items(self) -> int:
+        """How many batches this rank reads."""
+        return self.steps * self.parts
+
+    @property
+    def left_out(self) -> int:
+        """How many pictures fill no whole step."""
+        return len(self.coco) - self.first - self.steps * self.batch_size
+
+    def read(self, worker: int, workers: int) -> Iterator[Scenes]:
+        """The batches of one worker of this rank."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order, flips = rng.permutation(len(self.coco)), rng.random(len(self.coco)) < self.hflip
+        for number in range(worker, self.items, workers):
+            chosen = order[slice(*self._span(*divmod(number, self.parts)))].tolist()
+            made = [self._made(place, bool(flips[place])) for place in chosen]
+            yield Scenes([picture for picture, _ in made], [target for _, target in made])
+
+    def keys(self, step: int) -> list[str]:
+        """The files that this rank takes in a step, for a message."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.coco))
+        start, stop = self._span(step, 0)[0], self._span(step, self.parts - 1)[1]
+        return [str(self.coco.document["images"][place]["file_name"]) for place in order[start:stop].tolist()]
+
+    def _span(self, step: int, part: int) -> tuple[int, int]:
+        """Where in the order this rank's batch begins and ends."""
+        share = [self.batch_size * rank // self.world for rank in (self.rank, self.rank + 1)]
+        begin = self.first + step * self.batch_size
+        start, stop = (share[0] + (share[1] - share[0]) * p // self.parts for p in (part, part + 1))
+        return begin + start, begin + stop
+
+    def _made(self, number: int, flip: bool) -> tuple[Tensor, Target]:
+        picture = torch.from_numpy(self.coco.picture(number)).permute(2, 0, 1)
+        target = self.coco.target(number, self.masks)
+        if flip:
+            width = picture.shape[2]
+            picture = picture.flip(2)
+            left, right = target["boxes"][:, 0].clone(), target["boxes"][:, 2].clone()
+            target["boxes"][:, 0], target["boxes"][:, 2] = width - right, width - left
+            if "masks" in target:
+                target["masks"] = target["masks"].flip(2)
+        return picture.contiguous(), target
+
+
+@dataclass(frozen=True)
+class EvaluationScenes:
+    """The pictures of a set in their order."""
+
+    coco: CocoSet
+    batch_size: int
+
+    @property
+    def spans(self) -> list[range]:
+        """The batches."""
+        count = len(self.coco)
+        return [range(first, min(first + self.batch_size, count)) for first in range(0, count, self.batch_size)]
+
+    @property
+    def items(self) -> int:
+        """How many there are."""
+        return len(self.spans)
+
+    def read(self, worker: int, workers: int) -> Iterator[Scenes]:
+        """The batches of one worker, without targets."""
+        for span in self.spans[worker::workers]:
+            yield Scenes([torch.from_numpy(self.coco.picture(n)).permute(2, 0, 1).contiguous() for n in span], [])

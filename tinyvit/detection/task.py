@@ -1,0 +1,103 @@
+"""What a detector learns: where objects are in the pictures of a set in COCO's format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tinyvit.config import Stage
+from tinyvit.detection.coco import CocoSet
+from tinyvit.detection.folder import load_detector, save_detector
+from tinyvit.detection.measure import DetectionEvaluator
+from tinyvit.detection.model import create_detector
+from tinyvit.detection.scenes import Scenes, TrainingScenes
+from tinyvit.errors import UserError
+from tinyvit.training.network import Network
+from tinyvit.training.run import Run
+from tinyvit.training.task import Validation
+
+
+class Detecting:
+    """A detector in a stage: with the weights in the folder `before`, or on those that its student begins with."""
+
+    right: str | None = None
+    best_by = "ap"
+    plotted: tuple[str, ...] = ("ap", "ap50", "ap75")
+
+    def __init__(self, run: Run, name: str, before: Path | None) -> None:
+        recipe = run.recipe
+        assert recipe.detection
+        if recipe.engine.compile or recipe.engine.grad_checkpointing:
+            raise UserError("a detector is neither compiled nor recomputed: leave those fields of engine out")
+        self._run, self._detection = run, recipe.detection
+        self._stage = stage = recipe.stages[name]
+        self._coco = run.coco
+        share = -(-stage.batch_size // run.world.size)
+        self.parts = -(-share // recipe.engine.micro_batch) if recipe.engine.micro_batch else 1
+        self.steps = len(self._coco) // stage.batch_size
+        if not self.steps or stage.batch_size < run.world.size:
+            raise UserError(
+                f"stage {name}: a batch_size of {stage.batch_size} does not fit {len(self._coco)} pictures and "
+                f"{run.world.size} processes; change stages.{name}.batch_size"
+            )
+        if before is None:
+            classes = len(self._coco.classes)
+            self.model: nn.Module = create_detector(recipe.student, self._detection, classes, stage.seed)
+        else:
+            self.model = load_detector(before).model
+
+    @staticmethod
+    def identity(run: Run, stage: Stage, earlier: str | None) -> list[Any]:
+        """All that decides the outcome of a stage after one of this digest."""
+        recipe = run.recipe
+        assert recipe.detection
+        student, detection = (part.model_dump(mode="json") for part in (recipe.student, recipe.detection))
+        return [student, detection, run.coco.digest(), stage.model_dump(mode="json"), earlier]
+
+    def views(self, epoch: int, done: int = 0) -> TrainingScenes:
+        run, stage = self._run, self._stage
+        return TrainingScenes(
+            coco=self._coco,
+            batch_size=stage.batch_size,
+            epoch=epoch,
+            seed=stage.seed,
+            masks=self._detection.head == "mask_rcnn",
+            hflip=self._detection.hflip,
+            rank=run.world.rank,
+            world=run.world.size,
+            parts=self.parts,
+            first=done * stage.batch_size,
+        )
+
+    def learn(self, network: Network, batch: Scenes) -> tuple[Tensor, Tensor]:
+        device = self._run.world.device
+        pictures = [picture.to(device, non_blocking=True).float() / 255 for picture in batch.pictures]
+        targets = [{name: value.to(device, non_blocking=True) for name, value in t.items()} for t in batch.targets]
+        # torchvision's losses are means over the pictures of a batch.
+        losses: dict[str, Tensor] = network(pictures, targets)
+        total = torch.stack(list(losses.values())).sum()
+        return total.expand(len(batch)), torch.zeros(len(batch), device=device)
+
+    def validation(self, times: int, network: Network) -> Validation | None:
+        run = self._run
+        assert run.recipe.data.val
+        coco = CocoSet(Path(run.recipe.data.val))
+        if coco.categories != self._coco.categories:
+            raise UserError(f"{coco.annotations} has other categories than {self._coco.annotations}; mend one of them")
+        evaluator = DetectionEvaluator(coco, run.world, run.workers, network.dtype, times)
+        return evaluator.measure
+
+    def save(self, folder: Path, model: nn.Module) -> None:
+        save_detector(folder, model, self._run.recipe.student, self._detection, self._coco.categories)
+
+    def announce(self) -> None:
+        """There is nothing more to say."""
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Which pictures come follows from the seed alone."""

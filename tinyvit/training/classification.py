@@ -1,0 +1,122 @@
+"""What a student of classes learns: a teacher's answers, labels, or both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from storage import Unit
+from tinyvit.config import Stage
+from tinyvit.data.training_views import Batch, TrainingViews
+from tinyvit.errors import UserError
+from tinyvit.evaluation import Evaluator, Subject, open_pictures, shared_classes
+from tinyvit.pixels import normalise
+from tinyvit.signal import TeacherSignal
+from tinyvit.students import (
+    adopt_weights,
+    classes_of,
+    colours,
+    create_student,
+    input_size,
+    load_weights,
+    save_student,
+)
+from tinyvit.training.epochs import Epochs
+from tinyvit.training.losses import agreement, distillation_loss, label_loss
+from tinyvit.training.network import Network
+from tinyvit.training.run import Run
+from tinyvit.training.task import Validation
+
+
+class Classification:
+    """A student in a stage: with the weights in the folder `before`, or those that its recipe begins with."""
+
+    best_by = "top1"
+    plotted: tuple[str, ...] = ("top1", "top5", "loss", "calibration_error")
+
+    def __init__(self, run: Run, name: str, before: Path | None) -> None:
+        self._run, self._name = run, name
+        self._stage = stage = run.recipe.stages[name]
+        self._classes = run.class_names(stage)
+        run.refuse_other_labels(stage)
+        num_classes = run.num_classes(stage)
+        self.model: nn.Module = create_student(run.recipe.student, num_classes, stage.seed, self._classes)
+        if before is not None:
+            adopt_weights(self.model, load_weights(before), classes_of(before), self._classes)
+        self._colours = colours(self.model)
+        self._epochs = Epochs(run, name, input_size(self.model), num_classes)
+        self.right: str | None = "agreement" if stage.target == "teacher" else "train_top1"
+
+    @staticmethod
+    def identity(run: Run, stage: Stage, earlier: str | None) -> list[Any]:
+        """All that decides the outcome of a stage after one of this digest."""
+        return [
+            run.recipe.student.model_dump(mode="json"),
+            list(run.index.table.sha256),
+            stage.model_dump(mode="json"),
+            run.recipe.augment_of(stage).model_dump(mode="json"),
+            run.answers if stage.target == "teacher" else None,
+            earlier,
+            *([] if run.shards is None else [sorted(run.shards)]),
+        ]
+
+    @property
+    def steps(self) -> int:
+        return self._epochs.steps
+
+    @property
+    def parts(self) -> int:
+        return self._epochs.parts
+
+    def views(self, epoch: int, done: int = 0) -> TrainingViews:
+        return self._epochs.views(epoch, done)
+
+    def learn(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
+        stage, device = self._stage, self._run.world.device
+        if not len(batch):
+            raise UserError(f"stage {self._name}: no view of a whole batch can be learned; verify the store")
+        logits: Tensor = network(normalise(batch.views, *self._colours, device))
+        labels = batch.labels.to(device) if batch.labels else None
+        if stage.target == "labels":
+            assert labels
+            return label_loss(logits, labels, stage.label_smoothing), agreement(logits, labels)
+        signal = batch.signal.to(device) if batch.signal else self._ask(batch)
+        loss = distillation_loss(logits, signal.truncate(stage.top_k or signal.num_classes), stage.residual)
+        if labels:
+            on_labels = label_loss(logits, labels, stage.label_smoothing)
+            loss = (1 - stage.label_weight) * loss + stage.label_weight * on_labels
+        return loss, agreement(logits, signal)
+
+    def _ask(self, batch: Batch) -> TeacherSignal:
+        """What the live teacher says of a batch: the classes that a store of the recipe would keep."""
+        teacher, label = self._run.teacher, self._run.recipe.label
+        assert teacher
+        assert batch.teacher_views is not None
+        return TeacherSignal.selected(
+            teacher.answer(batch.teacher_views), label.select, label.top_k, label.mass, batch.seeds
+        )
+
+    def validation(self, times: int, network: Network) -> Validation | None:
+        run = self._run
+        assert run.recipe.data.val
+        pictures = open_pictures(run.recipe.data.val, run.progress)
+        if self._stage.target == "teacher" and not shared_classes(self._classes, pictures.classes):
+            # What the teacher tells apart is not what the pictures are labelled with.
+            return None
+        subject = Subject.of(self.model, self._classes)
+        evaluator = Evaluator(subject, [pictures] * times, run.world, run.workers, network.dtype)
+        return lambda model: evaluator.measure(model).as_dict()
+
+    def save(self, folder: Path, model: nn.Module) -> None:
+        save_student(folder, model, self._run.recipe.student, self._classes)
+
+    def announce(self) -> None:
+        self._epochs.announce()
+
+    def state(self) -> dict[str, Any]:
+        return {"absent": sorted((unit.block, unit.shard) for unit in self._epochs.absent)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._epochs.absent = frozenset(Unit(block, shard) for block, shard in state["absent"])

@@ -1,0 +1,101 @@
+"""What a stage of training learns, as the engine sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from tinyvit.data.loader import CountedStream
+from tinyvit.training.network import Network
+
+
+class Batch(Protocol):
+    """What a part of a step is learned from: `skipped` of its views were left out, `labelled` have their label in place
+    of an answer.
+    """
+
+    @property
+    def skipped(self) -> int: ...
+
+    @property
+    def labelled(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+
+class EpochViews(CountedStream, Protocol):
+    """The views of an epoch from the `first` on, in batches: `steps` whole steps, `left_out` views fill none."""
+
+    @property
+    def first(self) -> int: ...
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def left_out(self) -> int: ...
+
+    def keys(self, step: int) -> list[str]:
+        """What this rank takes in a step, in words."""
+        ...
+
+
+# Measures a network on the validation data.
+Validation = Callable[[nn.Module], dict[str, Any]]
+
+
+class Task(Protocol):
+    """A network and what it learns: views that cost something, and perhaps validation data.
+
+    `right` is what it is called when a view is right, None where that is not counted. Of a validation, `best_by` names
+    the figure that is best when it is highest, `plotted` those that are drawn as curves.
+    """
+
+    model: nn.Module
+    right: str | None
+    best_by: str
+    plotted: tuple[str, ...]
+
+    @property
+    def steps(self) -> int:
+        """How many steps a whole epoch has."""
+        ...
+
+    @property
+    def parts(self) -> int:
+        """In how many batches a step is computed on each rank."""
+        ...
+
+    def views(self, epoch: int, done: int = 0) -> EpochViews:
+        """The views of an epoch after so many steps."""
+        ...
+
+    def learn(self, network: Network, batch: Any) -> tuple[Tensor, Tensor]:
+        """[n] the losses of a batch's views, and whether the network is right about each."""
+        ...
+
+    def validation(self, times: int, network: Network) -> Validation | None:
+        """What measures networks so many times; None where there is nothing to measure them on."""
+        ...
+
+    def save(self, folder: Path, model: nn.Module) -> None:
+        """Write the network as others load it."""
+        ...
+
+    def announce(self) -> None:
+        """Say in the log what there is to know beforehand."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a later process needs to show the same views."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state, which has more in it than `state` gave; only called within an epoch."""
+        ...
