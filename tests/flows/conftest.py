@@ -14,7 +14,7 @@ from flows.server import local_server
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A server with both deployments; gives the environment in which `prefect` talks to it."""
+    """A server with the deployments; gives the environment in which `prefect` talks to it."""
     port, home = free_port(), tmp_path_factory.mktemp("prefect")
     # prefect.yaml names the project's folder by PWD, which keeps pointing at where pytest was started.
     changes = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(home), "PWD": str(ROOT)}
