@@ -28,6 +28,7 @@ class FeatureSpec(UnitSpec):
     VERSION = 1
     KIND = "feature store"
     MADE_BY = "the evaluation"
+    REMEDY = "remove it; it is made again"
 
     channels: int
     network: Mapping[str, Any]

@@ -50,9 +50,10 @@ class UnitSpec:
 
     FORMAT: ClassVar[str]
     VERSION: ClassVar[int]
-    # What it is and what makes it, for messages.
+    # What it is, what makes it, and what mends a damaged unit, for messages.
     KIND: ClassVar[str]
     MADE_BY: ClassVar[str]
+    REMEDY: ClassVar[str]
     # What two may differ in and still mean the same.
     INCIDENTAL: ClassVar[tuple[str, ...]] = ("created", "libraries")
 
@@ -125,6 +126,7 @@ class StoreSpec(UnitSpec):
     VERSION = FORMAT_VERSION
     KIND = "logit store"
     MADE_BY = "teacher-logits"
+    REMEDY = "run `tinyvit store verify --repair`, then teacher-logits again"
     # It follows from `augment`, which says more.
     INCIDENTAL = (*UnitSpec.INCIDENTAL, "augment_digest")
 

@@ -222,10 +222,7 @@ class UnitStore(ABC, Generic[S]):
         try:
             return list(self._values(unit, numbers))
         except DamagedObject as fault:
-            raise StoreError(
-                f"{self.location}: {self.place(unit)}: {fault}; "
-                f"run `tinyvit store verify --repair`, then {self.SPEC.MADE_BY} again"
-            ) from None
+            raise StoreError(f"{self.location}: {self.place(unit)}: {fault}; {self.SPEC.REMEDY}") from None
 
     def stored_values(self, unit: Unit) -> Iterator[Values]:
         """The stored values of each epoch of a unit, as `pack` made them. DamagedObject where they are not."""

@@ -27,7 +27,9 @@ def evaluate(
         str | None, typer.Option(help="the data's class names: a file, a line each, or imagenet-1k")
     ] = None,
     precision: Annotated[str, typer.Option(help="float32, bfloat16, float16; auto: bfloat16 on a GPU")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="pictures a forward pass")] = 250,
+    batch_size: Annotated[
+        int | None, typer.Option(help="pictures a forward pass; default: 250, of a detector 8")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="data processes; default: one a core beside this one, at most 8")
     ] = None,
@@ -50,7 +52,7 @@ def evaluate(
     if is_detector(model):
         if published or size or crop or classes:
             raise UserError(f"{model} is a detector: --set, --size, --crop and --classes are for classifiers")
-        show(_found(Path(model), data, precision, workers, png), as_json, model)
+        show(_found(Path(model), data, precision, batch_size, workers, png), as_json, model)
         return
     if png:
         raise UserError("--png draws what a detector finds; give one, or leave it out")
@@ -72,7 +74,7 @@ def evaluate(
         default_workers() if workers is None else workers,
         precision_of(precision, world.device),
         classes=named_classes(classes) if classes else None,
-        batch_size=batch_size,
+        batch_size=batch_size or 250,
     )
     with progress.task("evaluate", sum(sum(pictures.counts) for pictures in sets), "pictures") as bar:
         found = [evaluator.measure(subject.model, bar) for _ in sets]
@@ -84,7 +86,9 @@ def evaluate(
 DRAWN, LEAST = 8, 0.5
 
 
-def _found(folder: Path, data: str, precision: str, workers: int | None, png: Path | None) -> dict[str, Any]:
+def _found(
+    folder: Path, data: str, precision: str, batch_size: int | None, workers: int | None, png: Path | None
+) -> dict[str, Any]:
     """COCO's figures of a detector."""
     import torch
 
@@ -104,7 +108,7 @@ def _found(folder: Path, data: str, precision: str, workers: int | None, png: Pa
         raise UserError(f"{folder} finds other categories than {coco.annotations} has; give data of the same")
     model, dtype = detector.model.to(world.device).eval(), precision_of(precision, world.device)
     count = default_workers() if workers is None else workers
-    evaluator = DetectionEvaluator(coco, world, count, dtype)
+    evaluator = DetectionEvaluator(coco, world, count, dtype, batch_size=batch_size or 8)
     with default_progress().task("evaluate", len(coco), "pictures") as bar:
         figures = evaluator.measure(model, bar)
     if png:

@@ -52,11 +52,9 @@ class Placed:
         return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1
 
 
-def make_scenes(
-    out: Path, progress: Progress, source: Path | None, counts: Mapping[str, int] = COUNTS
-) -> dict[str, int]:
-    """Render the set, each split of the objects of its own split of Fashion-MNIST, which is had as `data fetch` has it;
-    returns the counts.
+def make_scenes(out: Path, progress: Progress, source: Path | None) -> dict[str, int]:
+    """Render the set, each split of the objects of its own split of Fashion-MNIST (see `load_fashion_mnist`); returns
+    the counts. UserError without the photographs, or pycocotools.
     """
     splits = load_fashion_mnist(source)
     objects = {name: list(zip(images, labels.tolist(), strict=True)) for name, (images, labels) in splits.items()}
@@ -98,10 +96,11 @@ def render_scenes(
 
 def _grounds() -> list[Image.Image]:
     try:
+        import pycocotools.mask  # noqa: F401, draws the masks
         import skimage.data
         from sklearn.datasets import load_sample_images
-    except ImportError:
-        raise UserError("scenes need the photographs of scikit-learn and scikit-image: pip install both") from None
+    except ImportError as fault:
+        raise UserError(f"scenes need scikit-learn, scikit-image and pycocotools: pip install {fault.name}") from None
     found = [*load_sample_images().images, *(getattr(skimage.data, name)() for name in PHOTOGRAPHS)]
     return [Image.fromarray(pixels) for pixels in found]
 

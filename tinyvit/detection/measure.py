@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tinyvit.data.loader import run_streams
-from tinyvit.detection.coco import CocoSet, Target
+from tinyvit.detection.coco import CocoSet, Target, pycocotools_mask
 from tinyvit.detection.scenes import EvaluationScenes
-from tinyvit.errors import UserError
 from tinyvit.progress import Bar
 from tinyvit.world import World
 
@@ -28,6 +27,8 @@ class DetectionEvaluator:
     def __init__(
         self, coco: CocoSet, world: World, workers: int, dtype: torch.dtype, times: int = 1, batch_size: int = 8
     ) -> None:
+        # Said before anything is trained.
+        pycocotools_mask()
         self._coco, self._world, self._dtype = coco, world, dtype
         streams = [EvaluationScenes(coco, batch_size)] * times
         # Every rank sees every picture: COCO's metrics are not sums over pictures.
@@ -73,29 +74,35 @@ def _results(coco: CocoSet, number: int, answer: Target) -> list[dict[str, Any]]
         for box, label, score in zip(boxes.tolist(), answer["labels"].tolist(), answer["scores"].tolist(), strict=True)
     ]
     if "masks" in answer:
-        from pycocotools import mask as masks
-
+        masks = pycocotools_mask()
         shown = (answer["masks"][:, 0] > 0.5).cpu().numpy().astype(np.uint8)
         for one, pixels in zip(found, shown, strict=True):
             one["segmentation"] = masks.encode(np.asfortranarray(pixels))
     return found
 
 
+def _told(coco: CocoSet) -> list[dict[str, Any]]:
+    """The annotations with what pycocotools asks for and the format lets be missing. It takes 0 for no annotation."""
+    return [
+        {"iscrowd": 0, "area": one["bbox"][2] * one["bbox"][3], **one, "id": number}
+        for number, one in enumerate(coco.document["annotations"], 1)
+    ]
+
+
 def _evaluated(coco: CocoSet, found: list[dict[str, Any]], kind: str) -> dict[str, float | None]:
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError:
-        raise UserError("detection needs pycocotools: pip install 'tinyvit-distill[transfer]'") from None
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     if not found:
         return dict.fromkeys(FIGURES, 0.0)
     # It tells what it does on stdout.
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        truth.dataset = {"info": {}, **coco.document}
+        truth.dataset = {"info": {}, **coco.document, "annotations": _told(coco)}
         truth.createIndex()
-        # It writes into what it is given.
-        judge = COCOeval(truth, truth.loadRes([dict(one) for one in found]), kind)
+        # It writes into what it is given, and takes areas from boxes where there are any.
+        given = [{key: value for key, value in one.items() if kind == "bbox" or key != "bbox"} for one in found]
+        judge = COCOeval(truth, truth.loadRes(given), kind)
         judge.evaluate()
         judge.accumulate()
         judge.summarize()

@@ -24,7 +24,12 @@ RATIOS = (0.5, 1.0, 2.0)
 
 
 class Pyramid(nn.Module):
-    """A student's features of pictures [N, 3, H, W] of any size, as maps of `out_channels` at strides 4 to 64."""
+    """A student's features of pictures [N, 3, H, W] of any size, as maps of `out_channels` at strides 4 to 64.
+
+    Computed at `dtype` where that is not float32.
+    """
+
+    dtype = torch.float32
 
     def __init__(self, features: nn.Module, channels: Sequence[int], out_channels: int) -> None:
         super().__init__()
@@ -33,10 +38,34 @@ class Pyramid(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Maps by name: 0 to 3 and pool."""
-        found: dict[str, Tensor] = self.pyramid(
-            OrderedDict((str(number), stage) for number, stage in enumerate(self.features(pixels)))
-        )
-        return found
+        with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            stages = OrderedDict((str(number), stage) for number, stage in enumerate(self.features(pixels)))
+            return {name: level.float() for name, level in self.pyramid(stages).items()}
+
+
+class _Exact:
+    """A detector that computes its features only at the precision of its caller: in bfloat16 a place of 1,000 pixels is
+    rounded to 4, and what has its anchors, boxes and suppression rounded so finds other objects.
+    """
+
+    def forward(self, images: list[Tensor], targets: Any = None) -> Any:
+        """See torchvision's GeneralizedRCNN."""
+        kind, detector = images[0].device.type, cast(Any, self)
+        on = torch.is_autocast_enabled(kind)
+        detector.backbone.dtype = torch.get_autocast_dtype(kind) if on else torch.float32
+        with torch.autocast(kind, enabled=False):
+            return cast(Any, super()).forward(images, targets)
+
+
+class BoxDetector(_Exact, FasterRCNN):
+    """Finds boxes."""
+
+
+class MaskDetector(_Exact, MaskRCNN):
+    """Finds boxes and masks."""
+
+
+HEADS: dict[str, Any] = {"faster_rcnn": BoxDetector, "mask_rcnn": MaskDetector}
 
 
 def create_detector(student: Student, detection: Detection, classes: int, seed: int) -> nn.Module:
@@ -54,8 +83,7 @@ def create_detector(student: Student, detection: Detection, classes: int, seed: 
             raise UserError(f"{student.name} has features at strides {reduction}; a detector needs 4, 8, 16 and 32")
         backbone = Pyramid(cast(nn.Module, features), channels, detection.channels)
         mean, std = colours(whole)
-        heads: Any = {"faster_rcnn": FasterRCNN, "mask_rcnn": MaskRCNN}
-        detector: nn.Module = heads[detection.head](
+        detector: nn.Module = HEADS[detection.head](
             backbone,
             num_classes=classes + 1,
             # In training one of several sizes is drawn for each picture; in evaluation it is the last one.

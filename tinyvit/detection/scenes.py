@@ -77,7 +77,7 @@ class TrainingScenes:
         """The files that this rank takes in a step, for a message."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.coco))
         start, stop = self._span(step, 0)[0], self._span(step, self.parts - 1)[1]
-        return [str(self.coco.document["images"][place]["file_name"]) for place in order[start:stop].tolist()]
+        return [self.coco.file_name(place) for place in order[start:stop].tolist()]
 
     def _span(self, step: int, part: int) -> tuple[int, int]:
         """Where in the order this rank's batch begins and ends."""

@@ -35,8 +35,12 @@ class Detecting:
         self._run, self._detection = run, recipe.detection
         self._stage = stage = recipe.stages[name]
         self._coco = run.coco
+        if recipe.data.broken == "skip":
+            raise UserError("a detector leaves no broken pictures out: take data.broken away, and mend the pictures")
         share = -(-stage.batch_size // run.world.size)
-        self.parts = -(-share // recipe.engine.micro_batch) if recipe.engine.micro_batch else 1
+        parts = -(-share // recipe.engine.micro_batch) if recipe.engine.micro_batch else 1
+        # torchvision takes no batch without a picture: the smallest share has one for each part.
+        self.parts = max(1, min(parts, stage.batch_size // run.world.size))
         self.steps = len(self._coco) // stage.batch_size
         if not self.steps or stage.batch_size < run.world.size:
             raise UserError(

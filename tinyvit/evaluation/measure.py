@@ -101,7 +101,9 @@ class Evaluator:
             # Of the mass on all classes that are right: cross-entropy where it is one.
             mass = logits.log_softmax(dim=1).gather(1, target.clamp(min=0)).masked_fill(target < 0, -torch.inf)
             loss = -mass.logsumexp(dim=1).sum()
-            sums += torch.stack([right[:, 0].sum(), right.sum(), loss, torch.ones_like(loss) * len(labels)]).double()
+            sums += torch.stack(
+                [right[:, 0].sum(), right.any(dim=1).sum(), loss, torch.ones_like(loss) * len(labels)]
+            ).double()
             confidence = logits.softmax(dim=1).amax(dim=1)
             place = (confidence * BINS).long().clamp(max=BINS - 1)
             for row, values in zip(bins, (torch.ones_like(confidence), confidence, right[:, 0]), strict=True):

@@ -87,6 +87,16 @@ def find_set(name: str, place: str) -> str | None:
     return next((str(folder) for folder in inside if folder.is_dir()), place if path.is_dir() else None)
 
 
+def any_set(place: str) -> bool:
+    """Whether a folder holds any set by its published name."""
+    return any(find_set(name, place) not in (None, place) for name in SETS)
+
+
+def folders() -> list[str]:
+    """The names that sets' folders have."""
+    return list(dict.fromkeys(folder for about in SETS.values() for folder in about.folders))
+
+
 def open_set(name: str, place: str, progress: Progress) -> DataSet:
     """The pictures of a set, with the set's classes. UserError where it is missing, saying where it comes from.
 

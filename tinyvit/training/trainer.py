@@ -156,7 +156,8 @@ class Trainer:
             journal.plot(
                 (self.epoch + 1) * task.steps, {f"val_{key}": val[key] for key in task.plotted if val[key] is not None}
             )
-            if val[task.best_by] > max((metrics["val"][task.best_by] for metrics in self.done), default=-1.0):
+            best = max((metrics["val"][task.best_by] or 0.0 for metrics in self.done), default=-1.0)
+            if (val[task.best_by] or 0.0) > best:
                 task.save(self.folder.path / BEST, model)
         return val
 
@@ -207,7 +208,7 @@ class Trainer:
         epochs = self.done
         measured = [metrics for metrics in epochs if metrics.get("val")]
         by = self.task.best_by
-        best = max(measured, key=lambda metrics: metrics["val"][by]) if measured else None
+        best = max(measured, key=lambda metrics: metrics["val"][by] or 0.0) if measured else None
         return {
             "stage": self.name,
             "target": self.stage.target,
@@ -237,6 +238,6 @@ def _metrics_line(metrics: dict[str, Any]) -> str:
     parts = [f"loss {metrics['loss']:.4f}"]
     parts += [f"{k.replace('_', ' ')} {metrics[k]:.1f} %" for k in ("agreement", "train_top1") if k in metrics]
     if val := metrics.get("val"):
-        parts += [f"val {SHORT[name]} {val[name]:.1f} %" for name in SHORT if name in val]
+        parts += [f"val {SHORT[name]} {val[name]:.1f} %" for name in SHORT if val.get(name) is not None]
     parts += [f"{metrics['images_per_s']:.0f} images/s", f"waiting {100 * metrics['waiting_for_data']:.0f} %"]
     return ", ".join(parts)

@@ -27,7 +27,9 @@ class Accuracy:
         share, z = right / total, Z95 / math.sqrt(total)
         centre = (share + z * z / 2) / (1 + z * z)
         half = z / (1 + z * z) * math.sqrt(share * (1 - share) + z * z / 4)
-        return cls(100 * share, 100 * (centre - half), 100 * (centre + half), f"{total:,} pictures")
+        # At 0 and 1 its ends are those of the share, but for rounding.
+        low, high = max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+        return cls(100 * share, 100 * low, 100 * high, f"{total:,} pictures")
 
     @classmethod
     def averaged(cls, shares: Sequence[float], of: str) -> Accuracy:

@@ -95,8 +95,8 @@ class Extractor:
 
     def _check(self, store: FeatureStore, pictures: DataSet) -> None:
         """UserError where the probe pictures of a shard are not prepared as they were."""
-        made = [unit.shard for unit in store.units() if unit not in set(store.missing())][:1]
-        for shard in made:
+        missing = set(store.missing())
+        for shard in [unit.shard for unit in store.units() if unit not in missing][:1]:
             views = self._views(pictures)
             slots = probe_slots(store.samples[shard], store.spec.probes)
             for slot, wanted in zip(slots, store.read_shard(shard).view_digest.tolist(), strict=True):
@@ -119,15 +119,19 @@ class Extractor:
         total = sum(store.samples[unit.shard] for unit in missing)
         batches = run_jobs(views.batch, jobs(), self.workers, self.device.type == "cuda")
         with self.progress.task("features", total, "pictures") as bar:
-            draft: list[tuple[Tensor, Tensor, Tensor]] = []
+            draft, digests = list[tuple[Tensor, Tensor]](), dict[int, int]()
             for number, (pixels, labels) in enumerate(batches):
                 shard, slots = spans[number]
-                draft.append((self._features(pixels), labels[:, 0], pixels))
+                draft.append((self._features(pixels), labels[:, 0]))
+                probed = probe_slots(store.samples[shard], store.spec.probes)
+                digests |= {slot: view_digest(pixels[slot - slots.start].numpy()) for slot in probed if slot in slots}
                 bar.advance(len(slots))
                 if slots.stop == store.samples[shard]:
-                    store.write_shard(shard, _whole(draft, store.spec.probes))
+                    features, numbers = (torch.cat(parts).numpy() for parts in zip(*draft, strict=True))
+                    view_digests = np.array([digests[slot] for slot in probed], np.uint32)
+                    store.write_shard(shard, Features(features, numbers.astype(np.int32), view_digests))
                     claims.drop(Unit(0, shard))
-                    draft = []
+                    draft, digests = [], {}
         return len(spans)
 
     def _views(self, pictures: DataSet) -> EvaluationViews:
@@ -146,10 +150,3 @@ class Extractor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             features: Tensor = model.forward_head(model.forward_features(pixels), pre_logits=True)
         return features.flatten(1).float().cpu()
-
-
-def _whole(draft: list[tuple[Tensor, Tensor, Tensor]], probes: int) -> Features:
-    features, labels, pixels = (torch.cat(parts) for parts in zip(*draft, strict=True))
-    slots = probe_slots(len(labels), probes)
-    digests = np.array([view_digest(pixels[slot].numpy()) for slot in slots], np.uint32)
-    return Features(features.numpy(), labels.numpy().astype(np.int32), digests)

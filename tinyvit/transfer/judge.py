@@ -136,18 +136,28 @@ class Judge:
             found = find_set(name, place)
             if found in (None, place) or not shared_classes(subject.classes, about.classes):
                 continue
-            if name == "c":
-                corrupted = open_corrupted(place, self.progress)
-                figures |= self._kept(name, subject, corrupted.sets, partial(self._corrupted, subject, corrupted))
-            else:
-                pictures = open_set(name, place, self.progress)
-                figures |= self._kept(name, subject, [pictures], partial(self._top1, subject, pictures, about.title))
+            try:
+                if name == "c":
+                    corrupted = open_corrupted(place, self.progress)
+                    figures |= self._kept(name, subject, corrupted.sets, partial(self._corrupted, subject, corrupted))
+                else:
+                    pictures = open_set(name, place, self.progress)
+                    figures |= self._kept(
+                        name, subject, [pictures], partial(self._top1, subject, pictures, about.title)
+                    )
+            except UserError as fault:
+                figures[about.title] = {"why": str(fault)}
         return figures
 
     def _corrupted(self, subject: Subject, corrupted: Corrupted) -> Figures:
         found = corruption_error(corrupted.names, self._evaluations(prepared(subject), corrupted.sets))
         right = round(found["top1"] * found["images"] / 100)
-        return {SETS["c"].title: Accuracy.counted(right, found["images"]).as_dict() | {"mce": found["mce"]}}
+        figures = {SETS["c"].title: Accuracy.counted(right, found["images"]).as_dict()}
+        if found["mce"] is not None:
+            # In percent of AlexNet's errors: no share of pictures, and without an interval.
+            mce = found["mce"]
+            figures["ImageNet-C, mCE"] = {"percent": mce, "low": mce, "high": mce, "of": "15 corruptions"}
+        return figures
 
     def _top1(self, subject: Subject, pictures: DataSet, name: str = "top-1") -> Figures:
         if not shared_classes(subject.classes, pictures.classes):
@@ -176,7 +186,8 @@ class Judge:
         preparation = {key: str(value) for key, value in vars(subject).items() if key not in ("model", "classes")}
         about = [
             measure, self.seed, str(self.dtype), weights_digest(subject.model), preparation,
-            [pictures.table().digest() for pictures in sets],
+            # Names decide which class a label means.
+            list(subject.classes or []), [(pictures.table().digest(), pictures.classes) for pictures in sets],
         ]  # fmt: skip
         folder, name = self.folder / "figures", f"{digest_of(about)[:16]}.json"
         if (found := read_json(folder, name)) is None:

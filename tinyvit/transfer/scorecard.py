@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tinyvit.errors import UserError
+from tinyvit.evaluation.published import any_set, folders
 from tinyvit.training.folder import write_json
 from tinyvit.transfer.judge import MEASURES, Figures, Judge
 
 SCORECARD = "scorecard.json"
+# What the published sets are called among the data sets.
+PUBLISHED = "ImageNet's sets"
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,10 @@ def scorecard(
         raise UserError("two checkpoints have one name; write NAME=CHECKPOINT")
     if not data and not sets:
         raise UserError("there is nothing to judge by; give --data or --sets")
+    if PUBLISHED in data:
+        raise UserError(f"{PUBLISHED!r} is what --sets is called; give the data set another name")
+    if sets and not any_set(sets):
+        raise UserError(f"{sets} has none of ImageNet's sets; their folders are {', '.join(folders())}")
     rows = []
     for entry in entries:
         of_seeds = [judge_all(judge, checkpoint, data, sets, measures) for checkpoint in entry.checkpoints]
@@ -70,7 +77,7 @@ def scorecard(
                 "name": entry.name,
                 "checkpoints": list(entry.checkpoints),
                 **judge.size(entry.checkpoints[0]),
-                "figures": {name: _together([of[name] for of in of_seeds]) for name in of_seeds[0]},
+                "figures": {name: _together([of.get(name, {}) for of in of_seeds]) for name in of_seeds[0]},
             }
         )
     found = {"seed": judge.seed, "data": dict(data), "sets": sets, "rows": rows}
@@ -81,10 +88,10 @@ def scorecard(
 def judge_all(
     judge: Judge, checkpoint: str, data: Mapping[str, str], sets: str | None, measures: Sequence[str]
 ) -> dict[str, Figures]:
-    """The figures of one checkpoint by data set; those of published sets under ImageNet."""
+    """The figures of one checkpoint by data set; those of published sets under PUBLISHED."""
     figures = {name: judge.transfer(checkpoint, place, measures) for name, place in data.items()}
     if sets and (published := judge.published(checkpoint, sets)):
-        figures["ImageNet"] = published
+        figures[PUBLISHED] = published
     return figures
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,12 @@ def test_what_is_not_cocos_format_is_told(tmp_path: Path, scenes: Path) -> None:
         broken.write_text(content)
         with pytest.raises(UserError, match="is not in COCO's format"):
             _ = CocoSet(broken).document
+    strange = written(tmp_path, [{"category_id": 8, "bbox": [4, 6, 10, 10]}])
+    with pytest.raises(UserError, match="has an annotation of a picture or category 8 that it does not name"):
+        len(strange)
+    shapeless = written(tmp_path, [{"category_id": 7, "bbox": [4, 6, 10, 10]}])
+    with pytest.raises(UserError, match="a mask cannot be read"):
+        shapeless.target(0, masks=True)
     lost = written(tmp_path, [])
     (tmp_path / "some" / "a.jpg").unlink()
     with pytest.raises(UserError, match=r"the picture .*a.jpg cannot be read"):
@@ -177,6 +184,30 @@ def test_a_detector_begins_with_the_students_features_at_any_size(tmp_path: Path
         create_detector(Student(name="vit_tiny_patch16_224"), DETECTION, 10, seed=2)
 
 
+def test_places_are_exact_whatever_the_precision() -> None:
+    """Of 1,000 pixels bfloat16 tells apart every fourth: only features may be computed in it."""
+    detector: Any = create_detector(
+        STUDENT, DETECTION.model_copy(update={"longer": 1333, "shorter": (800,)}), 3, seed=0
+    )
+    detector.eval().roi_heads.score_thresh = 0.0
+    pictures = [torch.rand(3, 200, 260)]
+    with torch.inference_mode():
+        (plain,) = detector(pictures)
+        with torch.autocast("cpu", torch.bfloat16):
+            (mixed,) = detector(pictures)
+    assert mixed["boxes"].dtype == torch.float32
+    # Of coarse places, hardly any would have a fraction of its own.
+    fractions = [len(set((answer["boxes"] % 1).flatten().tolist())) for answer in (plain, mixed)]
+    assert fractions[1] > 0.5 * fractions[0] > 10
+
+
+def test_a_set_travels_to_other_processes_without_its_document(coco: CocoSet) -> None:
+    travelled = pickle.loads(pickle.dumps(coco))
+    assert "document" not in vars(travelled)
+    assert torch.equal(travelled.target(3, masks=False)["boxes"], coco.target(3, masks=False)["boxes"])
+    assert "document" not in vars(travelled)
+
+
 class Foretold(torch.nn.Module):
     """Answers what it was told, picture by picture."""
 
@@ -201,6 +232,14 @@ def measured(coco: CocoSet, change: Any) -> dict[str, Any]:
         }
         answers.append(change(answer))
     return DetectionEvaluator(coco, CPU, 0, torch.float32).measure(Foretold(answers))
+
+
+def test_annotations_without_ids_areas_and_crowds_are_measured(tmp_path: Path) -> None:
+    coco = written(tmp_path, [{"id": 0, "category_id": 7, "bbox": [4, 6, 10, 10]}])
+    answer = {"boxes": torch.tensor([[4.0, 6, 14, 16]]), "labels": torch.tensor([2]), "scores": torch.ones(1)}
+    assert DetectionEvaluator(coco, CPU, 0, torch.float32).measure(Foretold([answer]))["ap"] == pytest.approx(100)
+    empty = written(tmp_path, [])
+    assert DetectionEvaluator(empty, CPU, 0, torch.float32).measure(Foretold([answer]))["ap"] is None
 
 
 def test_figures_of_perfect_shifted_and_wrong_answers(coco: CocoSet) -> None:
@@ -271,6 +310,7 @@ def test_training_killed_with_9_goes_on_to_the_same_weights(scenes: Path, tmp_pa
         ("detection=null", "stages on boxes and the section detection go together"),
         ("stages.detect.layer_decay=0.8", "a stage on boxes has no augment, layer_decay or label_smoothing"),
         ("engine.compile=true", "a detector is neither compiled nor recomputed"),
+        ("data.broken=skip", "a detector leaves no broken pictures out"),
         ("stages.detect.batch_size=50", "a batch_size of 50 does not fit 9 pictures"),
     ],
 )

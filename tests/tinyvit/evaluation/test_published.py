@@ -127,7 +127,9 @@ def test_reassessed_labels_are_those_of_timm(pictures: list[Image.Image], tmp_pa
         (*labels, answer) if labels and number % 2 else labels
         for number, (labels, answer) in enumerate(zip(wanted.real, answered, strict=False))
     ]
-    assert {len(one) for one in labels} >= {0, 1, 2}
+    # Of a picture that may be anything, all of the best five are right, and count once.
+    labels[1] = tuple(range(1000))
+    assert {len(one) for one in labels} >= {0, 1, 2, 1000}
     found = ours(Reassessed(wanted.pictures, tuple(labels)))
     (tmp_path / "real.json").write_text(json.dumps(labels))
     files = [f"ILSVRC2012_val_{n + 1:08d}.JPEG" for n in range(len(pictures))]

@@ -107,3 +107,6 @@ def test_intervals() -> None:
     none, half = Accuracy.counted(0, 10), Accuracy.counted(5, 10)
     assert (none.low, none.high) == pytest.approx((0, 27.75), abs=0.01)
     assert (half.low, half.high) == pytest.approx((23.66, 76.34), abs=0.01)
+    for count in range(1, 60):
+        assert Accuracy.counted(0, count).low == 0
+        assert Accuracy.counted(count, count).high == 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 
@@ -53,6 +54,23 @@ def test_networks_side_by_side(students: list[Path], small_data: Path, tmp_path:
     assert "linear probe" in again.stdout
 
 
+def test_what_was_found_is_not_kept_where_classes_get_other_names(
+    students: list[Path], small_data: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(small_data, data)
+    names = (data / "val" / "classes.txt").read_text().splitlines()
+    asked = ["scorecard", students[0], "--data", f"small={data}", "--only", "top-1", "--run-dir", tmp_path, "--json"]
+    found = []
+    for order in ([*names[1:], names[0]], names):
+        (data / "val" / "classes.txt").write_text("\n".join(order) + "\n")
+        done = tinyvit(*asked)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout)["rows"][0]["figures"]["small"]["top-1"]["percent"])
+    wanted = tinyvit("evaluate", students[0], "--data", data / "val", "--json")
+    assert found[1] == pytest.approx(json.loads(wanted.stdout)["top1"]) != found[0]
+
+
 def test_image_folders_and_what_the_data_does_not_allow(students: list[Path], small_data: Path, tmp_path: Path) -> None:
     """Two classes the network does not know, in folders; validation lacks one of the training's classes."""
     for split, labels in (("train", (1, 3, 5)), ("val", (1, 5))):
@@ -78,12 +96,16 @@ def test_published_sets_that_are_there(small_data: Path, tmp_path: Path) -> None
     folder = tmp_path / "sets" / "imagenet-a" / "n01498041"
     folder.mkdir(parents=True)
     Image.new("RGB", (64, 64), "blue").save(folder / "one.jpg")
+    (tmp_path / "sets" / "sketch" / "cats").mkdir(parents=True)
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "sets" / "sketch" / "cats" / "one.jpg")
     done = tinyvit("scorecard", "pypi:efficientnet-lite0", "--sets", tmp_path / "sets", "--run-dir", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["rows"]
-    assert list(row["figures"]) == ["ImageNet"]
-    assert list(row["figures"]["ImageNet"]) == ["ImageNet-A"]
-    assert row["figures"]["ImageNet"]["ImageNet-A"]["of"] == "1 pictures"
+    assert list(row["figures"]) == ["ImageNet's sets"]
+    found = row["figures"]["ImageNet's sets"]
+    assert list(found) == ["ImageNet-A", "ImageNet-Sketch"]
+    assert found["ImageNet-A"]["of"] == "1 pictures"
+    assert "a class 'cats', which ImageNet-Sketch has not" in found["ImageNet-Sketch"]["why"]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +117,8 @@ def test_published_sets_that_are_there(small_data: Path, tmp_path: Path) -> None
         (["a=", "--data", "/nowhere"], "'a=' names no checkpoint"),
         (["x", "--data", "one/a", "--data", "two/a"], "two data sets have one name"),
         (["x", "--data", "/nowhere"], "/nowhere needs train and val inside"),
+        (["x", "--sets", "/nowhere"], "/nowhere has none of ImageNet's sets; their folders are val, validation"),
+        (["x", "--data", "ImageNet's sets=/a"], "give the data set another name"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], line: str, tmp_path: Path) -> None:
