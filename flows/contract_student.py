@@ -11,11 +11,10 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_image_artifact, create_table_artifact
-from prefect.exceptions import FailedRun
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.runners import Kind, started_runner
-from flows.tasks import check_store, plain_fault, result_of, train_one
+from flows.tasks import check_store, plain_fault, result_or_loss, train_one
 from storage import LogitStore
 from tinyvit.config import load_recipe
 from tinyvit.contraction.result import write_result
@@ -75,12 +74,8 @@ def contract_student(
             with started_runner(runner, workers, address) as pool:
                 shared = {"recipe": resolved, "run_dir": folder, "store": store, "number": of.number}
                 for future in [pool.submit(train_one, {**shared, "candidate": name}) for name in left]:
-                    try:
-                        result_of(future)
-                    except FailedRun:
-                        raise
-                    except Exception as fault:
-                        # A process that died, or a machine: each kind of runner says so in its own way.
+                    _, fault = result_or_loss(future)
+                    if fault:
                         get_run_logger().warning("a candidate was lost (%r); what it saved is gone on with", fault)
                         lost = fault
         if unfinished(of):

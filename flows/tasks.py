@@ -123,6 +123,17 @@ def result_of(future: PrefectFuture[Any]) -> Any:
         raise
 
 
+def result_or_loss(future: PrefectFuture[Any]) -> tuple[Any, Exception | None]:
+    """A task's result, or what became of the process that had it. FailedRun for a task that failed by itself."""
+    try:
+        return result_of(future), None
+    except FailedRun:
+        raise
+    except Exception as fault:
+        # Each kind of runner says in its own way that something died.
+        return None, fault
+
+
 def work(name: str, run_name: str | None = None, tags: Sequence[str] = ()) -> Callable[[Callable[P, R]], Task[P, R]]:
     """A function as a task; `run_name` may name its parameters in braces."""
 

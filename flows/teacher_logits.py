@@ -16,11 +16,21 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.deployments import run_deployment
-from prefect.exceptions import FailedRun, ObjectNotFound
+from prefect.exceptions import ObjectNotFound
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.runners import Kind, started_runner
-from flows.tasks import label_group, label_rest, link_to, plain_fault, plan_units, report_store, result_of, seal_store
+from flows.tasks import (
+    label_group,
+    label_rest,
+    link_to,
+    plain_fault,
+    plan_units,
+    report_store,
+    result_of,
+    result_or_loss,
+    seal_store,
+)
 from storage import LogitStore, Unit
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.errors import UserError
@@ -116,13 +126,12 @@ def _label(
     futures = [pool.submit(label_group, {"recipe": recipe, "store": store, "units": group}) for group in groups]
     reports, done = [], 0
     for group, future in zip(groups, futures, strict=True):
-        try:
-            reports.append(result_of(future))
-        except FailedRun:
-            raise
-        except Exception as fault:
-            # A process that died, or a machine: perhaps it took the tasks of others along.
+        report, fault = result_or_loss(future)
+        if fault:
+            # Perhaps it took the tasks of others along.
             get_run_logger().warning("a task was lost (%r); what it did not commit is labelled again", fault)
+        else:
+            reports.append(report)
         done += len(group)
         update_progress_artifact(
             progress,  # type: ignore[arg-type]

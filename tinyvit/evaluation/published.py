@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from storage import ShardTable
@@ -106,8 +106,12 @@ def open_set(name: str, place: str, progress: Progress) -> DataSet:
     if found is None:
         raise UserError(missing(name, place))
     pictures = open_pictures(found, progress)
-    named = Renumbered(pictures, published.classes, _numbers(name, pictures.classes, found))
-    return Reassessed(named, _real_labels()) if name == "real" else named
+    labels: Callable[[Labelled], tuple[int, ...]] = (
+        partial(reassessed, real_labels())
+        if name == "real"
+        else partial(renumbered, _numbers(name, pictures.classes, found))
+    )
+    return Relabelled(pictures, published.classes, labels)
 
 
 def missing(name: str, place: str | Path) -> str:
@@ -142,12 +146,12 @@ def _numbers(name: str, classes: Sequence[str] | None, found: str) -> tuple[int,
 
 
 @dataclass(frozen=True)
-class Renumbered:
-    """Pictures whose labels are numbered otherwise: `numbers` has the new one of each; None: they stay."""
+class Relabelled:
+    """Pictures of which `labels`, a picklable function, says anew which classes are right."""
 
     pictures: DataSet
     classes: list[str] | None
-    numbers: tuple[int, ...] | None
+    labels: Callable[[Labelled], tuple[int, ...]]
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -157,45 +161,28 @@ class Renumbered:
         return self.pictures.table()
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
-        read = self.pictures.read(part, numbers)
-        if self.numbers is None:
-            return read
-        return [replace(picture, labels=tuple(self.numbers[label] for label in picture.labels)) for picture in read]
+        return [replace(picture, labels=self.labels(picture)) for picture in self.pictures.read(part, numbers)]
 
 
-@dataclass(frozen=True)
-class Reassessed:
-    """Pictures of ImageNet-1k's validation set with the labels that Beyer et al. (arXiv 2006.07159) found right."""
-
-    pictures: DataSet
-    real: tuple[tuple[int, ...], ...]
-
-    @property
-    def classes(self) -> list[str] | None:
-        return self.pictures.classes
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        return self.pictures.counts
-
-    def table(self) -> ShardTable:
-        return self.pictures.table()
-
-    def read(self, part: int, numbers: range) -> list[Labelled]:
-        return [replace(picture, labels=self._labels(picture.name)) for picture in self.pictures.read(part, numbers)]
-
-    def _labels(self, name: str) -> tuple[int, ...]:
-        found = VALIDATION.search(name)
-        number = int(found.group(1)) if found else 0
-        if not 1 <= number <= len(self.real):
-            raise UserError(
-                f"{name} is not called like a picture of ImageNet's validation set (ILSVRC2012_val_00000001); "
-                f"reassessed labels are known by these names only"
-            )
-        return self.real[number - 1]
+def renumbered(numbers: Sequence[int] | None, picture: Labelled) -> tuple[int, ...]:
+    """A picture's labels, of which `numbers` has the new one of each; None: they stay."""
+    return picture.labels if numbers is None else tuple(numbers[label] for label in picture.labels)
 
 
-def _real_labels() -> tuple[tuple[int, ...], ...]:
+def reassessed(real: Sequence[tuple[int, ...]], picture: Labelled) -> tuple[int, ...]:
+    """What is right of a picture of ImageNet-1k's validation set, by its published name (arXiv 2006.07159)."""
+    found = VALIDATION.search(picture.name)
+    number = int(found.group(1)) if found else 0
+    if not 1 <= number <= len(real):
+        raise UserError(
+            f"{picture.name} is not called like a picture of ImageNet's validation set (ILSVRC2012_val_00000001); "
+            f"reassessed labels are known by these names only"
+        )
+    return real[number - 1]
+
+
+def real_labels() -> tuple[tuple[int, ...], ...]:
+    """The reassessed labels of the validation set's pictures, in the order of their numbers."""
     return tuple(tuple(labels) for labels in json.loads(_table("imagenet_real_labels.json")))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from tinyvit.evaluation import Evaluator, load_subject
 from tinyvit.evaluation.corruptions import ALEXNET, corruption_error, open_corrupted, prepared
 from tinyvit.evaluation.measure import Evaluation
 from tinyvit.evaluation.pictures import LabelledPictures
-from tinyvit.evaluation.published import SETS, Reassessed, open_set
+from tinyvit.evaluation.published import SETS, Relabelled, open_set, real_labels, reassessed
 from tinyvit.progress import LogProgress
 from tinyvit.students.classes import synsets
 from tinyvit.world import World
@@ -120,17 +122,17 @@ def test_top1_is_that_of_timm(name: str, pictures: list[Image.Image], tmp_path: 
 def test_reassessed_labels_are_those_of_timm(pictures: list[Image.Image], tmp_path: Path) -> None:
     folder = layout(pictures, ["n01440764"] * len(pictures), tmp_path / "val", "ILSVRC2012_val_{:08d}.JPEG")
     wanted = open_set("real", str(folder), LogProgress())
-    assert isinstance(wanted, Reassessed)
+    assert isinstance(wanted, Relabelled)
     # The reassessed labels of the first files, some of which have none or several; of some of the pictures the answer.
     answered = answers(pictures, SETS["real"].classes, tmp_path)
     labels = [
         (*labels, answer) if labels and number % 2 else labels
-        for number, (labels, answer) in enumerate(zip(wanted.real, answered, strict=False))
+        for number, (labels, answer) in enumerate(zip(real_labels(), answered, strict=False))
     ]
     # Of a picture that may be anything, all of the best five are right, and count once.
     labels[1] = tuple(range(1000))
     assert {len(one) for one in labels} >= {0, 1, 2, 1000}
-    found = ours(Reassessed(wanted.pictures, tuple(labels)))
+    found = ours(replace(wanted, labels=partial(reassessed, labels)))
     (tmp_path / "real.json").write_text(json.dumps(labels))
     files = [f"ILSVRC2012_val_{n + 1:08d}.JPEG" for n in range(len(pictures))]
     judge = RealLabelsImagenet(files, str(tmp_path / "real.json"))
