@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from tinyvit.cli.options import AsJson
 from tinyvit.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="How fast, how small, how true.")
 
 OutFile = Annotated[Path | None, typer.Option("--out", help="also append the tables to this Markdown file")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 
 
 @app.command()

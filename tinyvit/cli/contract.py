@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from tinyvit.cli.options import AsJson, Workers
 from tinyvit.cli.output import show, stopping_by_signal
 
 
@@ -23,8 +24,8 @@ def contract(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="override, such as contract.budget.parameters=5.4e+6; repeatable")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="data processes; default: one a core beside this one")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+    workers: Workers = None,
+    as_json: AsJson = False,
 ) -> None:
     """Find the best smaller student under a budget of parameters, speed or memory; leaves a recipe that trains it."""
     from tinyvit.config import load_recipe

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
+from tinyvit.cli.options import AsJson
 from tinyvit.cli.output import show
 from tinyvit.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="Make, fetch, pull, index and check WebDataset shards.")
 
 Shards = Annotated[str, typer.Argument(help="shards: a folder, a URL or a pattern such as URL/{000..127}.tar")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 
 
 @app.command()

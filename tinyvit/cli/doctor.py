@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from tinyvit.cli.options import AsJson
+
 if TYPE_CHECKING:
     from tinyvit.doctor.finding import Finding
 
@@ -37,7 +39,7 @@ def doctor(
     pictures: Annotated[int, typer.Option(min=16, help="show the teacher so many")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="which ones")] = 0,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="override of the recipe; repeatable")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Is my set-up right? Shards, class order, preparation, store, machine: each with its reason and remedy.
 

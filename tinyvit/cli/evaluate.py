@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tinyvit.cli.options import AsJson, Precision, Workers
 from tinyvit.cli.output import show
 from tinyvit.errors import UserError
 
@@ -26,15 +27,13 @@ def evaluate(
     classes: Annotated[
         str | None, typer.Option(help="the data's class names: a file, a line each, or imagenet-1k")
     ] = None,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16; auto: bfloat16 on a GPU")] = "auto",
+    precision: Precision = "auto",
     batch_size: Annotated[
         int | None, typer.Option(help="pictures a forward pass; default: 250, of a detector 8")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="data processes; default: one a core beside this one, at most 8")
-    ] = None,
+    workers: Workers = None,
     png: Annotated[Path | None, typer.Option(help="of a detector: draw what it finds in some of the pictures")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Accuracy, loss, calibration and speed of a student, or of a teacher, on labelled pictures; of a detector COCO's
     average precision on a folder or annotation file in COCO's format.

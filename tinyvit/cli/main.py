@@ -14,6 +14,7 @@ from tinyvit.cli.contract import contract
 from tinyvit.cli.data import app as data_app
 from tinyvit.cli.doctor import doctor
 from tinyvit.cli.evaluate import evaluate
+from tinyvit.cli.options import AsJson, Workers
 from tinyvit.cli.output import log_to_stderr, one_line_faults, show, stopping_by_signal
 from tinyvit.cli.plan import plan
 from tinyvit.cli.report import report
@@ -40,8 +41,6 @@ Data = Annotated[
     typer.Option("--data", help="shards: a folder or URL, or one with train/ and val/ inside; default: the recipe's"),
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="override, such as label.top_k=10; repeatable")]
-Workers = Annotated[int | None, typer.Option(help="data processes; default: one a core beside this one, at most 8")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 
 
 @app.command()

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tinyvit.cli.options import AsJson
 from tinyvit.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def plan(
     devices: Annotated[int, typer.Option(min=1, help="GPUs that label at once")] = 1,
     measure: Annotated[bool, typer.Option("--measure", help="ask the teacher for a minute first")] = False,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="override of the recipe; repeatable")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What labelling will take: units, objects, bytes, hours, Prefect tasks, and the best length of a unit."""
     from dataclasses import asdict

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from tinyvit.cli.options import AsJson
 from tinyvit.cli.output import show
 
 
@@ -22,7 +23,7 @@ def report(
     data: Annotated[str | None, typer.Option(help="the store's shards; default: those of the run")] = None,
     views: Annotated[int, typer.Option(min=1, help="ask each student about so many stored views")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="which ones")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """One page about training runs, finished or under way: curves side by side, and student against teacher."""
     from tinyvit.inspection.run_page import write_run_page

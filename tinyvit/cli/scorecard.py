@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tinyvit.cli.options import AsJson, Precision, Workers
 from tinyvit.cli.output import show
 
 
@@ -37,10 +38,10 @@ def scorecard(
     only: Annotated[
         list[str] | None, typer.Option(metavar="top-1|linear|knn|few-shot", help="only this measure; repeatable")
     ] = None,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16; auto: bfloat16 on a GPU")] = "auto",
+    precision: Precision = "auto",
     seed: Annotated[int, typer.Option(min=0, help="draws validation pictures and episodes")] = 0,
-    workers: Annotated[int | None, typer.Option(help="data processes; default: one a core beside this one")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+    workers: Workers = None,
+    as_json: AsJson = False,
 ) -> None:
     """Linear probe, neighbours, few-shot and published sets: networks side by side, as a table and a page."""
     from tinyvit.data.loader import default_workers

@@ -13,6 +13,7 @@ from storage import LogitStore, Unit, copy_spec
 from storage import copy as copy_store
 from storage import diff as diff_stores
 from storage import merge as merge_stores
+from tinyvit.cli.options import AsJson
 from tinyvit.cli.output import show
 from tinyvit.cli.store_info import info
 from tinyvit.cli.store_show import show_rows
@@ -26,7 +27,6 @@ app.command()(info)
 app.command("show")(show_rows)
 
 StorePath = Annotated[str, typer.Argument(help="a logit store: a folder, or a URL such as s3://bucket/store")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 
 
 @app.command()

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from storage import LogitStore, StoreError
+from tinyvit.cli.options import AsJson
 
 # Rows that the figures are of, unless the store has fewer.
 LOOKED_AT = 5000
@@ -25,7 +26,7 @@ def info(
     data: Annotated[
         str | None, typer.Option(help="the shards: then also how the teacher agrees with the labels")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What a store is a record of, how complete it is, what it weighs, and what was said on the whole.
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from storage import LogitStore
+from tinyvit.cli.options import AsJson
 from tinyvit.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def show_rows(
     ] = None,
     pictures: Annotated[bool, typer.Option("--pictures", help="draw each view in the terminal")] = False,
     png: Annotated[Path | None, typer.Option(help="write the views side by side into this file")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What the teacher said about some views of one shard, about one sample, or about those that a filter finds.
 

@@ -25,6 +25,42 @@ Partners = Callable[[int], NDArray[np.intp]]
 
 
 @dataclass(frozen=True)
+class Division:
+    """How an epoch of `total` views, of which `first` were taken before, is divided: `batch_size` a step, of which each
+    of `world` ranks takes its share in `parts` batches.
+    """
+
+    total: int
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+    parts: int = 1
+    first: int = 0
+
+    @property
+    def steps(self) -> int:
+        """How many steps are left."""
+        return (self.total - self.first) // self.batch_size
+
+    @property
+    def items(self) -> int:
+        """How many batches this rank reads."""
+        return self.steps * self.parts
+
+    def span(self, number: int) -> range:
+        """Where in the sequence this rank's batch of this number is."""
+        step, part = divmod(number, self.parts)
+        share = [self.batch_size * rank // self.world for rank in (self.rank, self.rank + 1)]
+        start, stop = (share[0] + (share[1] - share[0]) * p // self.parts for p in (part, part + 1))
+        begin = self.first + step * self.batch_size
+        return range(begin + start, begin + stop)
+
+    def spans(self, step: int) -> list[range]:
+        """Those of this rank in a step."""
+        return [self.span(step * self.parts + part) for part in range(self.parts)]
+
+
+@dataclass(frozen=True)
 class EpochOrder:
     """The order of one epoch of shards with so many `samples` each (0: the shard is left out)."""
 

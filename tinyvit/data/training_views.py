@@ -22,7 +22,7 @@ from tinyvit.config import Augment, Broken, Missing
 from tinyvit.data.images import BrokenImage
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.made_views import MadeViews, Pictures
-from tinyvit.data.order import EpochOrder, EpochSequence
+from tinyvit.data.order import Division, EpochOrder, EpochSequence
 from tinyvit.errors import UserError
 from tinyvit.replay import partners, view_seeds
 from tinyvit.signal import TeacherSignal
@@ -111,14 +111,19 @@ class TrainingViews:
         return EpochOrder(counts, self.seed, self.epoch)
 
     @property
+    def division(self) -> Division:
+        """What of the order this rank reads, and when."""
+        return Division(self.order.total, self.batch_size, self.rank, self.world, self.parts, self.first)
+
+    @property
     def steps(self) -> int:
         """How many steps are left; each rank reads `parts` batches for each."""
-        return (self.order.total - self.first) // self.batch_size
+        return self.division.steps
 
     @property
     def items(self) -> int:
         """How many batches this rank reads."""
-        return self.steps * self.parts
+        return self.division.items
 
     @property
     def left_out(self) -> int:
@@ -128,22 +133,16 @@ class TrainingViews:
     def read(self, worker: int, workers: int) -> Iterator[Batch]:
         """The batches of one worker of this rank."""
         source = _Source(self)
-        sequence = EpochSequence(self.order, source.partners)
-        for number in range(worker, self.items, workers):
-            yield source.batch(sequence.take(*self._span(*divmod(number, self.parts))))
+        sequence, division = EpochSequence(self.order, source.partners), self.division
+        for number in range(worker, division.items, workers):
+            span = division.span(number)
+            yield source.batch(sequence.take(span.start, len(span)))
 
     def keys(self, step: int) -> list[str]:
         """Shard and key of the views that this rank takes in a step, for a message."""
         sequence = EpochSequence(self.order, _Source(self).partners)
-        spans = [self._span(step, part) for part in range(self.parts)]
-        places = np.concatenate([sequence.take(*span) for span in spans])
+        places = np.concatenate([sequence.take(span.start, len(span)) for span in self.division.spans(step)])
         return [f"{self.index.table.name[shard]}: {self.index.keys(shard)[slot]}" for shard, slot in places.tolist()]
-
-    def _span(self, step: int, part: int) -> tuple[int, int]:
-        """Where in the sequence this rank's batch begins, and how many views it has."""
-        share = [self.batch_size * rank // self.world for rank in (self.rank, self.rank + 1)]
-        start, stop = (share[0] + (share[1] - share[0]) * p // self.parts for p in (part, part + 1))
-        return self.first + step * self.batch_size + start, stop - start
 
 
 def counts_of(index: ShardIndex, shards: frozenset[int] | None) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinyvit.data.order import Division
 from tinyvit.detection.coco import CocoSet, Target
 
 
@@ -50,14 +51,19 @@ class TrainingScenes:
     first: int = 0
 
     @property
+    def division(self) -> Division:
+        """What of the order this rank reads, and when."""
+        return Division(len(self.coco), self.batch_size, self.rank, self.world, self.parts, self.first)
+
+    @property
     def steps(self) -> int:
         """How many steps are left."""
-        return (len(self.coco) - self.first) // self.batch_size
+        return self.division.steps
 
     @property
     def items(self) -> int:
         """How many batches this rank reads."""
-        return self.steps * self.parts
+        return self.division.items
 
     @property
     def left_out(self) -> int:
@@ -69,22 +75,15 @@ class TrainingScenes:
         rng = np.random.default_rng([self.seed, self.epoch])
         order, flips = rng.permutation(len(self.coco)), rng.random(len(self.coco)) < self.hflip
         for number in range(worker, self.items, workers):
-            chosen = order[slice(*self._span(*divmod(number, self.parts)))].tolist()
-            made = [self._made(place, bool(flips[place])) for place in chosen]
+            span = self.division.span(number)
+            made = [self._made(place, bool(flips[place])) for place in order[span.start : span.stop].tolist()]
             yield Scenes([picture for picture, _ in made], [target for _, target in made])
 
     def keys(self, step: int) -> list[str]:
         """The files that this rank takes in a step, for a message."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.coco))
-        start, stop = self._span(step, 0)[0], self._span(step, self.parts - 1)[1]
-        return [self.coco.file_name(place) for place in order[start:stop].tolist()]
-
-    def _span(self, step: int, part: int) -> tuple[int, int]:
-        """Where in the order this rank's batch begins and ends."""
-        share = [self.batch_size * rank // self.world for rank in (self.rank, self.rank + 1)]
-        begin = self.first + step * self.batch_size
-        start, stop = (share[0] + (share[1] - share[0]) * p // self.parts for p in (part, part + 1))
-        return begin + start, begin + stop
+        places = np.concatenate([order[span.start : span.stop] for span in self.division.spans(step)])
+        return [self.coco.file_name(place) for place in places.tolist()]
 
     def _made(self, number: int, flip: bool) -> tuple[Tensor, Target]:
         picture = torch.from_numpy(self.coco.picture(number)).permute(2, 0, 1)
