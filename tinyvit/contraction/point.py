@@ -92,9 +92,17 @@ class Point:
 
 
 def check(point: Point, space: Space) -> None:
-    """UserError when the head dimension does not divide the channels, or the space has no step from here."""
+    """UserError when a head dimension does not divide the channels, or the space has no step from here."""
     if odd := [dim for dim in point.embed_dims[1:] if dim % point.head_dim]:
         raise UserError(f"a stage of {odd[0]} channels cannot have heads of {point.head_dim}: it is no multiple")
+    for head in (head for head in space.head_dims if head < point.head_dim):
+        for dim in point.embed_dims[1:]:
+            sizes = [dim, *range(dim - space.dim_step, space.smallest_dim - 1, -space.dim_step)]
+            if all(size % head for size in sizes):
+                raise UserError(
+                    f"heads of {head} channels divide no size of the stage of {dim} channels ({dim} to {sizes[-1]} in "
+                    f"steps of {space.dim_step}); take {head} out of contract.space.head_dims"
+                )
     if not any(True for _ in steps(point, space)):
         raise UserError(f"the space has no step down from {point.name}; widen contract.space")
 

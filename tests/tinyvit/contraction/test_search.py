@@ -149,6 +149,10 @@ WRONG = {
     "no bound": (["contract.budget={}"], "contract.budget: it bounds nothing; give parameters"),
     "more than all shards": (["contract.share=0.8"], "share 0.8 and held_out 0.5 are more than all shards"),
     "heads that do not fit": (["student.kwargs.embed_dims=[32, 64, 100, 128]"], "timm cannot make tiny_vit_5m_224"),
+    "a head dimension that divides nothing": (
+        ["contract.space.head_dims=[7, 16]"],
+        "heads of 7 channels divide no size of the stage of 64 channels (64 to 16 in steps of 16); take 7 out of",
+    ),
     "heads of several widths": (["student.kwargs.num_heads=[2, 4, 6, 4]"], "contraction knows one head dimension"),
     "another architecture": (["student={name: resnet18}"], "resnet18 is no TinyViT"),
     "a stage on labels": (["contract.stage=finetune"], "contract.stage is 'finetune', which learns labels"),
