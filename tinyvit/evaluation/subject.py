@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +28,18 @@ class Subject:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: Sequence[str] | None
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """All that decides the pixels which the network is given, JSON-simple."""
+        return {
+            "size": self.size,
+            "crop_pct": self.crop_pct,
+            "crop_mode": self.crop_mode,
+            "interpolation": self.interpolation,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
     @classmethod
     def of(cls, model: nn.Module, classes: Sequence[str] | None = None) -> Subject:

@@ -71,7 +71,6 @@ class Extractor:
 
     def _open(self, data: str, pictures: DataSet) -> FeatureStore:
         subject, table = self.subject, pictures.table()
-        preparation = {key: value for key, value in vars(subject).items() if key not in ("model", "classes")}
         spec = FeatureSpec(
             data=data,
             epochs=1,
@@ -80,10 +79,7 @@ class Extractor:
             created=now(),
             channels=self._features(torch.zeros(1, subject.size, subject.size, 3, dtype=torch.uint8)).shape[1],
             network={"name": self.name, "weights_sha256": weights_digest(subject.model)},
-            preparation={
-                **{key: list(value) if isinstance(value, tuple) else value for key, value in preparation.items()},
-                "precision": str(self.dtype).removeprefix("torch."),
-            },
+            preparation=subject.preparation | {"precision": str(self.dtype).removeprefix("torch.")},
         )
         # Called by all that decides them: two networks, or two preparations, never meet in one store.
         path = self.folder / digest_of([spec.network["weights_sha256"], spec.preparation, table.digest()])[:16]

@@ -120,34 +120,32 @@ class Judge:
             log.info("%s: %s of %s", data, measure, checkpoint)
             return HEADS[measure](train, test, self.seed)
 
+        def figures_of(measure: str) -> Figures:
+            if measure == "top-1":
+                return self._kept(measure, subject, [pictures["val"]], lambda: self._top1(subject, pictures["val"]))
+            return self._kept(measure, subject, list(pictures.values()), partial(judged, measure))
+
         figures: Figures = {}
         for measure in measures:
-            if measure == "top-1":
-                figures |= self._kept(measure, subject, [pictures["val"]], lambda: self._top1(subject, pictures["val"]))
-            else:
-                figures |= self._kept(measure, subject, list(pictures.values()), partial(judged, measure))
+            figures |= _or_why(measure, partial(figures_of, measure))
         return figures
 
     def published(self, checkpoint: str, place: str) -> Figures:
-        """Top-1 of a network on each of ImageNet's sets that is found in a folder."""
+        """Top-1 of a network on each of ImageNet's sets that is found in a folder; why, where it cannot be had."""
         subject = load_subject(checkpoint, self.world.device)
         figures: Figures = {}
         for name, about in SETS.items():
-            found = find_set(name, place)
-            if found in (None, place) or not shared_classes(subject.classes, about.classes):
+            if find_set(name, place) in (None, place) or not shared_classes(subject.classes, about.classes):
                 continue
-            try:
-                if name == "c":
-                    corrupted = open_corrupted(place, self.progress)
-                    figures |= self._kept(name, subject, corrupted.sets, partial(self._corrupted, subject, corrupted))
-                else:
-                    pictures = open_set(name, place, self.progress)
-                    figures |= self._kept(
-                        name, subject, [pictures], partial(self._top1, subject, pictures, about.title)
-                    )
-            except UserError as fault:
-                figures[about.title] = {"why": str(fault)}
+            figures |= _or_why(about.title, partial(self._published, name, subject, place))
         return figures
+
+    def _published(self, name: str, subject: Subject, place: str) -> Figures:
+        if name == "c":
+            corrupted = open_corrupted(place, self.progress)
+            return self._kept(name, subject, corrupted.sets, lambda: self._corrupted(subject, corrupted))
+        pictures = open_set(name, place, self.progress)
+        return self._kept(name, subject, [pictures], lambda: self._top1(subject, pictures, SETS[name].title))
 
     def _corrupted(self, subject: Subject, corrupted: Corrupted) -> Figures:
         found = corruption_error(corrupted.names, self._evaluations(prepared(subject), corrupted.sets))
@@ -182,18 +180,22 @@ class Judge:
         return one, Split(two.features, numbers[two.labels])
 
     def _kept(self, measure: str, subject: Subject, sets: Sequence[DataSet], judge: Callable[[], Figures]) -> Figures:
-        """What was found before, else what `judge` finds now; why, where it cannot."""
-        preparation = {key: str(value) for key, value in vars(subject).items() if key not in ("model", "classes")}
+        """What was found before, else what `judge` finds now."""
         about = [
-            measure, self.seed, str(self.dtype), weights_digest(subject.model), preparation,
+            measure, self.seed, str(self.dtype), weights_digest(subject.model), subject.preparation,
             # Names decide which class a label means.
             list(subject.classes or []), [(pictures.table().digest(), pictures.classes) for pictures in sets],
         ]  # fmt: skip
         folder, name = self.folder / "figures", f"{digest_of(about)[:16]}.json"
         if (found := read_json(folder, name)) is None:
-            try:
-                found = judge()
-            except UserError as fault:
-                return {measure: {"why": str(fault)}}
+            found = judge()
             write_json(folder / name, found)
         return found
+
+
+def _or_why(name: str, judge: Callable[[], Figures]) -> Figures:
+    """Figures, or under this name why they cannot be had."""
+    try:
+        return judge()
+    except UserError as fault:
+        return {name: {"why": str(fault)}}
