@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from benchmarks.tables import file_table, terminal
+from tinyvit.classes import shared_classes
 from tinyvit.config import load_recipe
 from tinyvit.data.loader import default_workers
 from tinyvit.errors import UserError
-from tinyvit.evaluation import shared_classes
 from tinyvit.label import label_store
 from tinyvit.pixels import default_device
 from tinyvit.progress import Progress

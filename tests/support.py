@@ -128,6 +128,12 @@ def command(*arguments: str | Path) -> list[str]:
     return [str(Path(sys.executable).parent / "tinyvit"), *(str(a) for a in arguments)]
 
 
+def torchrun(*arguments: str | Path, ranks: int = 2) -> list[str]:
+    """The command that trains on so many ranks of this machine."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
+            "-m", "tinyvit", "train", *(str(a) for a in arguments)]  # fmt: skip
+
+
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[Any], seconds: float = 120) -> None:
     """Wait for a condition that a running process is to bring about."""
     deadline = time.monotonic() + seconds

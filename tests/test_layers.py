@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from support import ROOT, without_packages
 
+from storage import LogitStore
+
 FORBIDDEN = {
     "storage": {"torch", "timm", "prefect", "tinyvit", "flows", "webdataset"},
     "tinyvit": {"prefect", "flows"},
@@ -45,3 +47,11 @@ def test_tinyvit_uses_only_public_names_of_storage() -> None:
     for folder in ("tinyvit", "flows"):
         for file in (ROOT / folder).rglob("*.py"):
             assert "from storage." not in file.read_text(), file
+
+
+@pytest.mark.parametrize("command", ["info", "show", "verify"])
+def test_who_looks_into_a_store_does_not_wait_for_torch(command: str, small_store: LogitStore) -> None:
+    line = ["store", command, small_store.location]
+    code = f"sys.argv[1:] = {line!r}\nfrom tinyvit.cli.main import main\nmain()"
+    done = without_packages({"torch", "torchvision", "timm", "webdataset"}, code)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -38,12 +38,12 @@ def evaluate(
     """Accuracy, loss, calibration and speed of a student, or of a teacher, on labelled pictures; of a detector COCO's
     average precision on a folder or annotation file in COCO's format.
     """
+    from tinyvit.classes import named_classes
     from tinyvit.data.loader import default_workers
     from tinyvit.detection.folder import is_detector
     from tinyvit.evaluation import Evaluator, load_subject, open_pictures
     from tinyvit.evaluation.corruptions import corruption_error, open_corrupted, prepared
     from tinyvit.evaluation.published import open_set
-    from tinyvit.evaluation.subject import named_classes
     from tinyvit.progress import default_progress
     from tinyvit.training.network import precision_of
     from tinyvit.world import World

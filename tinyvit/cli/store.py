@@ -61,7 +61,7 @@ def verify(
 ) -> None:
     """Read everything back: documents, checksums, ids, probabilities, seeds, keys. Exit code 1 for a fault."""
     from tinyvit.progress import default_progress
-    from tinyvit.store_check import data_faults, faulty_units, replay_faults
+    from tinyvit.store_check import data_faults, faulty_units
 
     if replay and data is None:
         raise UserError("--replay needs the images: give their shards with --data")
@@ -80,6 +80,8 @@ def verify(
         if data is not None:
             result["faults"] += data_faults(opened, data, progress)
         if replay and data is not None and not result["faults"]:
+            from tinyvit.answer_check import replay_faults
+
             sound = [unit for unit in opened.units() if unit not in units and unit not in missing]
             result["views_replayed"], found = replay_faults(
                 opened, data, _teacher_of(opened), sound, replay, seed, progress

@@ -15,6 +15,7 @@ class Detection(Section):
     """A detector of torchvision's on a feature pyramid of the student's four stages."""
 
     head: Literal["faster_rcnn", "mask_rcnn"] = Field(default="faster_rcnn", description="boxes, or masks as well")
+    cascade: bool = Field(default=False, description="three box heads in a row, each on the boxes of the one before")
     channels: int = Field(default=256, ge=1, description="of the feature pyramid")
     shorter: Annotated[tuple[Pixels, ...], Field(min_length=1)] = Field(
         default=(800,),

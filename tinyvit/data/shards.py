@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from webdataset.tariterators import base_plus_ext, group_by_keys
-
 from tinyvit.errors import UserError
+
+# webdataset, whose rules group the members, brings torch: it is imported where a tar is read.
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff")
 
@@ -53,6 +53,8 @@ def extents(shard: str, stream: BinaryIO) -> tuple[list[Extent], int]:
     UserError for a tar that cannot be read. One that is cut between two members, or whose headers are damaged in
     the middle, reads without any error as a shorter one: only what stands where the members end shows it.
     """
+    from webdataset.tariterators import group_by_keys
+
     found = []
     try:
         with tarfile.open(fileobj=stream, mode="r|", bufsize=BLOCK * 2048) as tar:
@@ -84,6 +86,8 @@ def _members(shard: str, tar: tarfile.TarFile) -> Iterator[dict[str, object]]:
 
 def parse(shard: str, slot: int, content: bytes) -> Sample:
     """The sample that these bytes of a tar hold. UserError for one without an image or whose label is no number."""
+    from webdataset.tariterators import base_plus_ext
+
     try:
         members = _plain_members(content) or _any_members(content)
     except tarfile.TarError as fault:

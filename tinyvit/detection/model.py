@@ -16,6 +16,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from tinyvit.config import Detection, Student
+from tinyvit.detection.cascade import CascadeHeads
 from tinyvit.errors import UserError
 from tinyvit.students import colours, create_student, tuples, weights_of
 
@@ -83,7 +84,7 @@ def create_detector(student: Student, detection: Detection, classes: int, seed: 
             raise UserError(f"{student.name} has features at strides {reduction}; a detector needs 4, 8, 16 and 32")
         backbone = Pyramid(cast(nn.Module, features), channels, detection.channels)
         mean, std = colours(whole)
-        detector: nn.Module = HEADS[detection.head](
+        detector: Any = HEADS[detection.head](
             backbone,
             num_classes=classes + 1,
             # In training one of several sizes is drawn for each picture; in evaluation it is the last one.
@@ -99,7 +100,9 @@ def create_detector(student: Student, detection: Detection, classes: int, seed: 
                 tuple((size,) for size in detection.anchors), (RATIOS,) * len(detection.anchors)
             ),
         )
-    return detector
+        if detection.cascade:
+            detector.roi_heads = CascadeHeads(detector.roi_heads, detection.channels, classes + 1, detection.samples)
+    return cast(nn.Module, detector)
 
 
 def _features(student: Student) -> Any:

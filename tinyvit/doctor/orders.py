@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from timm.data import ImageNetInfo
 
-from tinyvit.students import same_class
-from tinyvit.students.classes import synsets
+from tinyvit.classes import same_class, synsets
 
 # timm's ImageNet lists; of one length there may be several in different orders.
 LISTS = ("imagenet-1k", "imagenet-12k", "imagenet-22k", "imagenet-22k-ms", "imagenet-21k-goog", "imagenet-21k-miil")

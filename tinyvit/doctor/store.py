@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from storage import LogitStore, StoreError
+from tinyvit.answer_check import replay_faults
 from tinyvit.data.index import ShardIndex
 from tinyvit.doctor.finding import Finding
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 from tinyvit.provenance import library_versions, version_changes
 from tinyvit.replay_check import check_replay
-from tinyvit.store_check import data_differences, replay_faults
+from tinyvit.store_check import data_differences
 from tinyvit.store_facts import stored_augment
 from tinyvit.teachers import Teacher
 

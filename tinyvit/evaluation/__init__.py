@@ -2,6 +2,12 @@
 
 from tinyvit.evaluation.measure import Evaluation, Evaluator
 from tinyvit.evaluation.pictures import open_pictures
-from tinyvit.evaluation.subject import Subject, load_subject, shared_classes
+from tinyvit.evaluation.subject import Subject, load_subject
 
-__all__ = ["Evaluation", "Evaluator", "Subject", "load_subject", "open_pictures", "shared_classes"]
+__all__ = [
+    "Evaluation",
+    "Evaluator",
+    "Subject",
+    "load_subject",
+    "open_pictures",
+]

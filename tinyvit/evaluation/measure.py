@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tinyvit.classes import columns
 from tinyvit.data.loader import run_streams
 from tinyvit.errors import UserError
 from tinyvit.evaluation.pictures import EvaluationViews, LabelledPictures
-from tinyvit.evaluation.subject import Subject, columns
+from tinyvit.evaluation.subject import Subject
 from tinyvit.pixels import normalise
 from tinyvit.progress import Bar
 from tinyvit.world import World

@@ -15,10 +15,10 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from storage import ShardTable
+from tinyvit.classes import same_class, synsets
 from tinyvit.errors import UserError
 from tinyvit.evaluation.pictures import DataSet, Labelled, open_pictures
 from tinyvit.progress import Progress
-from tinyvit.students.classes import same_class, synsets
 
 # A file of ImageNet-1k's validation set.
 VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})")

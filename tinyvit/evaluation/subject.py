@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tinyvit.errors import UserError
-from tinyvit.students import class_names, colours, input_size, load_student, same_class, timm_config
-from tinyvit.students.classes import imagenet_classes, synsets
+from tinyvit.classes import imagenet_classes
+from tinyvit.students import class_names, colours, input_size, load_student, timm_config
 from tinyvit.teachers import SOURCES, load_teacher
 
 
@@ -75,36 +74,3 @@ def load_subject(name: str, device: torch.device) -> Subject:
         std=teacher.std,
         classes=teacher.classes,
     )
-
-
-def named_classes(name: str) -> list[str]:
-    """Class names from a file, or those of ImageNet by timm's name of the list, such as imagenet-1k."""
-    if Path(name).is_file():
-        return Path(name).read_text().splitlines()
-    try:
-        return synsets(name)
-    except AssertionError:
-        raise UserError(f"there is no class list {name}; give a file with a name a line, or imagenet-1k") from None
-
-
-def shared_classes(one: Sequence[str] | None, two: Sequence[str] | None) -> bool:
-    """Whether two lists of classes are known to have some in common."""
-    return one is not None and two is not None and not {*map(same_class, one)}.isdisjoint(map(same_class, two))
-
-
-def columns(subject: Sequence[str] | None, data: Sequence[str] | None) -> list[int] | None:
-    """Which of a model's classes each class of the data is, -1 for one that the model does not have.
-
-    None where they are the same, or not known on one side. UserError where they have none in common.
-    """
-    # Compared before they are looked up: ImageNet has two classes that are called crane.
-    if subject is None or data is None or [*map(same_class, subject)] == [*map(same_class, data)]:
-        return None
-    place = {same_class(name): number for number, name in enumerate(subject)}
-    found = [place.get(same_class(name), -1) for name in data]
-    if max(found) < 0:
-        raise UserError(
-            f"the model tells apart {subject[0]!r} and {len(subject) - 1} others, the data has {data[0]!r} and "
-            f"{len(data) - 1} others, none in common; give data of its classes, or name them with --classes"
-        )
-    return found

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from storage import LogitStore
+from tinyvit.classes import columns
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.place import train_and_val
 from tinyvit.errors import UserError
-from tinyvit.evaluation.subject import columns
 from tinyvit.inspection.answers import NO_LABEL, Answers, with_labels
 from tinyvit.progress import Progress
 from tinyvit.store_check import data_differences

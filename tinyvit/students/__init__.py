@@ -1,6 +1,5 @@
 """Students: any timm model that learns, its weights and the folder that plain timm loads it from."""
 
-from tinyvit.students.classes import same_class
 from tinyvit.students.create import colours, create_student, input_size, tuples, weights_of
 from tinyvit.students.folder import class_names, load_student, save_student
 from tinyvit.students.weights import (
@@ -25,7 +24,6 @@ __all__ = [
     "input_size",
     "load_student",
     "load_weights",
-    "same_class",
     "save_student",
     "timm_config",
     "tuples",

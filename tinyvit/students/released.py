@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from tinyvit.checkpoint import read_checkpoint
+from tinyvit.classes import imagenet_classes
 from tinyvit.config import Student
 from tinyvit.errors import UserError
-from tinyvit.students.classes import imagenet_classes
 from tinyvit.students.create import create_student
 from tinyvit.students.folder import save_student
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tinyvit.classes import same_class
 from tinyvit.errors import UserError
-from tinyvit.students.classes import same_class
 
 log = logging.getLogger("tinyvit")
 

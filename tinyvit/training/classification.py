@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from storage import Unit
+from tinyvit.classes import shared_classes
 from tinyvit.config import Stage
 from tinyvit.data.training_views import Batch, TrainingViews
 from tinyvit.errors import UserError
-from tinyvit.evaluation import Evaluator, Subject, open_pictures, shared_classes
+from tinyvit.evaluation import Evaluator, Subject, open_pictures
 from tinyvit.pixels import normalise
 from tinyvit.signal import TeacherSignal
 from tinyvit.students import (

@@ -14,15 +14,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from storage import digest_of
+from tinyvit.classes import same_class, shared_classes
 from tinyvit.data.place import train_and_val
 from tinyvit.errors import UserError
 from tinyvit.evaluation import Evaluation, Evaluator, Subject, load_subject, open_pictures
 from tinyvit.evaluation.corruptions import Corrupted, corruption_error, open_corrupted, prepared
 from tinyvit.evaluation.pictures import DataSet
 from tinyvit.evaluation.published import SETS, find_set, open_set
-from tinyvit.evaluation.subject import shared_classes
 from tinyvit.progress import Progress
-from tinyvit.students.classes import same_class
 from tinyvit.teachers import weights_digest
 from tinyvit.training.folder import read_json, write_json
 from tinyvit.training.network import precision_of

@@ -14,7 +14,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from support import EXAMPLE, command, samples_of, tinyvit, wait_until
+from support import EXAMPLE, command, samples_of, tinyvit, torchrun, wait_until
 
 from tinyvit.config import Detection, Student
 from tinyvit.data.fetch import CLASSES
@@ -201,6 +201,46 @@ def test_places_are_exact_whatever_the_precision() -> None:
     assert fractions[1] > 0.5 * fractions[0] > 10
 
 
+def cascade_of(**changes: Any) -> Any:
+    return create_detector(STUDENT, DETECTION.model_copy(update={"cascade": True} | changes), 2, seed=0)
+
+
+def test_each_head_of_a_cascade_mends_the_boxes_of_the_one_before() -> None:
+    """Heads that always say the same: to the right by one in their own units, and how sure they are."""
+    heads = cascade_of().eval().roi_heads
+    sure = ([0.0, 2.0, 0.0], [0.0, 1.0, 3.0], [1.0, 0.0, 2.0])
+    with torch.no_grad():
+        for predictor, scores in zip([*(head.box_predictor for head in heads.earlier), heads.box_predictor], sure,
+                                     strict=True):  # fmt: skip
+            for part in (predictor.scores, predictor.offsets):
+                part.weight.zero_()
+            predictor.scores.bias.copy_(torch.tensor(scores))
+            predictor.offsets.bias.copy_(torch.tensor([1.0, 0, 0, 0]))
+        maps = {str(level): torch.rand(1, 32, 32 >> level, 32 >> level) for level in range(4)}
+        (found,), losses = heads(maps, [torch.tensor([[10.0, 20.0, 40.0, 50.0]])], [(128, 128)])
+    assert losses == {}
+    # 30 wide: by a tenth, a twentieth and a thirtieth of it.
+    right = 30 / 10 + 30 / 20 + 30 / 30
+    expected = torch.tensor([10 + right, 20, 40 + right, 50])
+    mean = torch.tensor(sure).softmax(-1).mean(dim=0)
+    assert found["labels"].tolist() == [2, 1]
+    assert torch.allclose(found["boxes"], expected.expand(2, 4), atol=1e-4)
+    assert torch.allclose(found["scores"], mean[[2, 1]], atol=1e-5)
+
+
+def test_all_heads_of_a_cascade_learn(coco: CocoSet) -> None:
+    detector: Any = create_detector(
+        STUDENT, DETECTION.model_copy(update={"cascade": True, "head": "mask_rcnn"}), len(coco.classes), seed=0
+    )
+    batch = next(views(coco).read(0, 1))
+    losses = detector([picture.float() / 255 for picture in batch.pictures], batch.targets)
+    numbered = {f"loss_{kind}_{number}" for kind in ("classifier", "box_reg") for number in range(3)}
+    assert losses.keys() == numbered | {"loss_mask", "loss_objectness", "loss_rpn_box_reg"}
+    sum(losses.values()).backward()
+    heads = {name: p.grad for name, p in detector.roi_heads.named_parameters()}
+    assert [name for name, gradient in heads.items() if gradient is None or not gradient.abs().sum()] == []
+
+
 def test_a_set_travels_to_other_processes_without_its_document(coco: CocoSet) -> None:
     travelled = pickle.loads(pickle.dumps(coco))
     assert "document" not in vars(travelled)
@@ -267,7 +307,7 @@ SMALL = (
     "student.checkpoint=null",
     "detection={channels: 16, shorter: [64], longer: 64, anchors: [16, 32, 64, 96, 128], proposals: 20, samples: 16, "
     "head: mask_rcnn}",
-    "stages.detect.epochs=2",
+    "stages.detect.epochs=1",
     "stages.detect.batch_size=4",
     "engine.save_minutes=0",
 )
@@ -290,7 +330,7 @@ def test_training_killed_with_9_goes_on_to_the_same_weights(scenes: Path, tmp_pa
     assert not (tmp_path / "two" / "detect" / "result.json").exists()
     again = tinyvit(*arguments("two"))
     assert again.returncode == 0, again.stderr
-    assert "resumed after epoch 0 of 2 and" in " ".join(again.stderr.split())
+    assert "resumed after epoch 0 of 1 and" in " ".join(again.stderr.split())
     weights = [(tmp_path / run / "detect" / "model.safetensors").read_bytes() for run in ("one", "two")]
     assert weights[0] == weights[1]
     assert [c["name"] for c in load_detector(tmp_path / "one" / "detect").categories] == list(CLASSES)
@@ -302,6 +342,19 @@ def test_training_killed_with_9_goes_on_to_the_same_weights(scenes: Path, tmp_pa
     report = tinyvit("report", tmp_path / "one", "-o", tmp_path / "report.html")
     assert report.returncode == 0, report.stderr
     assert "Average precision" in (tmp_path / "report.html").read_text()
+
+
+def test_two_ranks_train_one_detector(scenes: Path, tmp_path: Path) -> None:
+    changes = [part for change in SMALL for part in ("--set", change)]
+    line = torchrun("detect-example", "--data", scenes, "--run-dir", tmp_path, *changes, "--json")
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout)["detect"]
+    # Two steps of four pictures, two on each rank; each rank measures all four.
+    assert result["last"]["images"] == 8
+    assert result["val"]["images"] == 4
+    assert json.loads((tmp_path / "detect" / "record.json").read_text())["ranks"] == 2
+    assert load_detector(tmp_path / "detect").categories
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from support import samples_of, tinyvit
 
+from tinyvit.classes import columns, named_classes
 from tinyvit.config import Recipe
 from tinyvit.errors import UserError
 from tinyvit.evaluation import Evaluator, Subject, open_pictures
 from tinyvit.evaluation.pictures import EvaluationViews
-from tinyvit.evaluation.subject import columns, named_classes
 from tinyvit.pixels import normalise
 from tinyvit.progress import LogProgress
 from tinyvit.students import create_student, save_student

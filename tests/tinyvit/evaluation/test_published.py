@@ -19,6 +19,7 @@ from timm.data import create_dataset, create_loader
 from timm.data.real_labels import RealLabelsImagenet
 from timm.utils import accuracy
 
+from tinyvit.classes import synsets
 from tinyvit.errors import UserError
 from tinyvit.evaluation import Evaluator, load_subject
 from tinyvit.evaluation.corruptions import ALEXNET, corruption_error, open_corrupted, prepared
@@ -26,7 +27,6 @@ from tinyvit.evaluation.measure import Evaluation
 from tinyvit.evaluation.pictures import LabelledPictures
 from tinyvit.evaluation.published import SETS, Relabelled, open_set, real_labels, reassessed
 from tinyvit.progress import LogProgress
-from tinyvit.students.classes import synsets
 from tinyvit.world import World
 
 CPU = World(device=torch.device("cpu"))

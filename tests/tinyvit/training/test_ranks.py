@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import ROOT, small_arguments, tinyvit, wait_until
+from support import ROOT, small_arguments, tinyvit, torchrun, wait_until
 
 from storage import LogitStore
 from tinyvit.config import Recipe
@@ -27,12 +26,6 @@ from tinyvit.training.launch import Ranks, train_on_devices
 # Batch norm sees what a rank has: with the statistics kept, ranks and parts differ by rounding only.
 STILL = ("--set", "stages.distill.eval_batch_norm=true", "--set", "stages.finetune.eval_batch_norm=true")
 EVERY_STEP = ("--set", "engine.log_steps=1")
-
-
-def torchrun(*arguments: str | Path, ranks: int = 2) -> list[str]:
-    """The command that trains on so many ranks of this machine."""
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
-            "-m", "tinyvit", "train", *(str(a) for a in arguments)]  # fmt: skip
 
 
 def run(*arguments: str | Path, ranks: int = 2) -> subprocess.CompletedProcess[str]:
