@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from forked import run_forked
 from PIL import Image
 
 from storage import LogitStore
@@ -119,7 +120,12 @@ def assert_equal_stores(one: LogitStore, two: LogitStore) -> None:
 
 
 def tinyvit(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end, as a user does."""
+    """Run the command line to its end, in a process of its own that has imported torch already."""
+    return run_forked([str(a) for a in arguments], cwd)
+
+
+def started(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end from its very start, as a user does."""
     return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, check=False)
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pytest
 from streams import digests, stream
-from support import EXAMPLE, Bucket, small_arguments, tinyvit, upload
+from support import EXAMPLE, Bucket, small_arguments, started, tinyvit, upload
 
 from storage import LogitStore, open_objects
 from tinyvit.config import Recipe
@@ -165,7 +165,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Unsteady]]:
 
 def test_shards_on_the_hub_are_read_with_the_token_and_retries(hub: type[Unsteady], tmp_path: Path) -> None:
     # The hub's client reads its variables when it is imported: a process of its own.
-    done = tinyvit("data", "check", "hf://datasets/me/pictures@v1/train", "--workers", "0", "--json")
+    done = started("data", "check", "hf://datasets/me/pictures@v1/train", "--workers", "0", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["samples"], found["faults"]) == (500, [])
@@ -175,7 +175,7 @@ def test_shards_on_the_hub_are_read_with_the_token_and_retries(hub: type[Unstead
         for name in ("train-000000.tar", "train-000001.tar", "classes.txt")
     } | {path for path, _ in files if path.endswith("v1/classes.txt")}
     assert {token for _, token in files} == {"Bearer hf_secret"}
-    done = tinyvit("data", "pull", "hf://datasets/me/pictures@v1/train", tmp_path / "o", "--json")
+    done = started("data", "pull", "hf://datasets/me/pictures@v1/train", tmp_path / "o", "--json")
     assert done.returncode == 0, done.stderr
     for name in ("train-000000.tar", "train-000001.tar"):
         assert (tmp_path / "o" / name).read_bytes() == (EXAMPLE / "train" / name).read_bytes()
