@@ -41,8 +41,10 @@ def evaluate(
     from tinyvit.classes import named_classes
     from tinyvit.data.loader import default_workers
     from tinyvit.detection.folder import is_detector
-    from tinyvit.evaluation import Evaluator, load_subject, open_pictures
-    from tinyvit.evaluation.corruptions import corruption_error, open_corrupted, prepared
+    from tinyvit.evaluation import Evaluation, load_subject, open_pictures
+    from tinyvit.evaluation import evaluate as evaluate_on
+    from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, prepared
+    from tinyvit.evaluation.pictures import DataSet
     from tinyvit.evaluation.published import open_set
     from tinyvit.progress import default_progress
     from tinyvit.training.network import precision_of
@@ -58,26 +60,22 @@ def evaluate(
     if published and classes:
         raise UserError(f"--set {published} has classes of its own; leave --classes out")
     world, progress = World(), default_progress()
-    corrupted = open_corrupted(data, progress) if published == "c" else None
-    if corrupted:
-        sets = list(corrupted.sets)
-    else:
-        sets = [open_set(published, data, progress) if published else open_pictures(data, progress)]
+    corrupted = find_corrupted(data) if published == "c" else None
     subject = load_subject(model, world.device)
     subject = prepared(subject) if corrupted else subject
     subject = replace(subject, size=size or subject.size, crop_pct=crop or subject.crop_pct)
-    evaluator = Evaluator(
-        subject,
-        sets,
-        world,
-        default_workers() if workers is None else workers,
-        precision_of(precision, world.device),
-        classes=named_classes(classes) if classes else None,
-        batch_size=batch_size or 250,
-    )
-    with progress.task("evaluate", sum(sum(pictures.counts) for pictures in sets), "pictures") as bar:
-        found = [evaluator.measure(subject.model, bar) for _ in sets]
-    result = corruption_error(corrupted.names, found) if corrupted else found[0].as_dict()
+    count = default_workers() if workers is None else workers
+    dtype = precision_of(precision, world.device)
+    names = named_classes(classes) if classes else None
+
+    def found_on(sets: list[DataSet]) -> list[Evaluation]:
+        return evaluate_on(subject, sets, world, count, dtype, progress, names, batch_size or 250)
+
+    if corrupted:
+        result = corruption_error({kind: found_on(corrupted.sets(kind, progress)) for kind in corrupted.folders})
+    else:
+        pictures = open_set(published, data, progress) if published else open_pictures(data, progress)
+        result = found_on([pictures])[0].as_dict()
     show(result | {"size": subject.size}, as_json, model)
 
 

@@ -93,6 +93,12 @@ def pictures_of(source: Path) -> tuple[list[Picture], list[str]]:
     return _unique([replace(picture, label=numbers[name]) for name, picture in labelled]), classes
 
 
+def unsorted(folder: Path) -> list[Picture]:
+    """The pictures right in a folder, by name, all with the label 0."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return [picture for file in files for _, picture in _picture("", file.name, file)]
+
+
 def _of_folder(source: Path) -> Iterator[tuple[str, Picture]]:
     for folder in sorted(entry for entry in source.iterdir() if entry.is_dir()):
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):

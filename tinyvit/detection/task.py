@@ -25,6 +25,7 @@ class Detecting:
 
     right: str | None = None
     best_by = "ap"
+    one_size = False
     plotted: tuple[str, ...] = ("ap", "ap50", "ap75")
 
     def __init__(self, run: Run, name: str, before: Path | None) -> None:

@@ -1,6 +1,6 @@
 """How good a model is on labelled pictures."""
 
-from tinyvit.evaluation.measure import Evaluation, Evaluator
+from tinyvit.evaluation.measure import Evaluation, Evaluator, evaluate
 from tinyvit.evaluation.pictures import open_pictures
 from tinyvit.evaluation.subject import Subject, load_subject
 
@@ -8,6 +8,7 @@ __all__ = [
     "Evaluation",
     "Evaluator",
     "Subject",
+    "evaluate",
     "load_subject",
     "open_pictures",
 ]

@@ -4,7 +4,7 @@ arXiv 1903.12261, section 3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -40,13 +40,16 @@ SEVERITIES = range(1, 6)
 
 @dataclass(frozen=True)
 class Corrupted:
-    """The sets of pictures of one corruption and severity each, in the order of `names`."""
+    """The folder of each corruption that is there, which holds a set of pictures for each severity."""
 
-    names: tuple[tuple[str, int], ...]
-    sets: tuple[DataSet, ...]
+    folders: dict[str, Path]
+
+    def sets(self, kind: str, progress: Progress) -> list[DataSet]:
+        """The sets of a corruption, by severity: a quarter of a million pictures, so one after the other."""
+        return [open_set("c", str(self.folders[kind] / str(severity)), progress) for severity in SEVERITIES]
 
 
-def open_corrupted(place: str, progress: Progress) -> Corrupted:
+def find_corrupted(place: str) -> Corrupted:
     """Those that are at a place, laid out as CORRUPTION/SEVERITY/SYNSET, perhaps in the folders of the published
     archives (blur, digital, noise, weather). UserError where there are none, and where a severity is lacking.
     """
@@ -54,12 +57,10 @@ def open_corrupted(place: str, progress: Progress) -> Corrupted:
     folders = {kind: found[0] for kind in ALEXNET if (found := sorted([*root.glob(kind), *root.glob(f"*/{kind}")]))}
     if not folders:
         raise UserError(missing("c", place))
-    names = [(kind, severity) for kind in folders for severity in SEVERITIES]
-    for kind, severity in names:
-        if not (folders[kind] / str(severity)).is_dir():
-            raise UserError(f"{folders[kind]} lacks the severity {severity}; unpack the whole archive")
-    sets = tuple(open_set("c", str(folders[kind] / str(severity)), progress) for kind, severity in names)
-    return Corrupted(tuple(names), sets)
+    for folder in folders.values():
+        if lacking := [severity for severity in SEVERITIES if not (folder / str(severity)).is_dir()]:
+            raise UserError(f"{folder} lacks the severity {lacking[0]}; unpack the whole archive")
+    return Corrupted(folders)
 
 
 def prepared(subject: Subject) -> Subject:
@@ -67,19 +68,16 @@ def prepared(subject: Subject) -> Subject:
     return replace(subject, crop_pct=1.0)
 
 
-def corruption_error(names: Sequence[tuple[str, int]], found: Sequence[Evaluation]) -> dict[str, Any]:
-    """In percent: `mce`, which is None unless all corruptions are there; `top1` over all of them; of each corruption
-    its error and that divided by AlexNet's.
+def corruption_error(found: Mapping[str, Sequence[Evaluation]]) -> dict[str, Any]:
+    """Of what was found of each corruption by severity, in percent: `mce`, which is None unless all corruptions are
+    there; `top1` over all of them; of each corruption its error and that divided by AlexNet's.
     """
-    errors = {
-        kind: mean(100 - one.top1 for (of, _), one in zip(names, found, strict=True) if of == kind)
-        for kind in dict.fromkeys(kind for kind, _ in names)
-    }
+    errors = {kind: mean(100 - one.top1 for one in severities) for kind, severities in found.items()}
     relative = {kind: error / ALEXNET[kind] for kind, error in errors.items()}
     return {
         "mce": mean(relative.values()) if len(relative) == len(ALEXNET) else None,
         "top1": 100 - mean(errors.values()),
-        "images": sum(one.images for one in found),
+        "images": sum(one.images for severities in found.values() for one in severities),
         "missing": [kind for kind in ALEXNET if kind not in errors],
         "error": errors,
         "relative_to_alexnet": relative,

@@ -16,7 +16,7 @@ from tinyvit.errors import UserError
 from tinyvit.evaluation.pictures import EvaluationViews, LabelledPictures
 from tinyvit.evaluation.subject import Subject
 from tinyvit.pixels import normalise
-from tinyvit.progress import Bar
+from tinyvit.progress import Bar, Progress
 from tinyvit.world import World
 
 # Of the confidence, for the calibration error (Guo et al. 2017 use 15).
@@ -41,6 +41,22 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """JSON-simple."""
         return asdict(self)
+
+
+def evaluate(
+    subject: Subject,
+    sets: Sequence[LabelledPictures],
+    world: World,
+    workers: int,
+    dtype: torch.dtype,
+    progress: Progress,
+    classes: Sequence[str] | None = None,
+    batch_size: int = 250,
+) -> list[Evaluation]:
+    """Measure a network on each of some sets; see `Evaluator`."""
+    evaluator = Evaluator(subject, sets, world, workers, dtype, classes, batch_size)
+    with progress.task("evaluate", sum(sum(pictures.counts) for pictures in sets), "pictures") as bar:
+        return [evaluator.measure(subject.model, bar) for _ in sets]
 
 
 class Evaluator:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from storage import ShardTable
 from tinyvit.classes import same_class, synsets
+from tinyvit.data.sources import unsorted
 from tinyvit.errors import UserError
-from tinyvit.evaluation.pictures import DataSet, Labelled, open_pictures
+from tinyvit.evaluation.pictures import DataSet, FolderPictures, Labelled, open_pictures
 from tinyvit.progress import Progress
 
 # A file of ImageNet-1k's validation set.
@@ -54,7 +55,8 @@ SETS = {
     ),
     "real": PublishedSet(
         "ImageNet ReaL",
-        "https://image-net.org: the pictures of in1k under their published names, with the labels of arXiv 2006.07159",
+        "https://image-net.org: the pictures of in1k (also in one folder) under their published names, with the labels "
+        "of arXiv 2006.07159",
         ("val", "validation", "imagenet-val"),
     ),
     "v2": PublishedSet(
@@ -105,7 +107,9 @@ def open_set(name: str, place: str, progress: Progress) -> DataSet:
     published, found = _known(name), find_set(name, place)
     if found is None:
         raise UserError(missing(name, place))
-    pictures = open_pictures(found, progress)
+    # The archive unpacks into one folder; names say enough.
+    flat = unsorted(Path(found)) if name == "real" and Path(found).is_dir() else []
+    pictures = FolderPictures(tuple(flat), None) if flat else open_pictures(found, progress)
     labels: Callable[[Labelled], tuple[int, ...]] = (
         partial(reassessed, real_labels())
         if name == "real"

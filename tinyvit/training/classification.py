@@ -35,6 +35,7 @@ class Classification:
     """A student in a stage: with the weights in the folder `before`, or those that its recipe begins with."""
 
     best_by = "top1"
+    one_size = True
     plotted: tuple[str, ...] = ("top1", "top5", "loss", "calibration_error")
 
     def __init__(self, run: Run, name: str, before: Path | None) -> None:

@@ -21,9 +21,11 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 class Network:
     """A network as the engine computes it; `model` is the bare one, whose weights these are."""
 
-    def __init__(self, model: nn.Module, engine: Engine, world: World, eval_batch_norm: bool) -> None:
+    def __init__(self, model: nn.Module, engine: Engine, world: World, eval_batch_norm: bool, one_size: bool) -> None:
         cuda = world.device.type == "cuda"
         _repeat_exactly(engine.deterministic)
+        # Of another size cuDNN would try all its algorithms again, at each step of a detector.
+        torch.backends.cudnn.benchmark = one_size and not engine.deterministic
         if engine.sync_batch_norm:
             if not cuda:
                 raise UserError("engine.sync_batch_norm needs GPUs: torch has it for them only; leave it out")
@@ -77,4 +79,3 @@ def _repeat_exactly(wanted: bool) -> None:
         # cuBLAS repeats its sums only with a workspace of its own.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted)
-    torch.backends.cudnn.benchmark = not wanted

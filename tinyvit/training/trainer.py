@@ -36,7 +36,7 @@ class Trainer:
     def __init__(self, run: Run, name: str, folder: StageFolder, task: Task) -> None:
         self.settings, self.name, self.folder, self.task = run, name, folder, task
         self.stage = stage = run.recipe.stages[name]
-        self.network = Network(task.model, run.recipe.engine, run.world, stage.eval_batch_norm)
+        self.network = Network(task.model, run.recipe.engine, run.world, stage.eval_batch_norm, task.one_size)
         self.optimiser = Optimiser(self.network.model, stage, task.steps, self.network.scaled)
         # How far it is: whole epochs and their metrics, steps of the next one and what they counted.
         self.epoch, self.done = 0, list[dict[str, Any]]()

@@ -17,8 +17,8 @@ from storage import digest_of
 from tinyvit.classes import same_class, shared_classes
 from tinyvit.data.place import train_and_val
 from tinyvit.errors import UserError
-from tinyvit.evaluation import Evaluation, Evaluator, Subject, load_subject, open_pictures
-from tinyvit.evaluation.corruptions import Corrupted, corruption_error, open_corrupted, prepared
+from tinyvit.evaluation import Evaluation, Subject, evaluate, load_subject, open_pictures
+from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, prepared
 from tinyvit.evaluation.pictures import DataSet
 from tinyvit.evaluation.published import SETS, find_set, open_set
 from tinyvit.progress import Progress
@@ -141,13 +141,17 @@ class Judge:
 
     def _published(self, name: str, subject: Subject, place: str) -> Figures:
         if name == "c":
-            corrupted = open_corrupted(place, self.progress)
-            return self._kept(name, subject, corrupted.sets, lambda: self._corrupted(subject, corrupted))
+            return self._corrupted(prepared(subject), place)
         pictures = open_set(name, place, self.progress)
         return self._kept(name, subject, [pictures], lambda: self._top1(subject, pictures, SETS[name].title))
 
-    def _corrupted(self, subject: Subject, corrupted: Corrupted) -> Figures:
-        found = corruption_error(corrupted.names, self._evaluations(prepared(subject), corrupted.sets))
+    def _corrupted(self, subject: Subject, place: str) -> Figures:
+        corrupted, severities = find_corrupted(place), dict[str, list[Evaluation]]()
+        for kind in corrupted.folders:
+            sets = corrupted.sets(kind, self.progress)
+            kept = self._kept(f"c, {kind}", subject, sets, partial(self._by_severity, subject, sets))
+            severities[kind] = [Evaluation(**kept[severity]) for severity in kept]
+        found = corruption_error(severities)
         right = round(found["top1"] * found["images"] / 100)
         figures = {SETS["c"].title: Accuracy.counted(right, found["images"]).as_dict()}
         if found["mce"] is not None:
@@ -162,10 +166,11 @@ class Judge:
         (found,) = self._evaluations(subject, [pictures])
         return {name: Accuracy.counted(round(found.top1 * found.images / 100), found.images).as_dict()}
 
+    def _by_severity(self, subject: Subject, sets: Sequence[DataSet]) -> Figures:
+        return {str(severity): found.as_dict() for severity, found in enumerate(self._evaluations(subject, sets), 1)}
+
     def _evaluations(self, subject: Subject, sets: Sequence[DataSet]) -> list[Evaluation]:
-        evaluator = Evaluator(subject, sets, self.world, self.workers, self.dtype)
-        with self.progress.task("evaluate", sum(sum(pictures.counts) for pictures in sets), "pictures") as bar:
-            return [evaluator.measure(subject.model, bar) for _ in sets]
+        return evaluate(subject, sets, self.world, self.workers, self.dtype, self.progress)
 
     def _splits(self, extractor: Extractor, data: str, train: DataSet, val: DataSet) -> tuple[Split, Split]:
         """Both parts of a data set, the labels of the second numbered as those of the first."""

@@ -18,11 +18,12 @@ from support import tinyvit
 from timm.data import create_dataset, create_loader
 from timm.data.real_labels import RealLabelsImagenet
 from timm.utils import accuracy
+from torch import Tensor
 
 from tinyvit.classes import synsets
 from tinyvit.errors import UserError
-from tinyvit.evaluation import Evaluator, load_subject
-from tinyvit.evaluation.corruptions import ALEXNET, corruption_error, open_corrupted, prepared
+from tinyvit.evaluation import Evaluator, Subject, load_subject
+from tinyvit.evaluation.corruptions import ALEXNET, corruption_error, find_corrupted, prepared
 from tinyvit.evaluation.measure import Evaluation
 from tinyvit.evaluation.pictures import LabelledPictures
 from tinyvit.evaluation.published import SETS, Relabelled, open_set, real_labels, reassessed
@@ -48,27 +49,28 @@ def pictures() -> list[Image.Image]:
     return found
 
 
-def answers(pictures: list[Image.Image], among: list[str], folder: Path) -> list[int]:
-    """What the teacher calls each picture among these classes; that of every third picture is replaced by another."""
-    found = []
-    evaluator_of = load_subject(TEACHER, CPU.device)
-    assert evaluator_of.classes
-    columns = [n for n, name in enumerate(evaluator_of.classes) if name.split()[0] in set(among)]
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return load_subject(TEACHER, CPU.device)
+
+
+@pytest.fixture(scope="module")
+def logits(pictures: list[Image.Image], subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+    """What the teacher says of each picture."""
+    folder, found = tmp_path_factory.mktemp("asked"), list[Tensor]()
     for number, picture in enumerate(pictures):
-        file = folder / "asked" / among[0] / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(file)
-        pixels = create_loader(
-            create_dataset("", root=str(file.parent.parent)), (3, 224, 224), 1, use_prefetcher=False,
-            interpolation=evaluator_of.interpolation, mean=evaluator_of.mean, std=evaluator_of.std,
-            crop_pct=evaluator_of.crop_pct,
-        )  # fmt: skip
-        ((views, _),) = pixels
-        file.unlink()
-        with torch.inference_mode():
-            best = int(evaluator_of.model(views)[0, columns].argmax())
-        found.append((best + 1) % len(among) if number % 3 == 0 else best)
-    return found
+        (folder / "all").mkdir(exist_ok=True)
+        picture.save(folder / "all" / f"{number:03d}.png")
+    timms(subject, folder, ["all"], lambda output, _: found.append(output), folder)
+    return torch.cat(found)
+
+
+def answers(logits: Tensor, subject: Subject, among: list[str]) -> list[int]:
+    """What the teacher calls each picture among these classes; that of every third picture is replaced by another."""
+    assert subject.classes
+    columns = [n for n, name in enumerate(subject.classes) if name.split()[0] in set(among)]
+    best = logits[:, columns].argmax(dim=1).tolist()
+    return [(one + 1) % len(among) if number % 3 == 0 else one for number, one in enumerate(best)]
 
 
 def layout(pictures: list[Image.Image], folders: list[str], root: Path, name: str = "picture-{}.JPEG") -> Path:
@@ -78,14 +80,14 @@ def layout(pictures: list[Image.Image], folders: list[str], root: Path, name: st
     return root
 
 
-def ours(pictures: LabelledPictures) -> Evaluation:
-    subject = load_subject(TEACHER, CPU.device)
+def ours(subject: Subject, pictures: LabelledPictures) -> Evaluation:
     return Evaluator(subject, [pictures], CPU, 0, torch.float32, batch_size=7).measure(subject.model)
 
 
-def timms(folder: Path, class_map: list[str], consume: Callable[[Any, Any], None], where: Path) -> None:
+def timms(
+    subject: Subject, folder: Path, class_map: list[str], consume: Callable[[Any, Any], None], where: Path
+) -> None:
     """What validate.py of timm's repository does with each batch of a folder."""
-    subject = load_subject(TEACHER, CPU.device)
     (where / "map.txt").write_text("\n".join(class_map))
     dataset = create_dataset("", root=str(folder), class_map=str(where / "map.txt"))
     loader = create_loader(
@@ -98,12 +100,14 @@ def timms(folder: Path, class_map: list[str], consume: Callable[[Any, Any], None
 
 
 @pytest.mark.parametrize("name", ["in1k", "v2", "a", "r", "sketch"])
-def test_top1_is_that_of_timm(name: str, pictures: list[Image.Image], tmp_path: Path) -> None:
+def test_top1_is_that_of_timm(
+    name: str, pictures: list[Image.Image], logits: Tensor, subject: Subject, tmp_path: Path
+) -> None:
     published = SETS[name]
-    labels = answers(pictures, published.classes, tmp_path)
+    labels = answers(logits, subject, published.classes)
     called = [str(label) if published.numbered else published.classes[label] for label in labels]
     folder = layout(pictures, called, tmp_path / "sets" / published.folders[0])
-    found = ours(open_set(name, str(tmp_path / "sets"), LogProgress()))
+    found = ours(subject, open_set(name, str(tmp_path / "sets"), LogProgress()))
     assert found.images == len(pictures)
     valid = [n for n, synset in enumerate(synsets("imagenet-1k")) if synset in set(published.classes)]
     right: dict[int, list[float]] = {1: [], 5: []}
@@ -113,18 +117,20 @@ def test_top1_is_that_of_timm(name: str, pictures: list[Image.Image], tmp_path: 
             right[k].append(float(share) * len(target))
 
     names = [str(n) for n in range(1000)] if published.numbered else published.classes
-    timms(folder, names, consume, tmp_path)
+    timms(subject, folder, names, consume, tmp_path)
     assert found.top1 == pytest.approx(sum(right[1]) / len(pictures))
     assert found.top5 == pytest.approx(sum(right[5]) / len(pictures))
     assert 20 < found.top1 < 100
 
 
-def test_reassessed_labels_are_those_of_timm(pictures: list[Image.Image], tmp_path: Path) -> None:
+def test_reassessed_labels_are_those_of_timm(
+    pictures: list[Image.Image], logits: Tensor, subject: Subject, tmp_path: Path
+) -> None:
     folder = layout(pictures, ["n01440764"] * len(pictures), tmp_path / "val", "ILSVRC2012_val_{:08d}.JPEG")
     wanted = open_set("real", str(folder), LogProgress())
     assert isinstance(wanted, Relabelled)
     # The reassessed labels of the first files, some of which have none or several; of some of the pictures the answer.
-    answered = answers(pictures, SETS["real"].classes, tmp_path)
+    answered = answers(logits, subject, SETS["real"].classes)
     labels = [
         (*labels, answer) if labels and number % 2 else labels
         for number, (labels, answer) in enumerate(zip(real_labels(), answered, strict=False))
@@ -132,27 +138,34 @@ def test_reassessed_labels_are_those_of_timm(pictures: list[Image.Image], tmp_pa
     # Of a picture that may be anything, all of the best five are right, and count once.
     labels[1] = tuple(range(1000))
     assert {len(one) for one in labels} >= {0, 1, 2, 1000}
-    found = ours(replace(wanted, labels=partial(reassessed, labels)))
+    found = ours(subject, replace(wanted, labels=partial(reassessed, labels)))
     (tmp_path / "real.json").write_text(json.dumps(labels))
     files = [f"ILSVRC2012_val_{n + 1:08d}.JPEG" for n in range(len(pictures))]
     judge = RealLabelsImagenet(files, str(tmp_path / "real.json"))
-    timms(folder, synsets("imagenet-1k"), lambda output, _: judge.add_result(output), tmp_path)
+    timms(subject, folder, synsets("imagenet-1k"), lambda output, _: judge.add_result(output), tmp_path)
     assert found.images == sum(bool(one) for one in labels) < len(pictures)
     assert (found.top1, found.top5) == pytest.approx((judge.get_accuracy(1), judge.get_accuracy(5)))
     assert 0 < found.top1 < 100
+    flat = tmp_path / "flat" / "val"
+    flat.mkdir(parents=True)
+    for file in folder.rglob("*.JPEG"):
+        file.rename(flat / file.name)
+    wanted = open_set("real", str(flat.parent), LogProgress())
+    assert isinstance(wanted, Relabelled)
+    assert ours(subject, replace(wanted, labels=partial(reassessed, labels))).top1 == found.top1
 
 
-def test_corruptions(pictures: list[Image.Image], tmp_path: Path) -> None:
+def test_corruptions(pictures: list[Image.Image], logits: Tensor, subject: Subject, tmp_path: Path) -> None:
     """Every corruption in the archives' own folders; severities differ in how many pictures have the right folder."""
     few = pictures[::CUTS]
-    labels = [SETS["c"].classes[label] for label in answers(few, SETS["c"].classes, tmp_path)]
+    labels = [SETS["c"].classes[label] for label in answers(logits[::CUTS], subject, SETS["c"].classes)]
     for number, kind in enumerate(ALEXNET):
         archive = tmp_path / "imagenet-c" / ("noise" if "noise" in kind else "other")
         for severity in range(1, 6):
             count = 1 + (number + severity) % len(few)
             small = [picture.resize((224, 224)) for picture in few[:count]]
             layout(small, labels[:count], archive / kind / str(severity))
-    done = tinyvit("evaluate", TEACHER, "--data", tmp_path, "--set", "c", "--json")
+    done = tinyvit("evaluate", TEACHER, "--data", tmp_path, "--set", "c", "--workers", "0", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["missing"] == []
@@ -160,36 +173,37 @@ def test_corruptions(pictures: list[Image.Image], tmp_path: Path) -> None:
     assert len(set(found["error"].values())) > 3
     # All of each picture is seen: a crop would see others.
     folder = tmp_path / "imagenet-c" / "noise" / "shot_noise" / "3"
-    subject = prepared(load_subject(TEACHER, CPU.device))
-    one = Evaluator(subject, [open_set("c", str(folder), LogProgress())], CPU, 0, torch.float32).measure(subject.model)
-    opened = open_corrupted(str(tmp_path), LogProgress())
-    assert one.images == sum(opened.sets[opened.names.index(("shot_noise", 3))].counts)
-    assert sum(sum(s.counts) for s in opened.sets) == found["images"]
+    one = ours(prepared(subject), open_set("c", str(folder), LogProgress()))
+    opened = find_corrupted(str(tmp_path))
+    sets = {kind: opened.sets(kind, LogProgress()) for kind in opened.folders}
+    assert one.images == sum(sets["shot_noise"][2].counts)
+    assert sum(sum(s.counts) for severities in sets.values() for s in severities) == found["images"]
 
 
 def test_some_corruptions_have_no_mean_error(pictures: list[Image.Image]) -> None:
     one = Evaluation(60, 80, 1, 0, 10, 1, 1)
-    found = corruption_error([("fog", n) for n in range(1, 6)], [one] * 5)
+    found = corruption_error({"fog": [one] * 5})
     assert found["mce"] is None
     assert found["error"] == {"fog": 40}
     assert found["relative_to_alexnet"]["fog"] == pytest.approx(40 / 0.819324)
     assert "snow" in found["missing"]
 
 
-def test_what_is_missing_or_is_another_set_is_told(pictures: list[Image.Image], tmp_path: Path) -> None:
+def test_what_is_missing_or_is_another_set_is_told(
+    pictures: list[Image.Image], subject: Subject, tmp_path: Path
+) -> None:
     for name, published in SETS.items():
-        opener = open_corrupted if name == "c" else (lambda place, progress, name=name: open_set(name, place, progress))
         with pytest.raises(UserError, match="it comes from https://") as fault:
-            opener(str(tmp_path / "none"), LogProgress())
+            _ = find_corrupted(str(tmp_path)) if name == "c" else open_set(name, str(tmp_path / "none"), LogProgress())
         assert published.source in str(fault.value)
     layout(pictures[:1], ["cats"], tmp_path / "imagenet-a")
     with pytest.raises(UserError, match="a class 'cats', which ImageNet-A has not"):
         open_set("a", str(tmp_path), LogProgress())
     layout(pictures[:1], ["n01440764"], tmp_path / "val")
     with pytest.raises(UserError, match="is not called like a picture of ImageNet's validation set"):
-        ours(open_set("real", str(tmp_path), LogProgress()))
+        ours(subject, open_set("real", str(tmp_path), LogProgress()))
     (tmp_path / "imagenet-c" / "fog" / "1").mkdir(parents=True)
     with pytest.raises(UserError, match="lacks the severity 2"):
-        open_corrupted(str(tmp_path), LogProgress())
+        find_corrupted(str(tmp_path))
     with pytest.raises(UserError, match="there is no set 'b'"):
         open_set("b", str(tmp_path), LogProgress())
