@@ -20,8 +20,8 @@ run: $(READY) ## main job: label the example with its teacher, distil a student,
 test: $(READY) ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 20
 
-torture: $(READY) ## 70 kills, 1,000 mutations, races: store, training and flows under fire, at full length (25 minutes)
-	$(BIN)/python -m pytest tests/torture tests/flows --long
+torture: $(READY) ## 70 kills, 1,000 mutations, races: store, training and flows under fire, at full length (30 minutes)
+	$(BIN)/python -m pytest tests/torture tests/flows tests/tinyvit/training/test_engine.py --long
 
 lint: $(READY) ## ruff: style, faults, format
 	$(BIN)/ruff check .

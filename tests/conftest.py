@@ -29,6 +29,13 @@ def long(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--long"))
 
 
+@pytest.fixture
+def at_length(long: bool) -> None:
+    """For what takes a minute, and for which another test stands in everyday runs."""
+    if not long:
+        pytest.skip("make torture")
+
+
 TOLD = pytest.StashKey[list[str]]()
 
 

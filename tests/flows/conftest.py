@@ -23,10 +23,3 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         deployed = prefect(environment, "--no-prompt", "deploy", "--all")
         assert deployed.returncode == 0, deployed.stdout + deployed.stderr
         yield environment
-
-
-@pytest.fixture
-def at_length(long: bool) -> None:
-    """For what takes a minute, and for which another test stands in everyday runs."""
-    if not long:
-        pytest.skip("make torture")

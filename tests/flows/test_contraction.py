@@ -12,11 +12,14 @@ from support import SHORT_SEARCH, tinyvit
 
 from storage import LogitStore
 
+# Two rounds: each takes new processes the time to import torch.
+OVERRIDES = [*SHORT_SEARCH, "contract.budget={parameters: 0.35e+6}"]
+
 
 def test_candidates_side_by_side_take_the_path_of_one_process_though_one_is_killed(
     server: dict[str, str], small_data: Path, small_store: LogitStore, tmp_path: Path
 ) -> None:
-    asked = {"data": small_data, "store": small_store.location, "overrides": SHORT_SEARCH}
+    asked = {"data": small_data, "store": small_store.location, "overrides": OVERRIDES}
     run_deployment(server, "contract-student", **asked, run_dir=tmp_path / "flow", runner="processes", workers=2)
     wait_for(lambda: any((tmp_path / "flow").glob("round-01/c*/*/metrics.jsonl")), 180)
     run = running(server, "contract-student")
@@ -24,7 +27,7 @@ def test_candidates_side_by_side_take_the_path_of_one_process_though_one_is_kill
     assert ended(server, run) == "COMPLETED"
     logs = ask(server, "logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
     assert any("a candidate was lost" in line["message"] for line in logs)
-    changes = [part for change in SHORT_SEARCH for part in ("--set", change)]
+    changes = [part for change in OVERRIDES for part in ("--set", change)]
     done = tinyvit("contract", "contract-example", "--data", small_data, "--store", small_store.location,
                    "--run-dir", tmp_path / "alone", *changes, "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr

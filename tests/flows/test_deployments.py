@@ -36,18 +36,11 @@ def test_both_literal_commands_end_in_completed(server: dict[str, str], small_da
     } <= {artifact["key"] for artifact in artifacts}
 
 
-def test_the_flow_trains_on_several_processes(server: dict[str, str], small_data: Path, tmp_path: Path) -> None:
-    asked = {"data": small_data, "run_dir": tmp_path, "processes": 2, "stages": ["finetune"], "overrides": SMALL}
-    run_deployment(server, "distill-student", "--watch", **asked)
-    assert json.loads((tmp_path / "finetune" / "record.json").read_text())["ranks"] == 2
-    assert json.loads((tmp_path / "finetune" / "result.json").read_text())["val"]["images"] == 250
-
-
-def test_cancelled_training_saves_within_seconds_and_goes_on(
+def test_training_on_two_processes_that_is_cancelled_saves_within_seconds_and_goes_on(
     server: dict[str, str], small_data: Path, tmp_path: Path
 ) -> None:
     folder, changes = tmp_path / "finetune", [*SMALL, "stages.finetune.epochs=12"]
-    asked = {"data": small_data, "run_dir": tmp_path, "stages": ["finetune"], "overrides": changes}
+    asked = {"data": small_data, "run_dir": tmp_path, "processes": 2, "stages": ["finetune"], "overrides": changes}
     run_deployment(server, "distill-student", **asked)
     wait_for(lambda: (folder / "record.json").exists())
     time.sleep(2)
@@ -60,6 +53,8 @@ def test_cancelled_training_saves_within_seconds_and_goes_on(
     assert saved["epoch"] < 12
     run_deployment(server, "distill-student", "--watch", **asked)
     assert len(read_epochs(folder)) == 12
+    assert json.loads((folder / "record.json").read_text())["ranks"] == 2
+    assert json.loads((folder / "result.json").read_text())["val"]["images"] == 250
 
 
 def test_bad_input_ends_in_failed_with_the_one_line(server: dict[str, str], tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ CLASSES = (
     ("n07920052", ("coffee",)),  # espresso
     ("n11939491", ("flower",)),  # daisy
 )
-EACH = 20
+EACH = 12
 SIDE = 200
 
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards with 120 squares of 70 to 100 % of a photograph's shorter side, and classes.txt."""
+    """Two shards with 72 squares of 70 to 100 % of a photograph's shorter side, and classes.txt."""
     rng, found = np.random.default_rng(0), sources()
     pictures = [
         Picture(f"{synset}-{n:02}", "jpg", _cut(found[names[n % len(names)]], rng), label)

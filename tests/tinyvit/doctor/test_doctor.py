@@ -31,7 +31,7 @@ def examined(
     teacher: str | None = None,
     store: str | None = None,
     classes: Path | None = None,
-    pictures: int = 120,
+    pictures: int = 72,
 ) -> dict[str, Finding]:
     case = Case(str(data), teacher, store, classes, None, pictures, 0)
     return {finding.check: finding for finding in examine(case, SilentProgress())}
@@ -72,7 +72,7 @@ def test_a_sound_set_up(photographs: Path) -> None:
     assert "classes.txt names 6 classes" in found["shards"].told
     share = float(found["class order"].told.split()[2].rstrip("%"))
     assert share > 70
-    assert "120 labelled pictures (chance" in found["class order"].told
+    assert "72 labelled pictures (chance" in found["class order"].told
 
 
 def test_class_names_in_another_order(shards: Path) -> None:

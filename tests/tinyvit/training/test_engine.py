@@ -69,7 +69,6 @@ def losses(folder: Path) -> list[float]:
         ("engine.deterministic=true", 1e-5),
         ("engine.precision=bfloat16", 0.05),
         ("engine.precision=float16", 0.05),
-        ("engine.compile=true", 1e-4),
     ],
 )
 def test_how_it_is_computed_does_not_change_what_is_learned(
@@ -80,6 +79,10 @@ def test_how_it_is_computed_does_not_change_what_is_learned(
     plain, changed = (losses(tmp_path / name / "distill") for name in ("plain", "changed"))
     assert len(plain) == 5
     assert changed == pytest.approx(plain, rel=tolerance)
+
+
+def test_compiled_it_learns_the_same(at_length: None, train: Train, tmp_path: Path) -> None:
+    test_how_it_is_computed_does_not_change_what_is_learned(train, tmp_path, "engine.compile=true", 1e-4)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_step(train: Train, tmp_path: Path) -> None:

@@ -115,8 +115,7 @@ def test_a_program_starts_ranks_as_a_shell_does(
     small_recipe: Recipe, small_store: LogitStore, arguments: list[str], tmp_path: Path
 ) -> None:
     """What the flow does with `processes`."""
-    stages = ["distill", "finetune"]
-    result = train_on_devices(small_recipe, tmp_path / "two", stages, small_store.location, Ranks(2), Event())
+    result = train_on_devices(small_recipe, tmp_path / "two", ["finetune"], small_store.location, Ranks(2), Event())
     assert result["val"]["images"] == 250
     assert json.loads((tmp_path / "two" / "finetune" / "record.json").read_text())["ranks"] == 2
     stage = small_recipe.stages["finetune"].model_copy(update={"batch_size": 501})
