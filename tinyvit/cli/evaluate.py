@@ -43,7 +43,7 @@ def evaluate(
     from tinyvit.detection.folder import is_detector
     from tinyvit.evaluation import Evaluation, load_subject, open_pictures
     from tinyvit.evaluation import evaluate as evaluate_on
-    from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, prepared
+    from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, open_corrupted, prepared
     from tinyvit.evaluation.pictures import DataSet
     from tinyvit.evaluation.published import open_set
     from tinyvit.progress import default_progress
@@ -68,14 +68,16 @@ def evaluate(
     dtype = precision_of(precision, world.device)
     names = named_classes(classes) if classes else None
 
-    def found_on(sets: list[DataSet]) -> list[Evaluation]:
-        return evaluate_on(subject, sets, world, count, dtype, progress, names, batch_size or 250)
+    def found_on(sets: list[DataSet], title: str) -> list[Evaluation]:
+        return evaluate_on(subject, sets, world, count, dtype, progress, title, names, batch_size or 250)
 
     if corrupted:
-        result = corruption_error({kind: found_on(corrupted.sets(kind, progress)) for kind in corrupted.folders})
+        result = corruption_error(
+            {kind: found_on(open_corrupted(folder, progress), kind) for kind, folder in corrupted.items()}
+        )
     else:
         pictures = open_set(published, data, progress) if published else open_pictures(data, progress)
-        result = found_on([pictures])[0].as_dict()
+        result = found_on([pictures], "evaluate")[0].as_dict()
     show(result | {"size": subject.size}, as_json, model)
 
 

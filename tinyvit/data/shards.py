@@ -12,11 +12,10 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from functools import cache
+from typing import Any, BinaryIO
 
 from tinyvit.errors import UserError
-
-# webdataset, whose rules group the members, brings torch: it is imported where a tar is read.
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff")
 
@@ -53,12 +52,10 @@ def extents(shard: str, stream: BinaryIO) -> tuple[list[Extent], int]:
     UserError for a tar that cannot be read. One that is cut between two members, or whose headers are damaged in
     the middle, reads without any error as a shorter one: only what stands where the members end shows it.
     """
-    from webdataset.tariterators import group_by_keys
-
     found = []
     try:
         with tarfile.open(fileobj=stream, mode="r|", bufsize=BLOCK * 2048) as tar:
-            for fields in group_by_keys(_members(shard, tar)):
+            for fields in _rules().group_by_keys(_members(shard, tar)):
                 places = {name: place for name, place in fields.items() if not name.startswith("__")}
                 first = min(start for start, _ in places.values())
                 last = max(end for _, end in places.values())
@@ -74,6 +71,14 @@ def extents(shard: str, stream: BinaryIO) -> tuple[list[Extent], int]:
         raise UserError(f"{shard} is not a WebDataset tar ({fault.args[0]}); make it again") from None
 
 
+@cache
+def _rules() -> Any:
+    """webdataset's way of grouping members. It brings torch, for which who looks into a store need not wait."""
+    import webdataset.tariterators
+
+    return webdataset.tariterators
+
+
 def _members(shard: str, tar: tarfile.TarFile) -> Iterator[dict[str, object]]:
     """The files of a tar as group_by_keys takes them, with (start, end) in place of their bytes."""
     for member in tar:
@@ -86,8 +91,6 @@ def _members(shard: str, tar: tarfile.TarFile) -> Iterator[dict[str, object]]:
 
 def parse(shard: str, slot: int, content: bytes) -> Sample:
     """The sample that these bytes of a tar hold. UserError for one without an image or whose label is no number."""
-    from webdataset.tariterators import base_plus_ext
-
     try:
         members = _plain_members(content) or _any_members(content)
     except tarfile.TarError as fault:
@@ -95,7 +98,7 @@ def parse(shard: str, slot: int, content: bytes) -> Sample:
     fields: dict[str, bytes] = {}
     key = ""
     for name, data in members:
-        base, suffix = base_plus_ext(name)
+        base, suffix = _rules().base_plus_ext(name)
         if base and suffix and not META.match(name):
             key, fields[suffix.lower()] = base, data
     return sample_of(shard, slot, key, fields)

@@ -37,21 +37,21 @@ class OneBox(nn.Module):
 class CascadeHeads(RoIHeads):
     """torchvision's heads, which are the last of the row and may find masks, behind two more box heads.
 
-    `plain` are the heads of a detector of one box head, on feature maps of `channels`; `classes` counts the background.
+    `plain` are the heads of a detector of one box head, of which all but that is taken over.
     """
 
-    def __init__(self, plain: RoIHeads, channels: int, classes: int, samples: int) -> None:
+    def __init__(self, plain: RoIHeads) -> None:
         heads: Any = plain
 
         def options(overlap: float, offsets: tuple[float, ...]) -> dict[str, Any]:
             return {
                 "box_roi_pool": heads.box_roi_pool,
-                "box_head": cast(Any, TwoMLPHead)(channels * heads.box_roi_pool.output_size[0] ** 2, HIDDEN),
-                "box_predictor": OneBox(classes),
+                "box_head": cast(Any, TwoMLPHead)(heads.box_head.fc6.in_features, HIDDEN),
+                "box_predictor": OneBox(heads.box_predictor.cls_score.out_features),
                 "fg_iou_thresh": overlap,
                 "bg_iou_thresh": overlap,
-                "batch_size_per_image": samples,
-                "positive_fraction": 0.25,
+                "batch_size_per_image": heads.fg_bg_sampler.batch_size_per_image,
+                "positive_fraction": heads.fg_bg_sampler.positive_fraction,
                 "bbox_reg_weights": offsets,
                 "score_thresh": heads.score_thresh,
                 "nms_thresh": heads.nms_thresh,

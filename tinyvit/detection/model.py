@@ -104,7 +104,7 @@ def create_detector(student: Student, detection: Detection, classes: int, seed: 
             ),
         )
         if detection.cascade:
-            detector.roi_heads = CascadeHeads(detector.roi_heads, detection.channels, classes + 1, detection.samples)
+            detector.roi_heads = CascadeHeads(detector.roi_heads)
     return cast(nn.Module, detector)
 
 

@@ -5,7 +5,7 @@ arXiv 1903.12261, section 3).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -38,20 +38,9 @@ ALEXNET = {
 SEVERITIES = range(1, 6)
 
 
-@dataclass(frozen=True)
-class Corrupted:
-    """The folder of each corruption that is there, which holds a set of pictures for each severity."""
-
-    folders: dict[str, Path]
-
-    def sets(self, kind: str, progress: Progress) -> list[DataSet]:
-        """The sets of a corruption, by severity: a quarter of a million pictures, so one after the other."""
-        return [open_set("c", str(self.folders[kind] / str(severity)), progress) for severity in SEVERITIES]
-
-
-def find_corrupted(place: str) -> Corrupted:
-    """Those that are at a place, laid out as CORRUPTION/SEVERITY/SYNSET, perhaps in the folders of the published
-    archives (blur, digital, noise, weather). UserError where there are none, and where a severity is lacking.
+def find_corrupted(place: str) -> dict[str, Path]:
+    """The folder of each corruption at a place, laid out as CORRUPTION/SEVERITY/SYNSET, perhaps in the folders of the
+    published archives (blur, digital, noise, weather). UserError where there are none, and where a severity is lacking.
     """
     root = Path(find_set("c", place) or place)
     folders = {kind: found[0] for kind in ALEXNET if (found := sorted([*root.glob(kind), *root.glob(f"*/{kind}")]))}
@@ -60,7 +49,12 @@ def find_corrupted(place: str) -> Corrupted:
     for folder in folders.values():
         if lacking := [severity for severity in SEVERITIES if not (folder / str(severity)).is_dir()]:
             raise UserError(f"{folder} lacks the severity {lacking[0]}; unpack the whole archive")
-    return Corrupted(folders)
+    return folders
+
+
+def open_corrupted(folder: Path, progress: Progress) -> list[DataSet]:
+    """The sets of one corruption, by severity: a quarter of a million pictures, so one corruption after the other."""
+    return [open_set("c", str(folder / str(severity)), progress) for severity in SEVERITIES]
 
 
 def prepared(subject: Subject) -> Subject:

@@ -50,12 +50,13 @@ def evaluate(
     workers: int,
     dtype: torch.dtype,
     progress: Progress,
+    title: str,
     classes: Sequence[str] | None = None,
     batch_size: int = 250,
 ) -> list[Evaluation]:
-    """Measure a network on each of some sets; see `Evaluator`."""
+    """Measure a network on each of some sets, while a bar of this title goes on; see `Evaluator`."""
     evaluator = Evaluator(subject, sets, world, workers, dtype, classes, batch_size)
-    with progress.task("evaluate", sum(sum(pictures.counts) for pictures in sets), "pictures") as bar:
+    with progress.task(title, sum(sum(pictures.counts) for pictures in sets), "pictures") as bar:
         return [evaluator.measure(subject.model, bar) for _ in sets]
 
 

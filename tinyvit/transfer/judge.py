@@ -18,7 +18,7 @@ from tinyvit.classes import same_class, shared_classes
 from tinyvit.data.place import train_and_val
 from tinyvit.errors import UserError
 from tinyvit.evaluation import Evaluation, Subject, evaluate, load_subject, open_pictures
-from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, prepared
+from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, open_corrupted, prepared
 from tinyvit.evaluation.pictures import DataSet
 from tinyvit.evaluation.published import SETS, find_set, open_set
 from tinyvit.progress import Progress
@@ -146,10 +146,10 @@ class Judge:
         return self._kept(name, subject, [pictures], lambda: self._top1(subject, pictures, SETS[name].title))
 
     def _corrupted(self, subject: Subject, place: str) -> Figures:
-        corrupted, severities = find_corrupted(place), dict[str, list[Evaluation]]()
-        for kind in corrupted.folders:
-            sets = corrupted.sets(kind, self.progress)
-            kept = self._kept(f"c, {kind}", subject, sets, partial(self._by_severity, subject, sets))
+        severities: dict[str, list[Evaluation]] = {}
+        for kind, folder in find_corrupted(place).items():
+            sets = open_corrupted(folder, self.progress)
+            kept = self._kept(f"c, {kind}", subject, sets, partial(self._by_severity, subject, sets, kind))
             severities[kind] = [Evaluation(**kept[severity]) for severity in kept]
         found = corruption_error(severities)
         right = round(found["top1"] * found["images"] / 100)
@@ -166,11 +166,12 @@ class Judge:
         (found,) = self._evaluations(subject, [pictures])
         return {name: Accuracy.counted(round(found.top1 * found.images / 100), found.images).as_dict()}
 
-    def _by_severity(self, subject: Subject, sets: Sequence[DataSet]) -> Figures:
-        return {str(severity): found.as_dict() for severity, found in enumerate(self._evaluations(subject, sets), 1)}
+    def _by_severity(self, subject: Subject, sets: Sequence[DataSet], kind: str) -> Figures:
+        found = self._evaluations(subject, sets, kind)
+        return {str(severity): one.as_dict() for severity, one in enumerate(found, 1)}
 
-    def _evaluations(self, subject: Subject, sets: Sequence[DataSet]) -> list[Evaluation]:
-        return evaluate(subject, sets, self.world, self.workers, self.dtype, self.progress)
+    def _evaluations(self, subject: Subject, sets: Sequence[DataSet], title: str = "evaluate") -> list[Evaluation]:
+        return evaluate(subject, sets, self.world, self.workers, self.dtype, self.progress, title)
 
     def _splits(self, extractor: Extractor, data: str, train: DataSet, val: DataSet) -> tuple[Split, Split]:
         """Both parts of a data set, the labels of the second numbered as those of the first."""

@@ -201,13 +201,10 @@ def test_places_are_exact_whatever_the_precision() -> None:
     assert fractions[1] > 0.5 * fractions[0] > 10
 
 
-def cascade_of(**changes: Any) -> Any:
-    return create_detector(STUDENT, DETECTION.model_copy(update={"cascade": True} | changes), 2, seed=0)
-
-
 def test_each_head_of_a_cascade_mends_the_boxes_of_the_one_before() -> None:
     """Heads that always say the same: to the right by one in their own units, and how sure they are."""
-    heads = cascade_of().eval().roi_heads
+    detector: Any = create_detector(STUDENT, DETECTION.model_copy(update={"cascade": True}), 2, seed=0)
+    heads = detector.eval().roi_heads
     sure = ([0.0, 2.0, 0.0], [0.0, 1.0, 3.0], [1.0, 0.0, 2.0])
     with torch.no_grad():
         for predictor, scores in zip([*(head.box_predictor for head in heads.earlier), heads.box_predictor], sure,

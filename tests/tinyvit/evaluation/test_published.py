@@ -22,12 +22,13 @@ from torch import Tensor
 
 from tinyvit.classes import synsets
 from tinyvit.errors import UserError
-from tinyvit.evaluation import Evaluator, Subject, load_subject
-from tinyvit.evaluation.corruptions import ALEXNET, corruption_error, find_corrupted, prepared
+from tinyvit.evaluation import Evaluator, Subject, evaluate, load_subject
+from tinyvit.evaluation.corruptions import ALEXNET, corruption_error, find_corrupted, open_corrupted, prepared
 from tinyvit.evaluation.measure import Evaluation
 from tinyvit.evaluation.pictures import LabelledPictures
 from tinyvit.evaluation.published import SETS, Relabelled, open_set, real_labels, reassessed
 from tinyvit.progress import LogProgress
+from tinyvit.transfer.judge import Judge
 from tinyvit.world import World
 
 CPU = World(device=torch.device("cpu"))
@@ -174,10 +175,37 @@ def test_corruptions(pictures: list[Image.Image], logits: Tensor, subject: Subje
     # All of each picture is seen: a crop would see others.
     folder = tmp_path / "imagenet-c" / "noise" / "shot_noise" / "3"
     one = ours(prepared(subject), open_set("c", str(folder), LogProgress()))
-    opened = find_corrupted(str(tmp_path))
-    sets = {kind: opened.sets(kind, LogProgress()) for kind in opened.folders}
+    sets = {kind: open_corrupted(folder, LogProgress()) for kind, folder in find_corrupted(str(tmp_path)).items()}
     assert one.images == sum(sets["shot_noise"][2].counts)
     assert sum(sum(s.counts) for severities in sets.values() for s in severities) == found["images"]
+
+
+def test_a_scorecard_goes_on_after_the_last_corruption(
+    pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("fog", "snow"):
+        for severity in range(1, 6):
+            layout([pictures[0].resize((224, 224))], ["n02124075"], tmp_path / "imagenet-c" / kind / str(severity))
+    judge, begun = Judge.here(tmp_path / "card", 0, 0, LogProgress()), list[int]()
+
+    def stopped_at(number: int) -> Callable[..., list[Evaluation]]:
+        def counted(*arguments: Any) -> list[Evaluation]:
+            begun.append(len(begun))
+            if len(begun) == number:
+                raise KeyboardInterrupt
+            return evaluate(*arguments)
+
+        return counted
+
+    monkeypatch.setattr("tinyvit.transfer.judge.evaluate", stopped_at(2))
+    with pytest.raises(KeyboardInterrupt):
+        judge.published(TEACHER, str(tmp_path))
+    for times in (3, 3):
+        found = judge.published(TEACHER, str(tmp_path))
+        # The second corruption is begun again, the first one is not, and in the end none is.
+        assert len(begun) == times
+        assert found.keys() == {"ImageNet-C"}
+        assert found["ImageNet-C"]["of"] == "10 pictures"
 
 
 def test_some_corruptions_have_no_mean_error(pictures: list[Image.Image]) -> None:
