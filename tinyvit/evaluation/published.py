@@ -86,7 +86,9 @@ def find_set(name: str, place: str) -> str | None:
     if "://" in place or path.is_file():
         return place
     inside = (path / folder for folder in SETS[name].folders)
-    return next((str(folder) for folder in inside if folder.is_dir()), place if path.is_dir() else None)
+    return next(
+        (str(folder) for folder in inside if folder.is_dir()), place if path.is_dir() and any(path.iterdir()) else None
+    )
 
 
 def any_set(place: str) -> bool:

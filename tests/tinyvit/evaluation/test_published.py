@@ -220,6 +220,7 @@ def test_some_corruptions_have_no_mean_error(pictures: list[Image.Image]) -> Non
 def test_what_is_missing_or_is_another_set_is_told(
     pictures: list[Image.Image], subject: Subject, tmp_path: Path
 ) -> None:
+    (tmp_path / "none").mkdir()
     for name, published in SETS.items():
         with pytest.raises(UserError, match="it comes from https://") as fault:
             _ = find_corrupted(str(tmp_path)) if name == "c" else open_set(name, str(tmp_path / "none"), LogProgress())
