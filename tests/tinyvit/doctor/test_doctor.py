@@ -154,7 +154,7 @@ def test_a_store_of_another_teacher(small_store: LogitStore, small_data: Path) -
 
 
 def test_a_store_of_other_shards(small_store: LogitStore, photographs: Path) -> None:
-    found = examined(photographs, None, small_store.location)
+    found = examined(photographs, None, small_store.location, pictures=32)
     assert failed(found) == ["store"]
     assert found["store"].told.startswith("it is of other shards")
 
