@@ -16,10 +16,9 @@ setup: $(READY) ## make .venv with exact versions (constraints.txt)
 run: $(READY) ## main job: label the example with its teacher, distil a student, compare with its twin
 	$(BIN)/python -m flows.example
 
-# One thread a process: torch's threads wait for each other by spinning. Three test processes on two cores: those of flows
-# and ranks wait for others nearly half of the time.
+# One thread a process: torch's threads wait for each other by spinning, and two test processes have cores to lose.
 test: $(READY) ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal --durations 20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 20
 
 torture: $(READY) ## 70 kills, 1,000 mutations, races: store, training and flows under fire, at full length (30 minutes)
 	$(BIN)/python -m pytest tests/torture tests/flows tests/tinyvit/training/test_engine.py --long
