@@ -1,21 +1,100 @@
-"""What classes are called, and when two names mean one class."""
+"""What classes are called, and when two names mean one class.
+
+There is one comparison, `match_classes`, wherever names meet: labels and a teacher's answers, a network and the
+pictures that it is measured on, an old classifier and a new one. docs/classes-and-images.md states its rules.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tinyvit.errors import UserError
 
 # timm, which brings torch, is imported where its lists are asked for: whoever only matches names waits for neither.
 
+Names = Sequence[str] | None
 
-def same_class(name: str) -> str:
-    """What two names of one class have in common: the WordNet id where there is one, else the words."""
-    synset = re.match(r"n\d{8}\b", name)
-    # A folder's name cannot say T-shirt/top.
-    return synset.group() if synset else " ".join(re.findall(r"\w+", name.lower()))
+
+def match_classes(
+    names: Sequence[str], among: Sequence[str], whose: tuple[str, str] = ("one", "the other")
+) -> list[int]:
+    """The place in `among` of each of these classes, -1 for one that is not there.
+
+    WordNet ids count where there are any, else names to the letter, else their normal form; the k-th of several classes
+    of one name is the k-th of the other list. UserError, in which the lists are `whose`, where that is not to be told:
+    two cranes in one list and one in the other.
+    """
+    found = [-1] * len(names)
+    for key in (identity, normal_form):
+        taken = set(found)
+        rest = _by_key(key, names, (n for n, place in enumerate(found) if place < 0))
+        free = _by_key(key, among, (n for n in range(len(among)) if n not in taken))
+        for word, ours in rest.items():
+            theirs = free.get(word, [])
+            # Different names of one normal form, as `a/b` and `a_b`, are in no order that means anything.
+            alike = len({names[n] for n in ours}) == len({among[n] for n in theirs}) == 1
+            if len(ours) == len(theirs) and (alike or len(ours) == 1 or key is identity):
+                for n, place in zip(ours, theirs, strict=True):
+                    found[n] = place
+            elif theirs:
+                raise UserError(
+                    f"{names[ours[0]]!r} is {len(ours)} of the classes of {whose[0]} and {len(theirs)} of {whose[1]}, "
+                    f"so which is which cannot be told; give each a name of its own"
+                )
+    return found
+
+
+def _by_key(key: Callable[[str], str], names: Sequence[str], numbers: Iterable[int]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for number in numbers:
+        found.setdefault(key(names[number]), []).append(number)
+    return found
+
+
+def identity(name: str) -> str:
+    """The WordNet id that a name begins with, where there is one, else the name."""
+    synset = re.match(r"n\d{8}(?![0-9A-Za-z])", name)
+    return synset.group() if synset else name
+
+
+def normal_form(name: str) -> str:
+    """A name without what differs where it is written by hand or had to be a folder: case, composed letters, and what
+    stands for a space (`_`, `/`, `\\`, `:`, a hyphen within words). Signs that tell names apart stay: `C++` is not
+    `C#`, `-1` not `1`.
+    """
+    text = unicodedata.normalize("NFC", identity(name)).casefold()
+    words = re.sub(r"[\s_/\\:]|(?<=\w)-(?=\w)", " ", text).split()
+    return " ".join(words) or text
+
+
+def class_index_map(data: Names, model: Names) -> list[int] | None:
+    """Which of a model's classes each class of the data is, -1 for one that the model does not have.
+
+    None where they are not known on one side. UserError where they have none in common.
+    """
+    if model is None or data is None:
+        return None
+    found = match_classes(data, model, ("the data", "the model"))
+    if max(found, default=-1) < 0:
+        raise UserError(
+            f"the model tells apart {model[0]!r} and {len(model) - 1} others, the data has {data[0]!r} and "
+            f"{len(data) - 1} others, none in common; give data of its classes, or name them in the order of its labels"
+        )
+    return found
+
+
+def shared_classes(one: Names, two: Names) -> bool:
+    """Whether two lists of classes are known to have some in common."""
+    return one is not None and two is not None and max(match_classes(one, two), default=-1) >= 0
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """Names of folders in the order of their labels: by value where all are decimal numbers, else as words."""
+    found = sorted(set(names))
+    return sorted(found, key=int) if all(name.isdecimal() for name in found) else found
 
 
 def imagenet_classes(count: int) -> list[str] | None:
@@ -36,31 +115,35 @@ def synsets(subset: str) -> list[str]:
 def named_classes(name: str) -> list[str]:
     """Class names from a file, or those of ImageNet by timm's name of the list, such as imagenet-1k."""
     if Path(name).is_file():
-        return Path(name).read_text().splitlines()
+        return read_class_list(Path(name))
     try:
         return synsets(name)
     except AssertionError:
         raise UserError(f"there is no class list {name}; give a file with a name a line, or imagenet-1k") from None
 
 
-def shared_classes(one: Sequence[str] | None, two: Sequence[str] | None) -> bool:
-    """Whether two lists of classes are known to have some in common."""
-    return one is not None and two is not None and not {*map(same_class, one)}.isdisjoint(map(same_class, two))
+def read_class_list(file: Path) -> list[str]:
+    """The names of a file, a line each in the order of the ids. UserError when it cannot be read."""
+    try:
+        return class_list(file.read_bytes(), str(file))
+    except OSError as fault:
+        raise UserError(f"the class list {file} cannot be read: {fault.strerror}") from None
 
 
-def columns(subject: Sequence[str] | None, data: Sequence[str] | None) -> list[int] | None:
-    """Which of a model's classes each class of the data is, -1 for one that the model does not have.
-
-    None where they are the same, or not known on one side. UserError where they have none in common.
+def class_list(content: bytes, where: str) -> list[str]:
+    """The names in the bytes of such a file. UserError, naming `where` it is, for an empty line between names: all
+    later names would be off by one.
     """
-    # Compared before they are looked up: ImageNet has two classes that are called crane.
-    if subject is None or data is None or [*map(same_class, subject)] == [*map(same_class, data)]:
-        return None
-    place = {same_class(name): number for number, name in enumerate(subject)}
-    found = [place.get(same_class(name), -1) for name in data]
-    if max(found) < 0:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"the class list {where} is not in UTF-8; save it as such") from None
+    # Not splitlines, for which rarer characters end a line too, and so would shift the names after them.
+    names = [line.removesuffix("\r") for line in text.split("\n")]
+    while names and not names[-1]:
+        names.pop()
+    if "" in names:
         raise UserError(
-            f"the model tells apart {subject[0]!r} and {len(subject) - 1} others, the data has {data[0]!r} and "
-            f"{len(data) - 1} others, none in common; give data of its classes, or name them with --classes"
+            f"the class list {where} has no name in line {names.index('') + 1}; write one, or remove the line"
         )
-    return found
+    return names

@@ -14,7 +14,6 @@ import yaml
 from torch import Tensor, nn
 
 from storage import write_whole
-from tinyvit.data.place import Place
 from tinyvit.errors import UserError
 from tinyvit.students.create import input_size
 from tinyvit.students.folder import load_student
@@ -63,8 +62,7 @@ def export_student(folder: Path, out: Path, onnx: bool = False, program: bool = 
         shutil.copyfile(folder / name, out / name)
     model = load_student(out).eval()
     config = json.loads((out / CONFIG).read_text())
-    names = config.get("label_names") or Place(record["recipe"]["data"]["train"]).class_names()
-    if names and len(names) == config["num_classes"]:
+    if names := config.get("label_names"):
         write_whole(out / "classes.txt", ("\n".join(names) + "\n").encode())
     write_whole(out / "recipe.yaml", yaml.safe_dump(record["recipe"], sort_keys=False).encode())
     write_whole(out / "README.md", _card(model, config, result, record, out.name).encode())

@@ -6,11 +6,13 @@ that the libraries of today still make the pixels of then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from storage import LogitStore, StoreError, Unit, digest_of
+from tinyvit.classes import read_class_list
 from tinyvit.config import Augment, Recipe
 from tinyvit.data.images import BrokenImage
 from tinyvit.data.index import ShardIndex, index_shards
@@ -56,12 +58,9 @@ def _recipe_differences(recipe: Recipe, store: LogitStore) -> list[str]:
     if spec.teacher["name"] != label.teacher:
         found.append(f"teacher is {spec.teacher['name']!r} in the store, {label.teacher!r} in the recipe")
     if label.classes is not None:
-        try:
-            names = label.classes.read_text().splitlines()
-        except OSError as fault:
-            raise UserError(f"the class list {label.classes} cannot be read: {fault.strerror}") from None
+        names = read_class_list(label.classes)
         if digest_of(names) != spec.teacher["class_list_digest"]:
-            found.append(f"the class list is not that of {label.classes}")
+            found.append(_class_difference(store.class_names or [], names, label.classes))
     asked = label.augment.model_dump(mode="json")
     if digest_of(asked) != spec.augment_digest:
         found += [
@@ -77,6 +76,13 @@ def _recipe_differences(recipe: Recipe, store: LogitStore) -> list[str]:
         if stage.target == "teacher" and stage.top_k and spec.selection == "sampled":
             found.append(f"stage {name} wants top_k {stage.top_k}, which would bias the sampled rows of the store")
     return found
+
+
+def _class_difference(stored: Sequence[str], given: Sequence[str], file: Path) -> str:
+    """The first class that two lists call differently."""
+    pairs = enumerate(zip_longest(stored, given))
+    number, (own, other) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+    return f"class {number} is called {own!r} in the store, {other!r} in {file}"
 
 
 def check_replay(store: LogitStore, augment: Augment, index: ShardIndex, workers: int) -> None:

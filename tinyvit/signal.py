@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinyvit.errors import UserError
+
 
 @dataclass(frozen=True)
 class TeacherSignal:
@@ -104,6 +106,16 @@ class TeacherSignal:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> TeacherSignal:
         return TeacherSignal(change(self.class_id), change(self.probability), change(self.residual), self.num_classes)
+
+
+def refuse_probabilities(logits: Tensor, name: str) -> None:
+    """UserError where what a network says of some views [N, C] is probabilities: their softmax would be nearly even."""
+    values = logits.float()
+    if values.shape[1] > 1 and bool((values >= 0).all()) and bool(((values.sum(dim=1) - 1).abs() < 1e-2).all()):
+        raise UserError(
+            f"{name} answers with probabilities where logits are wanted; leave its last softmax out, or take the "
+            f"logarithm of what it says"
+        )
 
 
 def _with_absent(class_id: Tensor, probability: Tensor, residual: Tensor, num_classes: int) -> TeacherSignal:

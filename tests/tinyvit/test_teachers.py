@@ -97,3 +97,48 @@ def test_batches_that_are_too_large_for_the_memory_are_halved_once(teacher: Teac
 def test_a_teacher_without_memory_for_one_view_is_refused(teacher: Teacher) -> None:
     with pytest.raises(UserError, match="does not fit into the memory"):
         replace(teacher, model=Hungry(0), fitting=Fitting()).answer(VIEWS[:3])
+
+
+MADE = """
+import timm
+from torch import nn
+
+def headless():
+    return timm.create_model("resnet10t", num_classes=0)
+
+def softmax():
+    return nn.Sequential(timm.create_model("resnet10t", num_classes=7), nn.Softmax(dim=1))
+
+def log_softmax():
+    return nn.Sequential(timm.create_model("resnet10t", num_classes=7), nn.LogSoftmax(dim=1))
+"""
+
+
+def test_features_and_probabilities_are_not_taken_for_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "made_teachers.py").write_text(MADE)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"python:made_teachers:headless has no classifier \(num_classes=0\)"):
+        load_teacher("python:made_teachers:headless", CPU)
+    with pytest.raises(UserError, match=r"python:made_teachers:softmax answers with probabilities"):
+        load_teacher("python:made_teachers:softmax", CPU).answer(VIEWS)
+    # Logarithms of probabilities are logits.
+    assert torch.allclose(
+        load_teacher("python:made_teachers:log_softmax", CPU).answer(VIEWS).exp().sum(dim=1), torch.ones(2)
+    )
+
+
+def test_the_image_tower_of_a_clip_is_no_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm calls the size of its embedding num_classes. Its weights are not asked for here."""
+    name = "vit_pe_core_tiny_patch16_384.fb"
+    monkeypatch.setattr("tinyvit.teachers._from_timm", timm.create_model)
+    with pytest.raises(UserError, match=r"has no classifier: its \d+ outputs are where it places a picture"):
+        load_teacher(f"timm:{name}", CPU)
+
+
+def test_a_network_without_a_classifier_gives_a_student_its_weights(tmp_path: Path) -> None:
+    student = Student(name="resnet10t", checkpoint="timm:local-dir:" + str(tmp_path / "bare"))
+    bare = timm.create_model("resnet10t", num_classes=0)
+    bare.model_args = {}
+    save_student(tmp_path / "bare", bare, Student(name="resnet10t"), None)
+    made = create_student(student, 3, seed=0)
+    assert torch.equal(made.state_dict()["conv1.0.weight"], bare.state_dict()["conv1.0.weight"])

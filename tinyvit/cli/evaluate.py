@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,8 +26,16 @@ def evaluate(
     size: Annotated[int | None, typer.Option(help="pixels a side; default: what the model was built for")] = None,
     crop: Annotated[float | None, typer.Option(help="share of the picture's side that is seen; 1: all of it")] = None,
     classes: Annotated[
-        str | None, typer.Option(help="the data's class names: a file, a line each, or imagenet-1k")
+        str | None,
+        typer.Option(help="what the labels mean: a file with a class name a line, in their order, or imagenet-1k"),
     ] = None,
+    restrict: Annotated[
+        bool,
+        typer.Option("--restrict", help="let the network choose among the data's classes only, not all of its own"),
+    ] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="leave pictures out that cannot be decoded, and count them")
+    ] = False,
     precision: Precision = "auto",
     batch_size: Annotated[
         int | None, typer.Option(help="pictures a forward pass; default: 250, of a detector 8")
@@ -38,27 +47,29 @@ def evaluate(
     """Accuracy, loss, calibration and speed of a student, or of a teacher, on labelled pictures; of a detector COCO's
     average precision on a folder or annotation file in COCO's format.
     """
-    from tinyvit.classes import named_classes
     from tinyvit.data.loader import default_workers
     from tinyvit.detection.folder import is_detector
     from tinyvit.evaluation import Evaluation, load_subject, open_pictures
     from tinyvit.evaluation import evaluate as evaluate_on
     from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, open_corrupted, prepared
-    from tinyvit.evaluation.pictures import DataSet
-    from tinyvit.evaluation.published import open_set
+    from tinyvit.evaluation.pictures import DataSet, with_classes
+    from tinyvit.evaluation.published import SETS, open_set
     from tinyvit.progress import default_progress
     from tinyvit.training.network import precision_of
     from tinyvit.world import World
 
     if is_detector(model):
-        if published or size or crop or classes:
-            raise UserError(f"{model} is a detector: --set, --size, --crop and --classes are for classifiers")
+        if published or size or crop or classes or restrict or skip_broken:
+            raise UserError(
+                f"{model} is a detector: --set, --size, --crop, --classes, --restrict and --skip-broken are for "
+                f"classifiers"
+            )
         show(_found(Path(model), data, precision, batch_size, workers, png), as_json, model)
         return
     if png:
         raise UserError("--png draws what a detector finds; give one, or leave it out")
-    if published and classes:
-        raise UserError(f"--set {published} has classes of its own; leave --classes out")
+    if published and (classes or restrict):
+        raise UserError(f"--set {published} has classes and a protocol of its own; leave --classes and --restrict out")
     world, progress = World(), default_progress()
     corrupted = find_corrupted(data) if published == "c" else None
     subject = load_subject(model, world.device)
@@ -66,18 +77,36 @@ def evaluate(
     subject = replace(subject, size=size or subject.size, crop_pct=crop or subject.crop_pct)
     count = default_workers() if workers is None else workers
     dtype = precision_of(precision, world.device)
-    names = named_classes(classes) if classes else None
 
-    def found_on(sets: list[DataSet], title: str) -> list[Evaluation]:
-        return evaluate_on(subject, sets, world, count, dtype, progress, title, names, batch_size or 250)
+    def found_on(sets: Sequence[DataSet], title: str) -> list[Evaluation]:
+        return evaluate_on(
+            subject,
+            sets,
+            world,
+            count,
+            dtype,
+            progress,
+            title,
+            # The sets' own protocols tell only their classes apart.
+            restrict=restrict or published is not None,
+            skip_broken=skip_broken,
+            batch_size=batch_size or 250,
+        )
 
+    result: dict[str, Any]
     if corrupted:
         result = corruption_error(
             {kind: found_on(open_corrupted(folder, progress), kind) for kind, folder in corrupted.items()}
         )
+    elif published:
+        of_set = open_set(published, data, progress)
+        result = found_on([of_set], "evaluate")[0].as_dict()
+        result |= {"set": SETS[published].title, "classes_of_the_set": of_set.coverage}
     else:
-        pictures = open_set(published, data, progress) if published else open_pictures(data, progress)
+        pictures = with_classes(open_pictures(data, progress), classes, data)
         result = found_on([pictures], "evaluate")[0].as_dict()
+        named = subject.classes is not None and pictures.classes is not None
+        result["matched"] = "by name" if named else "by number: one side's classes have no names"
     show(result | {"size": subject.size}, as_json, model)
 
 

@@ -176,6 +176,13 @@ class Stage(Section):
         return self
 
     @property
+    def learns_labels(self) -> bool:
+        """Whether labels of pictures are learned, alone or beside a teacher's answers."""
+        return (
+            self.target == "labels" or self.label_weight > 0 or (self.target == "teacher" and self.missing == "label")
+        )
+
+    @property
     def lr_scale(self) -> float:
         """What the learning rates are multiplied by."""
         return self.batch_size / self.lr_base_size if self.lr_base_size else 1.0

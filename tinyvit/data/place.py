@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 from braceexpand import braceexpand
 
 from storage import Objects, Part, StoreError, open_objects
+from tinyvit.classes import class_list
 from tinyvit.errors import UserError
 
 # Of a shard that is read from its beginning to its end.
@@ -154,7 +155,7 @@ class Place:
                 # A server may refuse what it has not, for it does not tell what it has.
                 continue
             if found is not None:
-                return found.decode().splitlines()
+                return class_list(found, f"{objects.location}/classes.txt")
         return None
 
 

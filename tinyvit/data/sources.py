@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from tinyvit.classes import class_order
 from tinyvit.data.shards import IMAGE_SUFFIXES
 from tinyvit.errors import UserError
 
@@ -88,7 +89,7 @@ def pictures_of(source: Path) -> tuple[list[Picture], list[str]]:
         labelled = list(_of_folder(source))
     if not labelled:
         raise UserError(f"{source} has no pictures; it needs a sub-folder or an archive of them a class, or a .csv")
-    classes = sorted({name for name, _ in labelled})
+    classes = class_order(name for name, _ in labelled)
     numbers = {name: number for number, name in enumerate(classes)}
     return _unique([replace(picture, label=numbers[name]) for name, picture in labelled]), classes
 

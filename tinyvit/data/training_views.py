@@ -76,8 +76,9 @@ class TrainingViews:
     They are those of a stored epoch (`replayed`) or fresh ones, whose seeds follow from `seed`, which also decides
     the order. `first` views of the epoch were taken before. Each of the `world` ranks takes an equal share of a
     step, in `parts` batches. Of a broken image or an answer that is missing, `broken` and `missing` say what
-    becomes. `labels` asks for the views' labels, `teacher_size` for the views as a live teacher is shown them.
-    `shards` are those that are read, where it is not all of them.
+    becomes. `labels` asks for the views' labels, `label_classes` has the class of each label (None: its own number);
+    `teacher_size` asks for the views as a live teacher is shown them. `shards` are those that are read, where it is
+    not all of them.
     """
 
     index: ShardIndex
@@ -89,6 +90,7 @@ class TrainingViews:
     seed: int
     replayed: Replayed | None = None
     labels: bool = False
+    label_classes: tuple[int, ...] | None = None
     teacher_size: int | None = None
     missing: Missing = "error"
     broken: Broken = "error"
@@ -202,13 +204,14 @@ class _Source:
         asked = [(draft.signal, unanswered)] + ([(draft.labels, np.flatnonzero(kept))] if views.labels else [])
         for targets, chosen in asked:
             for i in chosen.tolist():
-                classes, shares = made.label(int(slots[i]), int(partner[slots[i]]), seeds, views.augment)
-                if max(classes) >= views.num_classes:
+                labels, shares = made.label(int(slots[i]), int(partner[slots[i]]), seeds, views.augment)
+                known = range(views.num_classes) if views.label_classes is None else views.label_classes
+                if max(labels) >= len(known):
                     raise UserError(
                         f"{shard.path}: {made.samples[int(slots[i])].key!r} or its partner has the label "
-                        f"{max(classes)}, but there are {views.num_classes} classes; mend it, or classes.txt"
+                        f"{max(labels)}, but there are {len(known)} classes; mend it, or classes.txt"
                     )
-                targets.label(int(here[i]), classes, shares)
+                targets.label(int(here[i]), [known[label] for label in labels], shares)
 
     def _read_rows(self, shard: int) -> Rows | None:
         replayed = self._views.replayed

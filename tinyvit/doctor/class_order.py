@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tinyvit.classes import match_classes
 from tinyvit.doctor.evidence import chance, surely_more
 from tinyvit.doctor.finding import Finding
 from tinyvit.doctor.orders import GIVEN, Order, orders
+from tinyvit.errors import UserError
 
 CHECK = "class order"
 # With fewer pictures of classes that the teacher has nothing is said.
@@ -59,6 +61,11 @@ class Judge:
             whose = "the teacher has" if self.theirs is None else "classes.txt names"
             told, remedy = f"a label is {largest}, {whose} {names:,} classes", "remake the shards, or mend classes.txt"
             return Finding(CHECK, "failed", told, f"labels count from 0: {remedy}")
+        if self.own is not None and self.theirs is not None:
+            try:
+                match_classes(self.theirs, self.own, ("the data", "the teacher"))
+            except UserError as fault:
+                return Finding.of_fault(CHECK, fault)
         return None
 
     def verdict(self, logits: Tensor) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from timm.data import ImageNetInfo
 
-from tinyvit.classes import same_class, synsets
+from tinyvit.classes import match_classes, synsets
+from tinyvit.errors import UserError
 
 # timm's ImageNet lists; of one length there may be several in different orders.
 LISTS = ("imagenet-1k", "imagenet-12k", "imagenet-22k", "imagenet-22k-ms", "imagenet-21k-goog", "imagenet-21k-miil")
@@ -53,11 +54,11 @@ def _all(own: Sequence[str] | None, theirs: Sequence[str] | None, count: int) ->
     ids = Order("labels are the teacher's class ids", np.arange(count))
     given = ids
     if own is not None and theirs is not None:
-        given = Order(GIVEN, _by(same_class, own, theirs))
+        given = Order(GIVEN, np.array(match_classes(theirs, own, ("the data", "the teacher")), np.int64))
     yield given
     yield from _lists(own, theirs, count)
     if own is not None and theirs is not None:
-        yield Order("classes matched by their words", _by(_words, own, theirs), "write the same names in both lists")
+        yield Order("classes matched by their words", _by_words(own, theirs), "write the same names in both lists")
         if len(theirs) <= count:
             identity = np.arange(len(theirs))
             yield Order("labels are the teacher's class ids", identity, "give both the same list of class names")
@@ -80,12 +81,12 @@ def _lists(own: Sequence[str] | None, theirs: Sequence[str] | None, count: int) 
     of_data = _lists_like(theirs, len(theirs) if theirs else count, "the labels are")
     of_teacher = _lists_like(own, count, "the teacher's classes are")
     if theirs is not None:
-        yield from (Order(name, _by(same_class, names, theirs), TO_TEACHER) for name, names in of_teacher)
+        yield from (Order(name, _by_name(names, theirs), TO_TEACHER) for name, names in of_teacher)
     if own is not None:
-        yield from (Order(name, _by(same_class, own, names), TO_DATA) for name, names in of_data)
+        yield from (Order(name, _by_name(own, names), TO_DATA) for name, names in of_data)
     for one, names in of_teacher:
         for two, others in of_data:
-            yield Order(f"{one}, {two}", _by(same_class, names, others), f"{TO_TEACHER}; {TO_DATA}")
+            yield Order(f"{one}, {two}", _by_name(names, others), f"{TO_TEACHER}; {TO_DATA}")
 
 
 def _lists_like(names: Sequence[str] | None, count: int, what: str) -> list[tuple[str, Sequence[str]]]:
@@ -96,11 +97,17 @@ def _lists_like(names: Sequence[str] | None, count: int, what: str) -> list[tupl
     return found
 
 
-def _by(key: Callable[[str], str], own: Sequence[str], theirs: Sequence[str]) -> NDArray[np.int64]:
-    if [*map(key, own)] == [*map(key, theirs)]:
-        return np.arange(len(own))
-    place = {key(name): number for number, name in enumerate(own)}
-    return np.array([place.get(key(name), -1) for name in theirs], np.int64)
+def _by_name(own: Sequence[str], theirs: Sequence[str]) -> NDArray[np.int64]:
+    """By another list than the given one; none where that leaves open which is which."""
+    try:
+        return np.array(match_classes(theirs, own), np.int64)
+    except UserError:
+        return np.full(len(theirs), -1)
+
+
+def _by_words(own: Sequence[str], theirs: Sequence[str]) -> NDArray[np.int64]:
+    place = {_words(name): number for number, name in enumerate(own)}
+    return np.array([place.get(_words(name), -1) for name in theirs], np.int64)
 
 
 def _words(name: str) -> str:

@@ -36,7 +36,7 @@ class Sample:
     @property
     def labels(self) -> np.ndarray:
         """[N] int64, as they stand in the shards."""
-        return np.array([picture.labels[0] for picture in self.pictures], np.int64)
+        return np.array([picture.labels[0] for picture in self.pictures if picture.labels], np.int64)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -62,7 +62,7 @@ class Sample:
             interpolation=interpolation or config.get("interpolation", "bicubic"),
             batch_size=BATCH,
         )
-        return torch.cat([views for views, _ in prepared.read(0, 1)])
+        return torch.cat([batch.views for batch in prepared.read(0, 1)])
 
 
 def draw(index: ShardIndex, most: int, seed: int) -> Sample:

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tinyvit.classes import columns
-from tinyvit.data.loader import run_streams
+from tinyvit.classes import class_index_map
+from tinyvit.data.loader import run_stream, run_streams
 from tinyvit.errors import UserError
-from tinyvit.evaluation.pictures import EvaluationViews, LabelledPictures
+from tinyvit.evaluation.matching import Matching
+from tinyvit.evaluation.pictures import EvaluationViews, LabelledPictures, UsableViews
 from tinyvit.evaluation.subject import Subject
 from tinyvit.pixels import normalise
 from tinyvit.progress import Bar, Progress
+from tinyvit.signal import refuse_probabilities
 from tinyvit.world import World
 
 # Of the confidence, for the calibration error (Guo et al. 2017 use 15).
@@ -25,18 +27,26 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Evaluation:
-    """top1, top5 and the expected calibration error in percent, loss in nats, over `images` pictures.
+    """top1, top5 and the expected calibration error in percent, over `images` pictures; loss in nats, over those of
+    classes that the network has, None where there are none.
 
-    `images_per_s` is the rate of everything, `forward_images_per_s` that of the network alone, on all devices.
+    The network chooses among `classes` classes. It does not have `unknown_classes` of the data's, and so is wrong about
+    `unknown_images` pictures. Left out are `unlabelled` pictures, for which a set calls no class right, and `broken`
+    ones. `images_per_s` is the rate of everything, `forward_images_per_s` that of the network alone, on all devices.
     """
 
     top1: float
     top5: float
-    loss: float
+    loss: float | None
     calibration_error: float
     images: int
     images_per_s: float
     forward_images_per_s: float
+    classes: int
+    unknown_classes: int
+    unknown_images: int
+    unlabelled: int
+    broken: int
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-simple."""
@@ -51,11 +61,10 @@ def evaluate(
     dtype: torch.dtype,
     progress: Progress,
     title: str,
-    classes: Sequence[str] | None = None,
-    batch_size: int = 250,
+    **options: Any,
 ) -> list[Evaluation]:
-    """Measure a network on each of some sets, while a bar of this title goes on; see `Evaluator`."""
-    evaluator = Evaluator(subject, sets, world, workers, dtype, classes, batch_size)
+    """Measure a network on each of some sets, while a bar of this title goes on; `options` are Evaluator's."""
+    evaluator = Evaluator(subject, sets, world, workers, dtype, **options)
     with progress.task(title, sum(sum(pictures.counts) for pictures in sets), "pictures") as bar:
         return [evaluator.measure(subject.model, bar) for _ in sets]
 
@@ -64,7 +73,9 @@ class Evaluator:
     """Measures models of one kind, each time on the next of some sets of pictures of the same classes, with the same
     data processes.
 
-    `classes` are the names of the labels, where the pictures do not bring them along.
+    Classes are matched by name (tinyvit/classes.py), and are taken for the network's own numbers where names are not
+    known. The network chooses among all its classes, with `restrict` only among those of the data, as the protocols of
+    some published sets have it.
     """
 
     def __init__(
@@ -74,14 +85,19 @@ class Evaluator:
         world: World,
         workers: int,
         dtype: torch.dtype,
-        classes: Sequence[str] | None = None,
+        restrict: bool = False,
+        skip_broken: bool = False,
         batch_size: int = 250,
     ) -> None:
-        self._world, self._dtype = world, dtype
+        self._world, self._workers, self._dtype = world, workers, dtype
         self._mean, self._std = subject.mean, subject.std
-        chosen = columns(subject.classes, classes or sets[0].classes)
-        self._columns = torch.tensor(chosen, device=world.device) if chosen else None
-        streams = [
+        numbers = class_index_map(sets[0].classes, subject.classes)
+        if restrict and numbers is None:
+            raise UserError(
+                "the classes of the network or of the data have no names, so it cannot be held to the data's"
+            )
+        self._matching = Matching.of(numbers, restrict, world.device)
+        self._streams = [
             EvaluationViews(
                 pictures=pictures,
                 size=subject.size,
@@ -89,12 +105,22 @@ class Evaluator:
                 crop_mode=subject.crop_mode,
                 interpolation=subject.interpolation,
                 batch_size=batch_size,
+                skip_broken=skip_broken,
                 rank=world.rank,
                 world=world.size,
             )
             for pictures in sets
         ]
-        self._passes = run_streams(streams, workers, pin_memory=world.device.type == "cuda")
+        self._passes = run_streams(self._streams, workers, pin_memory=world.device.type == "cuda")
+
+    def check_pictures(self, classes: int, progress: Progress) -> None:
+        """Look whether the pictures of the first set can be measured on by a network of so many classes, before hours
+        are spent. UserError where not.
+        """
+        usable = UsableViews(self._streams[0], self._matching.labels or classes)
+        with progress.task("check validation", sum(len(span) for _, span in self._streams[0].spans), "pictures") as bar:
+            for count in run_stream(usable, self._workers):
+                bar.advance(count)
 
     @torch.inference_mode()
     def measure(self, model: nn.Module, bar: Bar | None = None) -> Evaluation:
@@ -105,23 +131,29 @@ class Evaluator:
         training = model.training
         model.eval()
         began, forward = time.monotonic(), 0.0
-        sums = torch.zeros(4, dtype=torch.float64, device=self._world.device)
+        sums = torch.zeros(7, dtype=torch.float64, device=self._world.device)
         bins = torch.zeros(3, BINS, dtype=torch.float64, device=self._world.device)
-        for views, labels in next(self._passes):
+        told_apart = 0
+        for views, labels, unlabelled, broken in next(self._passes):
+            sums[5:] += sums.new_tensor([unlabelled, broken])
             if not len(labels):
                 continue
             started = time.monotonic()
             logits = self._logits(model, views)
             forward += time.monotonic() - started
-            target = self._target(labels, logits)
-            best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+            if not told_apart:
+                refuse_probabilities(logits, "the network")
+            target = self._matching.target(labels.to(logits.device), logits.shape[1])
+            logits = self._matching.told_apart(logits)
+            told_apart = logits.shape[1]
+            best = logits.topk(min(5, told_apart), dim=1).indices
             right = (best[:, :, None] == target[:, None, :]).any(dim=2)
+            known = (target >= 0).any(dim=1)
             # Of the mass on all classes that are right: cross-entropy where it is one.
             mass = logits.log_softmax(dim=1).gather(1, target.clamp(min=0)).masked_fill(target < 0, -torch.inf)
-            loss = -mass.logsumexp(dim=1).sum()
-            sums += torch.stack(
-                [right[:, 0].sum(), right.any(dim=1).sum(), loss, torch.ones_like(loss) * len(labels)]
-            ).double()
+            loss = -mass.logsumexp(dim=1).masked_fill(~known, 0.0).sum()
+            counted = (right[:, 0].sum(), right.any(dim=1).sum(), loss, known.sum(), (~known).sum())
+            sums[:5] += torch.stack([value.double() for value in counted])
             confidence = logits.softmax(dim=1).amax(dim=1)
             place = (confidence * BINS).long().clamp(max=BINS - 1)
             for row, values in zip(bins, (torch.ones_like(confidence), confidence, right[:, 0]), strict=True):
@@ -130,19 +162,28 @@ class Evaluator:
                 bar.advance(len(labels))
         model.train(training)
         sums = torch.cat([sums, sums.new_tensor([forward / self._world.size])])
-        top1, top5, loss_sum, images, forward = self._world.sum(sums).tolist()
+        top1, top5, loss_sum, known_images, unknown_images, unlabelled, broken, forward = self._world.sum(sums).tolist()
         _, sure, correct = self._world.sum(bins)
+        images = known_images + unknown_images
         if not images:
-            raise UserError("none of the pictures has a label; give others")
+            raise UserError(
+                f"none of the pictures can be evaluated on: {unlabelled:.0f} have no right class, {broken:.0f} cannot "
+                f"be decoded; give others"
+            )
         seconds = time.monotonic() - began
         return Evaluation(
             top1=100 * top1 / images,
             top5=100 * top5 / images,
-            loss=loss_sum / images,
+            loss=loss_sum / known_images if known_images else None,
             calibration_error=100 * float((sure - correct).abs().sum()) / images,
             images=int(images),
             images_per_s=images / seconds,
             forward_images_per_s=images / forward,
+            classes=self._world.highest(told_apart),
+            unknown_classes=self._matching.unknown_classes,
+            unknown_images=int(unknown_images),
+            unlabelled=int(unlabelled),
+            broken=int(broken),
         )
 
     def _logits(self, model: nn.Module, views: Tensor) -> Tensor:
@@ -151,17 +192,4 @@ class Evaluator:
             logits: Tensor = model(normalise(views, self._mean, self._std, device)).float()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if self._columns is None:
-            return logits
-        # A class that the model does not have is never its best.
-        chosen = logits[:, self._columns.clamp(min=0)]
-        return torch.where(self._columns < 0, logits.amin(dim=1, keepdim=True), chosen)
-
-    def _target(self, labels: Tensor, logits: Tensor) -> Tensor:
-        least, most = int(labels[:, 0].min()), int(labels.max())
-        if not 0 <= least <= most < logits.shape[1]:
-            raise UserError(
-                f"the data has labels {least}..{most}, the model {logits.shape[1]} classes; "
-                f"give data with the classes it was trained for"
-            )
-        return labels.to(logits.device)
+        return logits

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from timm.data.transforms_factory import transforms_imagenet_eval
 from torch import Tensor
 
 from storage import ShardTable, digest_of
+from tinyvit.classes import named_classes
 from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import key_digest
@@ -29,12 +30,12 @@ PART = 1000
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """A picture's name for messages, its encoded bytes, and the classes that are right: one, or several or none where
-    a set says so.
+    a set says so; None where it has no label.
     """
 
     name: str
     content: bytes
-    labels: tuple[int, ...]
+    labels: tuple[int, ...] | None
 
 
 class LabelledPictures(Protocol):
@@ -51,7 +52,7 @@ class LabelledPictures(Protocol):
         ...
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
-        """Some pictures of a part. UserError for one without a label."""
+        """Some pictures of a part."""
         ...
 
 
@@ -81,14 +82,11 @@ class ShardPictures:
         return self.index.table
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
-        shard, found = self.index.shard(part), []
-        for sample in shard.read(numbers):
-            if sample.label is None:
-                raise UserError(
-                    f"{shard.path}: {sample.key!r} has no label (.cls); only labelled shards can be evaluated on"
-                )
-            found.append(Labelled(f"{shard.path}: {sample.key}", sample.image, (sample.label,)))
-        return found
+        shard = self.index.shard(part)
+        return [
+            Labelled(f"{shard.path}: {sample.key}", sample.image, None if sample.label is None else (sample.label,))
+            for sample in shard.read(numbers)
+        ]
 
 
 @dataclass(frozen=True)
@@ -132,6 +130,79 @@ def open_pictures(data: str, progress: Progress) -> DataSet:
 
 
 @dataclass(frozen=True)
+class Relabelled:
+    """Pictures of which `labels`, a picklable function, says anew which of `classes` are right; `present` of these have
+    pictures, where that is known.
+    """
+
+    pictures: DataSet
+    classes: list[str]
+    labels: Callable[[Labelled], tuple[int, ...] | None]
+    present: int | None = None
+
+    @property
+    def coverage(self) -> str:
+        """How many of the classes there are pictures of."""
+        return "not known" if self.present is None else f"{self.present:,} of {len(self.classes):,}"
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return self.pictures.counts
+
+    def table(self) -> ShardTable:
+        return self.pictures.table()
+
+    def read(self, part: int, numbers: range) -> list[Labelled]:
+        return [replace(picture, labels=self.labels(picture)) for picture in self.pictures.read(part, numbers)]
+
+
+def renumbered(numbers: Sequence[int] | None, picture: Labelled) -> tuple[int, ...] | None:
+    """A picture's labels, of which `numbers` has the new one of each; None: they stay."""
+    if numbers is None or picture.labels is None:
+        return picture.labels
+    if wrong := [label for label in picture.labels if not 0 <= label < len(numbers)]:
+        raise UserError(f"{picture.name} has the label {wrong[0]}, but there are {len(numbers)} classes; mend it")
+    return tuple(numbers[label] for label in picture.labels)
+
+
+def with_classes(pictures: DataSet, names: str | None, data: str) -> DataSet:
+    """The pictures of `data` with labels that are called by a list of names: a file, or imagenet-1k; None: as they are.
+
+    Folders that are called by decimal numbers are its lines of these numbers. UserError where the list does not fit,
+    and where folders say by themselves what they are.
+    """
+    if names is None:
+        return pictures
+    listed, own = named_classes(names), pictures.classes
+    if own is not None and isinstance(pictures, FolderPictures):
+        if not all(name.isdecimal() for name in own):
+            raise UserError(f"{data} names its classes itself, such as {own[0]!r}; leave --classes out")
+        numbers = tuple(map(int, own))
+        if max(numbers) >= len(listed):
+            raise UserError(
+                f"{data} has a class {max(numbers)}, {names} names {len(listed)} classes, from 0 on; mend it"
+            )
+        return Relabelled(pictures, listed, partial(renumbered, numbers))
+    if own is not None and len(own) != len(listed):
+        raise UserError(
+            f"{names} names {len(listed)} classes, the classes.txt of {data} {len(own)}; give a list of these"
+        )
+    return Relabelled(pictures, listed, partial(renumbered, None))
+
+
+class EvaluationBatch(NamedTuple):
+    """Centre crops `views` [n, H, W, 3] uint8, and the classes that are right `labels` [n, L], filled up with -1.
+
+    Left out are `unlabelled` pictures for which none is right and `broken` ones that cannot be decoded.
+    """
+
+    views: Tensor
+    labels: Tensor
+    unlabelled: int
+    broken: int
+
+
+@dataclass(frozen=True)
 class EvaluationViews:
     """The centre crops of pictures, of which each of `world` ranks takes a share."""
 
@@ -141,6 +212,7 @@ class EvaluationViews:
     crop_mode: str
     interpolation: str
     batch_size: int
+    skip_broken: bool = False
     rank: int = 0
     world: int = 1
 
@@ -160,23 +232,39 @@ class EvaluationViews:
         count, size = self.pictures.counts[part], self.batch_size
         return [(part, range(first, min(first + size, count))) for first in range(0, count, size)]
 
-    def read(self, worker: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def read(self, worker: int, workers: int) -> Iterator[EvaluationBatch]:
         """Batches of one worker, as `batch` makes them."""
         return map(self.batch, self.spans[worker::workers])
 
-    def batch(self, span: tuple[int, range]) -> tuple[Tensor, Tensor]:
-        """Some pictures of a part: views [n, H, W, 3] uint8, and the classes that are right [n, L], filled up with -1.
-
-        Pictures for which none is right are left out, so that a batch may be empty.
+    def batch(self, span: tuple[int, range]) -> EvaluationBatch:
+        """Some pictures of a part; there may be none left. UserError for one without a label, and for one that is
+        broken unless such are to be skipped.
         """
-        pictures = [picture for picture in self.pictures.read(*span) if picture.labels]
-        views = np.zeros((len(pictures), self.size, self.size, 3), np.uint8)
-        for view, picture in zip(views, pictures, strict=True):
-            # The prefetcher's form of timm's transform ends in uint8, channels first.
-            view[:] = np.asarray(self._transform(_decoded(picture))).transpose(1, 2, 0)
-        most = max((len(picture.labels) for picture in pictures), default=1)
-        labels = [[*picture.labels, *[-1] * (most - len(picture.labels))] for picture in pictures]
-        return torch.from_numpy(views), torch.tensor(labels, dtype=torch.int64).view(len(pictures), most)
+        labels = list[tuple[int, ...]]()
+        unlabelled = broken = 0
+        views = np.zeros((len(span[1]), self.size, self.size, 3), np.uint8)
+        for picture in self.pictures.read(*span):
+            right = _labels(picture)
+            if not right:
+                unlabelled += 1
+                continue
+            try:
+                # The prefetcher's form of timm's transform ends in uint8, channels first.
+                views[len(labels)] = np.asarray(self._transform(_decoded(picture))).transpose(1, 2, 0)
+            except BrokenImage as fault:
+                if not self.skip_broken:
+                    raise broken_picture(picture, fault) from None
+                broken += 1
+                continue
+            labels.append(right)
+        most = max(map(len, labels), default=1)
+        filled = [[*right, *[-1] * (most - len(right))] for right in labels]
+        return EvaluationBatch(
+            torch.from_numpy(views[: len(labels)]),
+            torch.tensor(filled, dtype=torch.int64).view(len(labels), most),
+            unlabelled,
+            broken,
+        )
 
     @cached_property
     def _transform(self) -> Any:
@@ -189,8 +277,44 @@ class EvaluationViews:
         )
 
 
+@dataclass(frozen=True)
+class UsableViews:
+    """Whether pictures can be evaluated on, looked at without a network: a stream of how many each batch has."""
+
+    views: EvaluationViews
+    # Labels must be below it.
+    classes: int
+
+    def read(self, worker: int, workers: int) -> Iterator[int]:
+        """Of one worker. UserError as `EvaluationViews.batch`, and for a label that is too large."""
+        for span in self.views.spans[worker::workers]:
+            for picture in (pictures := self.views.pictures.read(*span)):
+                if (wrong := max(_labels(picture), default=0)) >= self.classes:
+                    raise UserError(
+                        f"{picture.name} has the label {wrong}, but there are {self.classes} classes; mend it, or the "
+                        f"list of classes"
+                    )
+                try:
+                    if not self.views.skip_broken:
+                        _decoded(picture)
+                except BrokenImage as fault:
+                    raise broken_picture(picture, fault) from None
+            yield len(pictures)
+
+
+def _labels(picture: Labelled) -> tuple[int, ...]:
+    if picture.labels is None or min(picture.labels, default=0) < 0:
+        raise UserError(f"{picture.name} has no label (.cls); only labelled pictures can be evaluated on")
+    return picture.labels
+
+
 def _decoded(picture: Labelled) -> Image.Image:
-    try:
-        return Image.fromarray(EncodedImage(picture.content).pixels())
-    except BrokenImage as fault:
-        raise UserError(f"{picture.name} cannot be decoded ({fault}); mend it") from None
+    return Image.fromarray(EncodedImage(picture.content).pixels())
+
+
+def broken_picture(picture: Labelled, fault: BrokenImage) -> UserError:
+    """That a picture cannot be decoded."""
+    return UserError(
+        f"{picture.name} cannot be decoded ({fault}); mend it, or leave such pictures out: data.broken=skip in a "
+        f"recipe, --skip-broken of `tinyvit evaluate`"
+    )

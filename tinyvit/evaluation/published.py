@@ -10,15 +10,14 @@ import json
 import pkgutil
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from storage import ShardTable
-from tinyvit.classes import same_class, synsets
+from tinyvit.classes import match_classes, synsets
 from tinyvit.data.sources import unsorted
 from tinyvit.errors import UserError
-from tinyvit.evaluation.pictures import DataSet, FolderPictures, Labelled, open_pictures
+from tinyvit.evaluation.pictures import FolderPictures, Labelled, Relabelled, open_pictures, renumbered
 from tinyvit.progress import Progress
 
 # A file of ImageNet-1k's validation set.
@@ -101,7 +100,7 @@ def folders() -> list[str]:
     return list(dict.fromkeys(folder for about in SETS.values() for folder in about.folders))
 
 
-def open_set(name: str, place: str, progress: Progress) -> DataSet:
+def open_set(name: str, place: str, progress: Progress) -> Relabelled:
     """The pictures of a set, with the set's classes. UserError where it is missing, saying where it comes from.
 
     Shards without class names are taken to have labels of the set's own numbering: ascending by synset.
@@ -112,12 +111,12 @@ def open_set(name: str, place: str, progress: Progress) -> DataSet:
     # The archive unpacks into one folder; names say enough.
     flat = unsorted(Path(found)) if name == "real" and Path(found).is_dir() else []
     pictures = FolderPictures(tuple(flat), None) if flat else open_pictures(found, progress)
-    labels: Callable[[Labelled], tuple[int, ...]] = (
-        partial(reassessed, real_labels())
-        if name == "real"
-        else partial(renumbered, _numbers(name, pictures.classes, found))
+    # Of reassessed labels, names of files decide.
+    numbers = None if name == "real" else _numbers(name, pictures.classes, found)
+    labels: Callable[[Labelled], tuple[int, ...] | None] = (
+        partial(reassessed, real_labels()) if name == "real" else partial(renumbered, numbers)
     )
-    return Relabelled(pictures, published.classes, labels)
+    return Relabelled(pictures, published.classes, labels, len(set(numbers)) if numbers else None)
 
 
 def missing(name: str, place: str | Path) -> str:
@@ -142,37 +141,13 @@ def _numbers(name: str, classes: Sequence[str] | None, found: str) -> tuple[int,
         if max(numbers) >= len(published.classes):
             raise UserError(f"{found} has a class {max(numbers)}; {published.title} has {len(published.classes)}")
         return numbers
-    place = {synset: number for number, synset in enumerate(published.classes)}
-    if unknown := [folder for folder in classes if same_class(folder) not in place]:
+    numbers = tuple(match_classes(classes, published.classes, (found, published.title)))
+    if -1 in numbers:
         raise UserError(
-            f"{found} has a class {unknown[0]!r}, which {published.title} has not; "
+            f"{found} has a class {classes[numbers.index(-1)]!r}, which {published.title} has not; "
             f"its folders are called by synset, such as {published.classes[0]}"
         )
-    return tuple(place[same_class(folder)] for folder in classes)
-
-
-@dataclass(frozen=True)
-class Relabelled:
-    """Pictures of which `labels`, a picklable function, says anew which classes are right."""
-
-    pictures: DataSet
-    classes: list[str] | None
-    labels: Callable[[Labelled], tuple[int, ...]]
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        return self.pictures.counts
-
-    def table(self) -> ShardTable:
-        return self.pictures.table()
-
-    def read(self, part: int, numbers: range) -> list[Labelled]:
-        return [replace(picture, labels=self.labels(picture)) for picture in self.pictures.read(part, numbers)]
-
-
-def renumbered(numbers: Sequence[int] | None, picture: Labelled) -> tuple[int, ...]:
-    """A picture's labels, of which `numbers` has the new one of each; None: they stay."""
-    return picture.labels if numbers is None else tuple(numbers[label] for label in picture.labels)
+    return numbers
 
 
 def reassessed(real: Sequence[tuple[int, ...]], picture: Labelled) -> tuple[int, ...]:

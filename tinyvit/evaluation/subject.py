@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from tinyvit.classes import imagenet_classes
+from tinyvit.errors import UserError
 from tinyvit.students import class_names, colours, input_size, load_student, timm_config
 from tinyvit.teachers import SOURCES, load_teacher
 
@@ -61,7 +62,9 @@ def load_subject(name: str, device: torch.device) -> Subject:
     """A stage's folder or an exported student, or a teacher such as `timm:NAME`, on a device."""
     if name.partition(":")[0] not in SOURCES:
         model = load_student(Path(name)).to(device)
-        return Subject.of(model, class_names(model) or imagenet_classes(int(model.num_classes)))  # type: ignore[arg-type]
+        if not (classes := int(cast(Any, model).num_classes)):
+            raise UserError(f"the network in {name} has no classifier; give one that tells classes apart")
+        return Subject.of(model, class_names(model) or imagenet_classes(classes))
     teacher = load_teacher(name, device, None)
     config = getattr(teacher.model, "pretrained_cfg", {})
     return Subject(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from storage import LogitStore
-from tinyvit.classes import columns
+from tinyvit.classes import class_index_map
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.place import train_and_val
 from tinyvit.errors import UserError
@@ -36,12 +36,16 @@ def label_rows(answers: Answers, store: LogitStore, index: ShardIndex | None, pr
         return Labelled(answers, "no shards were given (--data), so there is neither a label nor a picture")
     own, theirs = store.class_names, index.place.class_names()
     try:
-        classes = columns(own, theirs)
-    except UserError:
-        return Labelled(answers, "the labels are of other classes than the teacher's, so nothing is said of agreement")
+        classes = class_index_map(theirs, own)
+    except UserError as fault:
+        return Labelled(answers, f"nothing is said of agreement: {fault}")
     found = with_labels(answers, index, classes, progress)
     if (found.label == NO_LABEL).all():
         return Labelled(found, "the shards have no labels, so nothing is said of agreement")
     if own is None or theirs is None:
         return Labelled(found, "the labels are taken for the teacher's class ids: the shards do not name their classes")
-    return Labelled(found, "the labels are matched with the teacher's classes by name")
+    unknown = classes.count(-1) if classes else 0
+    less = f", but {unknown} of the data's {len(theirs)} classes are none of its" if unknown else ""
+    rows = int((found.label == NO_LABEL).sum())
+    without = f"; {rows:,} of {len(found):,} rows have no label that is one" if rows else ""
+    return Labelled(found, f"the labels are matched with the teacher's classes by name{less}{without}")

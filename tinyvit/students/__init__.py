@@ -5,7 +5,6 @@ from tinyvit.students.folder import class_names, load_student, save_student
 from tinyvit.students.weights import (
     CONFIG,
     WEIGHTS,
-    Names,
     adopt_weights,
     classes_of,
     load_weights,
@@ -15,7 +14,6 @@ from tinyvit.students.weights import (
 __all__ = [
     "CONFIG",
     "WEIGHTS",
-    "Names",
     "adopt_weights",
     "class_names",
     "classes_of",

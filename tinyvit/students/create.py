@@ -9,10 +9,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from tinyvit.classes import Names
 from tinyvit.config import Student
 from tinyvit.errors import UserError
-from tinyvit.students.weights import Names, adopt_weights, classes_of, load_weights, timm_config
-from tinyvit.teachers import SOURCES, load_teacher
+from tinyvit.students.weights import adopt_weights, classes_of, load_weights, timm_config
+from tinyvit.teachers import SOURCES, load_network, own_class_names
 
 
 def create_student(student: Student, num_classes: int, seed: int, classes: Names = None) -> nn.Module:
@@ -38,8 +39,8 @@ def create_student(student: Student, num_classes: int, seed: int, classes: Names
 def weights_of(checkpoint: str) -> tuple[dict[str, Tensor], Names]:
     """The weights that a student begins with, and the names of the classes that they tell apart."""
     if checkpoint.partition(":")[0] in SOURCES:
-        teacher = load_teacher(checkpoint, torch.device("cpu"), None)
-        return dict(teacher.model.state_dict()), teacher.classes
+        network = load_network(checkpoint)
+        return dict(network.state_dict()), own_class_names(network)
     return load_weights(Path(checkpoint)), classes_of(Path(checkpoint))
 
 

@@ -15,9 +15,10 @@ from safetensors.torch import save
 from torch import nn
 
 from storage import write_whole
+from tinyvit.classes import Names
 from tinyvit.config import Student
 from tinyvit.errors import UserError
-from tinyvit.students.weights import CONFIG, WEIGHTS, Names, timm_config
+from tinyvit.students.weights import CONFIG, WEIGHTS, timm_config
 
 # Of timm's configuration: what pictures must be made for, and where the classifier is.
 PREPARATION = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,15 +12,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tinyvit.classes import same_class
+from tinyvit.classes import Names, match_classes
 from tinyvit.errors import UserError
 
 log = logging.getLogger("tinyvit")
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-
-Names = Sequence[str] | None
 
 
 def timm_config(model: nn.Module) -> dict[str, Any]:
@@ -65,26 +62,19 @@ def adopt_weights(model: nn.Module, state: dict[str, Tensor], before: Names = No
         raise UserError(f"the checkpoint is of another model: {wrong[0]} does not fit")
     head = [key for key in own if key.startswith(classifier)]
     if before is not None and now is not None and list(before) != list(now):
-        found = _rows(before, now)
-        kept = sum(row is not None for row in found)
-        if kept:
-            log.info("the classifier begins with the rows of %d of %d classes", kept, len(now))
+        found = match_classes(now, before, ("the new classifier", "the checkpoint"))
+        kept = sum(row >= 0 for row in found)
+        log.info("the classifier begins with the rows of %d of %d classes", kept, len(now))
         given |= {key: _taken(given[key], found) if kept else own[key] for key in head if key in given}
     model.load_state_dict(
         {**given, **{key: own[key] for key in head if key not in given or given[key].shape != own[key].shape}}
     )
 
 
-def _rows(before: Sequence[str], now: Sequence[str]) -> list[int | None]:
-    """Where each class of `now` is in `before`."""
-    place = {same_class(name): row for row, name in enumerate(before)}
-    return [place.get(same_class(name)) for name in now]
-
-
-def _taken(values: Tensor, rows: list[int | None]) -> Tensor:
-    """Rows of the classifier's weight [C, D] or bias [C] for other classes."""
-    mean = values[[row for row in rows if row is not None]].mean(dim=0)
-    return torch.stack([mean if row is None else values[row] for row in rows])
+def _taken(values: Tensor, rows: list[int]) -> Tensor:
+    """Rows of the classifier's weight [C, D] or bias [C] for other classes, of which -1 is one that it has not."""
+    mean = values[[row for row in rows if row >= 0]].mean(dim=0)
+    return torch.stack([mean if row < 0 else values[row] for row in rows])
 
 
 def _resized(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -42,13 +42,13 @@ class Classification:
         self._run, self._name = run, name
         self._stage = stage = run.recipe.stages[name]
         self._classes = run.class_names(stage)
-        run.refuse_other_labels(stage)
         num_classes = run.num_classes(stage)
         self.model: nn.Module = create_student(run.recipe.student, num_classes, stage.seed, self._classes)
         if before is not None:
             adopt_weights(self.model, load_weights(before), classes_of(before), self._classes)
         self._colours = colours(self.model)
-        self._epochs = Epochs(run, name, input_size(self.model), num_classes)
+        self._num_classes = num_classes
+        self._epochs = Epochs(run, name, input_size(self.model), num_classes, run.label_classes(stage))
         self.right: str | None = "agreement" if stage.target == "teacher" else "train_top1"
 
     @staticmethod
@@ -60,6 +60,8 @@ class Classification:
             stage.model_dump(mode="json"),
             run.recipe.augment_of(stage).model_dump(mode="json"),
             run.answers if stage.target == "teacher" else None,
+            # What labels mean stands beside the shards, not in them.
+            run.index.place.class_names() if stage.learns_labels else None,
             earlier,
             *([] if run.shards is None else [sorted(run.shards)]),
         ]
@@ -108,7 +110,15 @@ class Classification:
             # What the teacher tells apart is not what the pictures are labelled with.
             return None
         subject = Subject.of(self.model, self._classes)
-        evaluator = Evaluator(subject, [pictures] * times, run.world, run.workers, network.dtype)
+        evaluator = Evaluator(
+            subject,
+            [pictures] * times,
+            run.world,
+            run.workers,
+            network.dtype,
+            skip_broken=run.recipe.data.broken == "skip",
+        )
+        evaluator.check_pictures(self._num_classes, run.progress)
         return lambda model: evaluator.measure(model).as_dict()
 
     def save(self, folder: Path, model: nn.Module) -> None:

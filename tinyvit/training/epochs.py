@@ -13,10 +13,13 @@ log = logging.getLogger("tinyvit")
 
 
 class Epochs:
-    """The epochs of a stage whose student takes `size` pixels a side and tells `num_classes` apart, for this rank."""
+    """The epochs of a stage whose student takes `size` pixels a side and tells `num_classes` apart, for this rank;
+    `label_classes` says which of them each label is.
+    """
 
-    def __init__(self, run: Run, name: str, size: int, num_classes: int) -> None:
+    def __init__(self, run: Run, name: str, size: int, num_classes: int, label_classes: tuple[int, ...] | None) -> None:
         self._run, self._name, self._size, self._num_classes = run, name, size, num_classes
+        self._label_classes = label_classes
         self._stage = stage = run.recipe.stages[name]
         micro, world = run.recipe.engine.micro_batch, run.world.size
         if stage.batch_size < world:
@@ -48,6 +51,7 @@ class Epochs:
             seed=stage.seed,
             replayed=replayed,
             labels=stage.target == "labels" or stage.label_weight > 0,
+            label_classes=self._label_classes,
             teacher_size=run.teacher_size if asked else None,
             missing=stage.missing,
             broken=run.recipe.data.broken,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from threading import Event
 from typing import Any
 
 from storage import LogitStore
+from tinyvit.classes import match_classes
 from tinyvit.config import Recipe, Stage
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.training_views import counts_of
@@ -17,6 +19,8 @@ from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 from tinyvit.teachers import Teacher
 from tinyvit.world import World
+
+log = logging.getLogger("tinyvit")
 
 
 @dataclass(frozen=True)
@@ -83,16 +87,36 @@ class Run:
         names = self.store.class_names if self.store else self.teacher.classes if self.teacher else None
         return tuple(names) if names else None
 
-    def refuse_other_labels(self, stage: Stage) -> None:
-        """UserError when a stage learns from a teacher and from labels that are not the teacher's classes."""
-        if stage.target == "teacher" and (stage.label_weight or stage.missing == "label"):
-            labels = self.index.place.class_names() or []
-            if len(labels) != self.num_classes(stage):
-                why = "missing=label" if stage.missing == "label" else f"label_weight={stage.label_weight}"
-                raise UserError(
-                    f"a stage has {why}, but the data's classes.txt names {len(labels)} classes, the teacher "
-                    f"{self.num_classes(stage)}"
-                )
+    def label_classes(self, stage: Stage) -> tuple[int, ...] | None:
+        """Which of the classes that a stage's student tells apart each label is; None where no label is learned.
+
+        Labels that are learned beside a teacher's answers are matched with its classes by name. UserError where one is
+        none of them, and where there are no names to tell.
+        """
+        if not stage.learns_labels:
+            return None
+        if stage.target == "labels":
+            return tuple(range(self.num_classes(stage)))
+        why = "missing=label" if stage.missing == "label" else f"label_weight={stage.label_weight}"
+        labels, teacher = self.index.place.class_names() or [], self.class_names(stage)
+        if teacher is None and len(labels) == self.num_classes(stage):
+            log.warning("the teacher's classes have no names: label 0 is taken for its first one, and so on")
+            return tuple(range(len(labels)))
+        if teacher is None or not labels:
+            raise UserError(
+                f"a stage has {why}, but the data's classes.txt names {len(labels)} classes, the teacher "
+                f"{self.num_classes(stage)}"
+            )
+        found = match_classes(labels, teacher, ("the data", "the teacher"))
+        if -1 in found:
+            raise UserError(
+                f"a stage has {why}, but the data's class {labels[found.index(-1)]!r} (label {found.index(-1)}) is "
+                f"none of the teacher's {len(teacher)}, the first of which is {teacher[0]!r}; learn from answers "
+                f"alone, or name the classes alike (classes.txt, label.classes)"
+            )
+        if found != list(range(len(teacher))):
+            log.info("labels are numbered as the teacher's classes, which have the same names in another order or more")
+        return tuple(found)
 
     def num_classes(self, stage: Stage) -> int:
         """How many classes a stage's student tells apart."""

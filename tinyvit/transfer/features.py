@@ -96,7 +96,7 @@ class Extractor:
             views = self._views(pictures)
             slots = probe_slots(store.samples[shard], store.spec.probes)
             for slot, wanted in zip(slots, store.read_shard(shard).view_digest.tolist(), strict=True):
-                pixels, _ = views.batch((shard, range(slot, slot + 1)))
+                pixels = views.batch((shard, range(slot, slot + 1))).views
                 if view_digest(pixels[0].numpy()) != wanted:
                     versions = ", ".join(version_changes(store.spec.libraries)) or "the pictures or the code changed"
                     raise UserError(f"{store.location} has features of other pixels ({versions}); remove it")
@@ -116,7 +116,7 @@ class Extractor:
         batches = run_jobs(views.batch, jobs(), self.workers, self.device.type == "cuda")
         with self.progress.task("features", total, "pictures") as bar:
             draft, digests = list[tuple[Tensor, Tensor]](), dict[int, int]()
-            for number, (pixels, labels) in enumerate(batches):
+            for number, (pixels, labels, *_) in enumerate(batches):
                 shard, slots = spans[number]
                 draft.append((self._features(pixels), labels[:, 0]))
                 probed = probe_slots(store.samples[shard], store.spec.probes)

@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from storage import digest_of
-from tinyvit.classes import same_class, shared_classes
+from tinyvit.classes import match_classes, shared_classes
 from tinyvit.data.place import train_and_val
 from tinyvit.errors import UserError
 from tinyvit.evaluation import Evaluation, Subject, evaluate, load_subject, open_pictures
@@ -36,6 +36,8 @@ log = logging.getLogger("tinyvit")
 # Figures by name: an Accuracy as a dictionary, and beside it what else is to be known of it.
 Figures = dict[str, dict[str, Any]]
 SHOTS = (1, 5)
+# Changes with what figures mean: older ones are not taken for today's.
+FIGURES = 2
 
 
 def _linear(train: Split, test: Split, seed: int) -> Figures:
@@ -121,7 +123,9 @@ class Judge:
 
         def figures_of(measure: str) -> Figures:
             if measure == "top-1":
-                return self._kept(measure, subject, [pictures["val"]], lambda: self._top1(subject, pictures["val"]))
+                return self._kept(
+                    measure, subject, [pictures["val"]], lambda: self._top1(subject, pictures["val"], False)
+                )
             return self._kept(measure, subject, list(pictures.values()), partial(judged, measure))
 
         figures: Figures = {}
@@ -143,7 +147,12 @@ class Judge:
         if name == "c":
             return self._corrupted(prepared(subject), place)
         pictures = open_set(name, place, self.progress)
-        return self._kept(name, subject, [pictures], lambda: self._top1(subject, pictures, SETS[name].title))
+
+        def judged() -> Figures:
+            (figure,) = self._top1(subject, pictures, restrict=True).values()
+            return {SETS[name].title: figure | {"of": f"{figure['of']}, classes of the set: {pictures.coverage}"}}
+
+        return self._kept(name, subject, [pictures], judged)
 
     def _corrupted(self, subject: Subject, place: str) -> Figures:
         severities: dict[str, list[Evaluation]] = {}
@@ -160,34 +169,36 @@ class Judge:
             figures["ImageNet-C, mCE"] = {"percent": mce, "low": mce, "high": mce, "of": "15 corruptions"}
         return figures
 
-    def _top1(self, subject: Subject, pictures: DataSet, name: str = "top-1") -> Figures:
+    def _top1(self, subject: Subject, pictures: DataSet, restrict: bool) -> Figures:
         if not shared_classes(subject.classes, pictures.classes):
             raise UserError("it tells other classes apart")
-        (found,) = self._evaluations(subject, [pictures])
-        return {name: Accuracy.counted(round(found.top1 * found.images / 100), found.images).as_dict()}
+        (found,) = self._evaluations(subject, [pictures], "evaluate", restrict)
+        figure = Accuracy.counted(round(found.top1 * found.images / 100), found.images).as_dict()
+        if found.unknown_images:
+            figure["of"] += f", {found.unknown_images:,} of them of classes that it does not have"
+        return {"top-1": figure}
 
     def _by_severity(self, subject: Subject, sets: Sequence[DataSet], kind: str) -> Figures:
-        found = self._evaluations(subject, sets, kind)
+        found = self._evaluations(subject, sets, kind, restrict=True)
         return {str(severity): one.as_dict() for severity, one in enumerate(found, 1)}
 
-    def _evaluations(self, subject: Subject, sets: Sequence[DataSet], title: str = "evaluate") -> list[Evaluation]:
-        return evaluate(subject, sets, self.world, self.workers, self.dtype, self.progress, title)
+    def _evaluations(self, subject: Subject, sets: Sequence[DataSet], title: str, restrict: bool) -> list[Evaluation]:
+        return evaluate(subject, sets, self.world, self.workers, self.dtype, self.progress, title, restrict=restrict)
 
     def _splits(self, extractor: Extractor, data: str, train: DataSet, val: DataSet) -> tuple[Split, Split]:
         """Both parts of a data set, the labels of the second numbered as those of the first."""
         one, two = extractor.split(data, train), extractor.split(data, val)
         if train.classes is None or val.classes is None or train.classes == val.classes:
             return one, two
-        place = {same_class(name): number for number, name in enumerate(train.classes)}
-        if unknown := [name for name in val.classes if same_class(name) not in place]:
-            raise UserError(f"{data}: the class {unknown[0]!r} is in val, not in train")
-        numbers = np.array([place[same_class(name)] for name in val.classes], np.int32)
+        numbers = np.array(match_classes(val.classes, train.classes, ("val", "train")), np.int32)
+        if (numbers < 0).any():
+            raise UserError(f"{data}: the class {val.classes[int(np.argmin(numbers))]!r} is in val, not in train")
         return one, Split(two.features, numbers[two.labels])
 
     def _kept(self, measure: str, subject: Subject, sets: Sequence[DataSet], judge: Callable[[], Figures]) -> Figures:
         """What was found before, else what `judge` finds now."""
         about = [
-            measure, self.seed, str(self.dtype), weights_digest(subject.model), subject.preparation,
+            FIGURES, measure, self.seed, str(self.dtype), weights_digest(subject.model), subject.preparation,
             # Names decide which class a label means.
             list(subject.classes or []), [(pictures.table().digest(), pictures.classes) for pictures in sets],
         ]  # fmt: skip

@@ -267,7 +267,7 @@ def test_an_unsealed_store_is_trained_on_where_the_recipe_says_how(
     assert "1 of the store's 4 units are missing; missing=skip" in " ".join(skipped.stderr.split())
     labelled = tinyvit(*arguments, "--run-dir", tmp_path / "c", "--set", "stages.distill.missing=label")
     assert labelled.returncode == 2
-    assert "classes.txt names 10 classes, the teacher 1000" in " ".join(labelled.stderr.split())
+    assert "the data's class 'T-shirt/top' (label 0) is none of the teacher's 1000" in " ".join(labelled.stderr.split())
 
 
 def test_fewer_stored_epochs_than_training_needs_are_used_in_turn(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +15,11 @@ import torch
 from PIL import Image
 from support import samples_of, tinyvit
 
-from tinyvit.classes import columns, named_classes
+from tinyvit.classes import class_index_map, named_classes
 from tinyvit.config import Recipe
 from tinyvit.errors import UserError
 from tinyvit.evaluation import Evaluator, Subject, open_pictures
-from tinyvit.evaluation.pictures import EvaluationViews
+from tinyvit.evaluation.pictures import DataSet, EvaluationViews, with_classes
 from tinyvit.pixels import normalise
 from tinyvit.progress import LogProgress
 from tinyvit.students import create_student, save_student
@@ -41,12 +43,9 @@ def model(small_recipe: Recipe) -> torch.nn.Module:
     return made.eval()
 
 
-def evaluate(subject: Subject, data: Path, workers: int = 0) -> dict[str, float]:
-    return (
-        Evaluator(subject, [open_pictures(str(data), LogProgress())], CPU, workers, torch.float32)
-        .measure(subject.model)
-        .as_dict()
-    )
+def evaluate(subject: Subject, data: Path | DataSet, workers: int = 0, **options: bool) -> dict[str, Any]:
+    pictures = open_pictures(str(data), LogProgress()) if isinstance(data, Path) else data
+    return Evaluator(subject, [pictures], CPU, workers, torch.float32, **options).measure(subject.model).as_dict()
 
 
 def image_folder(data: Path, classes: tuple[str, ...], out: Path) -> Path:
@@ -66,8 +65,8 @@ def test_accuracy_loss_and_calibration_are_their_definitions(
     found = evaluate(subject, small_data / "val", workers=2)
     pictures = open_pictures(str(small_data / "val"), LogProgress())
     views = EvaluationViews(pictures, subject.size, subject.crop_pct, subject.crop_mode, subject.interpolation, 250)
-    ((pixels, labels),) = views.read(0, 1)
-    labels = labels[:, 0]
+    (batch,) = views.read(0, 1)
+    pixels, labels = batch.views, batch.labels[:, 0]
     with torch.inference_mode():
         logits = model(normalise(pixels, subject.mean, subject.std, CPU.device))
     p, right = logits.softmax(dim=1).numpy(), (logits.argmax(dim=1) == labels).numpy()
@@ -106,16 +105,20 @@ def test_the_command_line_takes_size_crop_precision_and_class_names(
 ) -> None:
     save_student(tmp_path / "student", model, small_recipe.student, classes)
     names = str(small_data / "val" / "classes.txt")
-    more = ("--size", "48", "--crop", "0.5", "--precision", "bfloat16", "--classes", names)
+    more = ("--size", "48", "--crop", "0.5", "--precision", "bfloat16", "--classes", names, "--restrict")
     done = tinyvit("evaluate", tmp_path / "student", "--data", small_data / "val", "--json", *more)
     assert done.returncode == 0, done.stderr
     wanted = evaluate(replace(Subject.of(model, classes), size=48, crop_pct=0.5), small_data / "val")
     found = json.loads(done.stdout)
     assert found["size"] == 48
     assert found["loss"] == pytest.approx(wanted["loss"], rel=0.05)
-    refused = tinyvit("evaluate", tmp_path / "student", "--data", small_data / "val", "--classes", "imagenet-1k")
-    assert refused.returncode == 2
-    assert "none in common" in " ".join(refused.stderr.split())
+    assert (found["classes"], found["unknown_classes"], found["matched"]) == (10, 0, "by name")
+    others = tmp_path / "others.txt"
+    others.write_text("".join(f"other {n}\n" for n in range(10)))
+    for given, told in (("imagenet-1k", "imagenet-1k names 1000 classes, the classes.txt"), (others, "none in common")):
+        refused = tinyvit("evaluate", tmp_path / "student", "--data", small_data / "val", "--classes", given)
+        assert refused.returncode == 2
+        assert told in " ".join(refused.stderr.split())
     with pytest.raises(UserError, match="there is no precision 'int8'"):
         precision_of("int8", CPU.device)
     with pytest.raises(UserError, match="there is no class list no-such"):
@@ -129,13 +132,16 @@ def test_a_teacher_is_evaluated_by_its_name_on_imagenet_classes(tmp_path: Path) 
     done = tinyvit("evaluate", "pypi:efficientnet-lite0", "--data", tmp_path / "pictures", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    # Espresso and tabby cat, of two classes that are not the model's first two.
-    assert (found["images"], found["top1"]) == (2, 100.0)
+    # Espresso and tabby cat, of two classes that are not the model's first two; of all 1,000 it calls the cat another.
+    assert (found["images"], found["classes"]) == (2, 1000)
+    restricted = tinyvit("evaluate", "pypi:efficientnet-lite0", "--data", tmp_path / "pictures", "--json", "--restrict")
+    chosen = json.loads(restricted.stdout)
+    assert (chosen["images"], chosen["classes"], chosen["top1"]) == (2, 2, 100.0)
 
 
 def test_imagenet_21k_models_on_imagenet_1k() -> None:
     """timm's lists agree with imagenet_1kto22k.txt of the paper's code, whose first, 837th and last lines these are."""
-    chosen = columns(named_classes("imagenet-22k"), named_classes("imagenet-1k"))
+    chosen = class_index_map(named_classes("imagenet-1k"), named_classes("imagenet-22k"))
     assert chosen is not None
     assert chosen[:8] == [359, 368, 460, 475, 486, 492, 496, 514]
     assert chosen[-3:] == [21198, 21367, 21815]
@@ -143,22 +149,126 @@ def test_imagenet_21k_models_on_imagenet_1k() -> None:
     assert [number for number, column in enumerate(chosen) if column < 0] == [missing]
 
 
-def test_two_classes_of_one_name_stay_apart_where_the_lists_agree() -> None:
-    names = ["crane", "tench", "crane"]
-    assert columns(names, ["Crane", "tench", "crane"]) is None
-    assert columns(names, ["tench"]) == [1]
+class Always(torch.nn.Module):
+    """A network of some classes that says the same of every picture: the most likely class first, then the others."""
+
+    def __init__(self, answers: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        self.logits = torch.zeros(outputs)
+        self.logits[list(answers)] = torch.arange(len(answers) + 1, 1.0, -1)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(len(pixels), -1)
 
 
-def test_a_class_that_the_model_does_not_have_is_never_its_answer(small_data: Path, model: torch.nn.Module) -> None:
-    """Of ten classes the model knows nine: pictures of the tenth are wrong, the others as before."""
-    classes = tuple(f"class {n}" for n in range(10))
-    known = Subject.of(model, (*classes[:9], "another"))
-    pictures = open_pictures(str(small_data / "val"), LogProgress())
-    evaluator = Evaluator(known, [pictures], CPU, 0, torch.float32, classes=classes)
-    found = evaluator.measure(model)
-    assert np.isfinite(found.loss)
-    labels = [sample.label for sample in samples_of(small_data / "val")]
-    assert found.top1 <= 100 - 100 * labels.count(9) / len(labels)
+def sure(subject: Subject, answers: Sequence[int], classes: Sequence[str]) -> Subject:
+    """The subject's preparation with a network of other classes."""
+    return replace(subject, model=Always(answers, len(classes)), classes=list(classes))
+
+
+COLOURS = ("red", "green", "blue", "yellow")
+
+
+def coloured(folder: Path, counts: dict[str, int]) -> Path:
+    """So many pictures of each colour, in an image folder."""
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (40, 40), name if name in COLOURS else "grey").save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_accuracy_is_over_all_classes_of_the_model(model: torch.nn.Module, tmp_path: Path) -> None:
+    """A model that calls everything yellow is wrong about red and green also where nothing yellow is asked about."""
+    subject = Subject.of(model)
+    yellow = sure(subject, [3, 1, 0, 2], COLOURS)
+    data = coloured(tmp_path / "data", {"red": 4, "green": 6})
+    found = evaluate(yellow, data)
+    assert (found["top1"], found["top5"], found["classes"], found["unknown_classes"]) == (0, 100, 4, 0)
+    # On request it chooses among the data's classes: of red and green it prefers green.
+    restricted = evaluate(yellow, data, restrict=True)
+    assert (restricted["top1"], restricted["classes"]) == (60, 2)
+    made = tmp_path / "shards"
+    assert tinyvit("data", "make", data, made).returncode == 0
+    (made / "classes.txt").write_text("green\nred\nblue\nyellow\n")
+    assert evaluate(yellow, made)["top1"] == 0
+
+
+def test_what_a_model_does_not_know_is_never_right(model: torch.nn.Module, tmp_path: Path) -> None:
+    """Of ten classes it knows two, and of these it is right about one: no more among its first five."""
+    names = [f"class {n}" for n in range(10)]
+    data = coloured(tmp_path / "data", dict.fromkeys(names, 2))
+    two = sure(Subject.of(model), [1, 0], names[3:5])
+    found = evaluate(two, data)
+    assert (found["images"], found["top1"], found["top5"]) == (20, 10, 20)
+    assert (found["unknown_classes"], found["unknown_images"]) == (8, 16)
+    # Of the pictures that it can be right about.
+    assert found["loss"] == pytest.approx(torch.tensor([2.0, 1]).log_softmax(0).mean().neg().item(), rel=1e-4)
+    one = sure(Subject.of(model), [0], names[3:4])
+    assert evaluate(one, data, restrict=True)["top1"] == evaluate(one, data)["top1"] == 10
+    none = replace(two, classes=["class 3", "another"], model=Always([1, 0], 2))
+    assert (evaluate(none, data)["top1"], evaluate(none, data, restrict=True)["top1"]) == (0, 10)
+
+
+def test_folders_called_by_numbers_are_taken_by_value(model: torch.nn.Module, tmp_path: Path) -> None:
+    names = [str(n) for n in range(12)]
+    data = coloured(tmp_path / "data", dict.fromkeys(names, 1))
+    listed = tmp_path / "names.txt"
+    listed.write_text("".join(f"kind {n}\n" for n in range(12)))
+    pictures = open_pictures(str(data), LogProgress())
+    assert pictures.classes == names
+    for n in (2, 10):
+        nth = sure(Subject.of(model), [n], [f"kind {m}" for m in range(12)])
+        called = with_classes(pictures, str(listed), str(data))
+        right = [p for part in range(len(called.counts)) for p in called.read(part, range(12)) if p.labels == (n,)]
+        assert [Path(picture.name).parent.name for picture in right] == [str(n)]
+        assert evaluate(nth, called)["top1"] == pytest.approx(100 / 12)
+        # A model whose classes have no names: number n is its n-th.
+        nameless = replace(nth, classes=None)
+        (picture,) = [p for p in pictures.read(0, range(12)) if p.labels == (n,)]
+        assert Path(picture.name).parent.name == str(n)
+        assert evaluate(nameless, data)["top1"] == pytest.approx(100 / 12)
+
+
+def test_a_list_of_classes_must_fit(tmp_path: Path) -> None:
+    listed = tmp_path / "names.txt"
+    listed.write_text("a\nb\nc\n")
+    for folder, counts, told in (
+        ("numbers", {"0": 1, "3": 1}, "has a class 3, .* names 3 classes, from 0 on"),
+        ("synsets", {"n01440764": 1, "n02123045": 1, "n07920052": 1}, "names its classes itself, such as 'n01440764'"),
+    ):
+        data = coloured(tmp_path / folder, counts)
+        with pytest.raises(UserError, match=told):
+            with_classes(open_pictures(str(data), LogProgress()), str(listed), str(data))
+    made = tmp_path / "shards"
+    assert tinyvit("data", "make", tmp_path / "numbers", made).returncode == 0
+    with pytest.raises(UserError, match=r"names 3 classes, the classes.txt of .* 2"):
+        with_classes(open_pictures(str(made), LogProgress()), str(listed), str(made))
+    (made / "classes.txt").unlink()
+    called = with_classes(open_pictures(str(made), LogProgress()), str(listed), str(made))
+    assert called.classes == ["a", "b", "c"]
+
+
+def test_broken_pictures_and_those_without_a_label_are_counted_or_refused(
+    model: torch.nn.Module, tmp_path: Path
+) -> None:
+    data = coloured(tmp_path / "data", {"red": 4, "green": 6})
+    (data / "red" / "0.png").write_bytes((data / "red" / "1.png").read_bytes()[:60])
+    green = sure(Subject.of(model), [1], COLOURS)
+    with pytest.raises(UserError, match=r"red/0.png cannot be decoded .*--skip-broken"):
+        evaluate(green, data)
+    found = evaluate(green, data, skip_broken=True)
+    assert (found["images"], found["broken"], found["top1"]) == (9, 1, pytest.approx(100 * 6 / 9))
+    for workers in (0, 2):
+        evaluator = Evaluator(green, [open_pictures(str(data), LogProgress())], CPU, workers, torch.float32)
+        with pytest.raises(UserError, match=r"red/0.png cannot be decoded"):
+            evaluator.check_pictures(4, LogProgress())
+
+
+def test_probabilities_are_not_taken_for_logits(model: torch.nn.Module, small_data: Path) -> None:
+    ended = torch.nn.Sequential(model, torch.nn.Softmax(dim=1)).eval()
+    with pytest.raises(UserError, match="answers with probabilities where logits are wanted"):
+        evaluate(replace(Subject.of(model), model=ended), small_data / "val")
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:

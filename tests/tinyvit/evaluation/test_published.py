@@ -82,7 +82,7 @@ def layout(pictures: list[Image.Image], folders: list[str], root: Path, name: st
 
 
 def ours(subject: Subject, pictures: LabelledPictures) -> Evaluation:
-    return Evaluator(subject, [pictures], CPU, 0, torch.float32, batch_size=7).measure(subject.model)
+    return Evaluator(subject, [pictures], CPU, 0, torch.float32, restrict=True, batch_size=7).measure(subject.model)
 
 
 def timms(
@@ -108,8 +108,11 @@ def test_top1_is_that_of_timm(
     labels = answers(logits, subject, published.classes)
     called = [str(label) if published.numbered else published.classes[label] for label in labels]
     folder = layout(pictures, called, tmp_path / "sets" / published.folders[0])
-    found = ours(subject, open_set(name, str(tmp_path / "sets"), LogProgress()))
-    assert found.images == len(pictures)
+    pictured = open_set(name, str(tmp_path / "sets"), LogProgress())
+    # What is said of a set says how much of it is there.
+    assert pictured.coverage == f"{len(set(labels))} of {len(published.classes):,}"
+    found = ours(subject, pictured)
+    assert (found.images, found.classes) == (len(pictures), len(published.classes))
     valid = [n for n, synset in enumerate(synsets("imagenet-1k")) if synset in set(published.classes)]
     right: dict[int, list[float]] = {1: [], 5: []}
 
@@ -145,6 +148,7 @@ def test_reassessed_labels_are_those_of_timm(
     judge = RealLabelsImagenet(files, str(tmp_path / "real.json"))
     timms(subject, folder, synsets("imagenet-1k"), lambda output, _: judge.add_result(output), tmp_path)
     assert found.images == sum(bool(one) for one in labels) < len(pictures)
+    assert found.unlabelled == len(pictures) - found.images
     assert (found.top1, found.top5) == pytest.approx((judge.get_accuracy(1), judge.get_accuracy(5)))
     assert 0 < found.top1 < 100
     flat = tmp_path / "flat" / "val"
@@ -189,11 +193,11 @@ def test_a_scorecard_goes_on_after_the_last_corruption(
     judge, begun = Judge.here(tmp_path / "card", 0, 0, LogProgress()), list[int]()
 
     def stopped_at(number: int) -> Callable[..., list[Evaluation]]:
-        def counted(*arguments: Any) -> list[Evaluation]:
+        def counted(*arguments: Any, **options: Any) -> list[Evaluation]:
             begun.append(len(begun))
             if len(begun) == number:
                 raise KeyboardInterrupt
-            return evaluate(*arguments)
+            return evaluate(*arguments, **options)
 
         return counted
 
@@ -205,11 +209,11 @@ def test_a_scorecard_goes_on_after_the_last_corruption(
         # The second corruption is begun again, the first one is not, and in the end none is.
         assert len(begun) == times
         assert found.keys() == {"ImageNet-C"}
-        assert found["ImageNet-C"]["of"] == "10 pictures"
+        assert found["ImageNet-C"]["of"].startswith("10 pictures")
 
 
 def test_some_corruptions_have_no_mean_error(pictures: list[Image.Image]) -> None:
-    one = Evaluation(60, 80, 1, 0, 10, 1, 1)
+    one = Evaluation(60, 80, 1, 0, 10, 1, 1, 1000, 0, 0, 0, 0)
     found = corruption_error({"fog": [one] * 5})
     assert found["mce"] is None
     assert found["error"] == {"fog": 40}
