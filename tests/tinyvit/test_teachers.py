@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from tinyvit.config import Student
+from tinyvit.config import Decode, Student
 from tinyvit.errors import UserError
 from tinyvit.students import create_student, save_student
 from tinyvit.teachers import Fitting, Teacher, load_teacher, weights_digest
@@ -44,7 +44,7 @@ def test_a_fine_tuned_checkpoint_brings_its_own_number_of_classes(tmp_path: Path
 def test_a_student_of_ours_can_teach(tmp_path: Path) -> None:
     student = Student(name="tiny_vit_5m_224", kwargs={"img_size": 64, "depths": [1, 1, 1, 1]})
     model = create_student(student, num_classes=5, seed=0)
-    save_student(tmp_path / "s", model, student, tuple("abcde"))
+    save_student(tmp_path / "s", model, student, tuple("abcde"), Decode())
     loaded = load_teacher(f"timm:local-dir:{tmp_path / 's'}", CPU, None)
     assert (loaded.num_classes, loaded.input_size) == (5, 64)
     assert loaded.weights_sha256 == weights_digest(model)

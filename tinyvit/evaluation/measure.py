@@ -89,6 +89,7 @@ class Evaluator:
                 crop_mode=subject.crop_mode,
                 interpolation=subject.interpolation,
                 batch_size=batch_size,
+                decode=subject.decode,
                 rank=world.rank,
                 world=world.size,
             )

@@ -15,6 +15,7 @@ from timm.data.transforms_factory import transforms_imagenet_eval
 from torch import Tensor
 
 from storage import ShardTable, digest_of
+from tinyvit.config import Decode
 from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import key_digest
@@ -133,7 +134,7 @@ def open_pictures(data: str, progress: Progress) -> DataSet:
 
 @dataclass(frozen=True)
 class EvaluationViews:
-    """The centre crops of pictures, of which each of `world` ranks takes a share."""
+    """The centre crops of pictures, read as `decode` says, of which each of `world` ranks takes a share."""
 
     pictures: LabelledPictures
     size: int
@@ -141,6 +142,7 @@ class EvaluationViews:
     crop_mode: str
     interpolation: str
     batch_size: int
+    decode: Decode
     rank: int = 0
     world: int = 1
 
@@ -173,7 +175,7 @@ class EvaluationViews:
         views = np.zeros((len(pictures), self.size, self.size, 3), np.uint8)
         for view, picture in zip(views, pictures, strict=True):
             # The prefetcher's form of timm's transform ends in uint8, channels first.
-            view[:] = np.asarray(self._transform(_decoded(picture))).transpose(1, 2, 0)
+            view[:] = np.asarray(self._transform(_decoded(picture, self.decode))).transpose(1, 2, 0)
         most = max((len(picture.labels) for picture in pictures), default=1)
         labels = [[*picture.labels, *[-1] * (most - len(picture.labels))] for picture in pictures]
         return torch.from_numpy(views), torch.tensor(labels, dtype=torch.int64).view(len(pictures), most)
@@ -189,8 +191,8 @@ class EvaluationViews:
         )
 
 
-def _decoded(picture: Labelled) -> Image.Image:
+def _decoded(picture: Labelled, decode: Decode) -> Image.Image:
     try:
-        return Image.fromarray(EncodedImage(picture.content).pixels())
+        return Image.fromarray(EncodedImage(picture.content, decode).pixels())
     except BrokenImage as fault:
         raise UserError(f"{picture.name} cannot be decoded ({fault}); mend it") from None
