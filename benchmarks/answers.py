@@ -57,6 +57,7 @@ def collect(recipe: Recipe, teacher: Teacher, views: int, workers: int, progress
     stream = UnitViews(
         index=index,
         augment=label.augment,
+        decode=recipe.data.decode,
         size=label.input_size or teacher.input_size,
         run_seed=label.seed,
         batch_size=CHUNK,

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from storage import LogitStore
-from tinyvit.config import Augment
+from tinyvit.config import Augment, Decode
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.loader import run_streams
 from tinyvit.data.training_views import Replayed, TrainingViews
@@ -32,7 +32,7 @@ def endure(folder: Path, index: ShardIndex, minutes: float, workers: int, progre
     store = LogitStore.open(folder / "store")
     stored = Replayed(0, store.spec.run_seed, store.location)
     epochs = [
-        TrainingViews(index, Augment(), SIZE, store.spec.num_classes, BATCH, epoch, seed=0, replayed=stored)
+        TrainingViews(index, Augment(), Decode(), SIZE, store.spec.num_classes, BATCH, epoch, seed=0, replayed=stored)
         for epoch in range(EPOCHS)
     ]
     began = mark = time.monotonic()

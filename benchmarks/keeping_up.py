@@ -93,7 +93,9 @@ def _ask(recipe: Recipe, place: Path, count: int, ready: Barrier) -> None:
     """The forward pass alone, on the views that labelling asks about, in the same batches."""
     teacher, label = _teacher(recipe, count), recipe.label
     index = index_shards(recipe.data.train, SilentProgress())
-    stream = UnitViews(index, label.augment, label.input_size or 0, label.seed, label.batch_size, 4, True)
+    stream = UnitViews(
+        index, label.augment, recipe.data.decode, label.input_size or 0, label.seed, label.batch_size, 4, True
+    )
     store = LogitStore.open(place / "index")
     jobs = (part for unit in store.units() for part in stream.parts(unit, store.spec.epochs_of(unit)))
     chunks = chain.from_iterable(run_jobs(stream.chunks, jobs, default_workers()))

@@ -25,7 +25,7 @@ from timm.data import create_transform
 from benchmarks.photographs import write_photographs
 from benchmarks.timm_way import describe_for_timm, timm_loader, timm_settings
 from storage import LogitStore
-from tinyvit.config import Augment, load_recipe
+from tinyvit.config import Augment, Decode, load_recipe
 from tinyvit.data.images import EncodedImage
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import IndexedShard
@@ -120,7 +120,9 @@ def _timm(data: Path, augment: Augment, workers: int, seed: int, prefetcher: boo
 
 def _views(index: ShardIndex, augment: Augment, seed: int, stored: Replayed | None = None) -> TrainingViews:
     labels = stored is None
-    return TrainingViews(index, augment, SIZE, CLASSES, BATCH, epoch=seed, seed=0, replayed=stored, labels=labels)
+    return TrainingViews(
+        index, augment, Decode(), SIZE, CLASSES, BATCH, epoch=seed, seed=0, replayed=stored, labels=labels
+    )
 
 
 class _Decoding:
@@ -137,7 +139,7 @@ class _Decoding:
             for first in range(0, shard.samples, BATCH)
         ]
         for shard, slots in batches[worker::workers]:
-            yield ([len(EncodedImage(sample.image).pixels()) for sample in shard.read(slots)],)
+            yield ([len(EncodedImage(sample.image, Decode()).pixels()) for sample in shard.read(slots)],)
 
 
 def profile(index: ShardIndex, augment: Augment, store: LogitStore) -> dict[str, dict[str, float]]:
@@ -158,8 +160,8 @@ def _our_steps(clock: _Clock, shard: IndexedShard, augment: Augment, store: Logi
     alone = partners(seeds, Augment())
     bare = augment.model_copy(update={"auto_augment": None, "color_jitter": 0.0, "erase_prob": 0.0})
     samples = clock("read", lambda: shard.read(slots))
-    clock("decode", lambda: [EncodedImage(sample.image).pixels() for sample in samples])
-    pictures = Pictures(shard, slots)
+    clock("decode", lambda: [EncodedImage(sample.image, Decode()).pixels() for sample in samples])
+    pictures = Pictures(shard, slots, Decode())
     # Once for nothing: what is decoded is kept.
     pictures.views(slots, seeds, alone, bare, SIZE)
     clock("crop, flip", lambda: pictures.views(slots, seeds, alone, bare, SIZE))

@@ -54,6 +54,8 @@ class UnitSpec:
     KIND: ClassVar[str]
     MADE_BY: ClassVar[str]
     REMEDY: ClassVar[str]
+    # What was not recorded from the beginning: its default stands for what is not known.
+    LATER: ClassVar[tuple[str, ...]] = ()
     # What two may differ in and still mean the same.
     INCIDENTAL: ClassVar[tuple[str, ...]] = ("created", "libraries")
 
@@ -88,7 +90,7 @@ class UnitSpec:
                 f"the store has format_version {version}, this program reads {cls.VERSION}; "
                 f"use the release that wrote it"
             )
-        names = [f.name for f in fields(cls)]
+        names = [f.name for f in fields(cls) if f.name in attributes or f.name not in cls.LATER]
         if missing := [name for name in (*names, *DIGESTS) if name not in attributes]:
             raise StoreError(f"the store's attributes lack {', '.join(missing)}; it is damaged, make it again")
         body = {key: attributes[key] for key in ["format", "format_version", *names, *DIGESTS]}
@@ -101,7 +103,10 @@ class UnitSpec:
         found = []
         for name in (f.name for f in fields(self) if f.name not in self.INCIDENTAL):
             mine, theirs = getattr(self, name), getattr(other, name)
-            if isinstance(mine, Mapping):
+            if name in self.LATER and bool(mine) != bool(theirs):
+                known, unknown = ("here", "in the store") if theirs else ("in the store", "here")
+                found.append(f"{name} is not recorded {unknown} (an earlier release made it), {mine or theirs} {known}")
+            elif isinstance(mine, Mapping):
                 found += [
                     f"{name}.{key} is {mine.get(key)!r} in the store, {theirs.get(key)!r} here"
                     for key in sorted({*mine, *theirs})
@@ -117,7 +122,8 @@ class StoreSpec(UnitSpec):
     """Everything that decides what the rows of a logit store mean.
 
     `teacher` names the model (name, source, weights and class-list digests, input size, mean, std),
-    `augment` is the augmentation that made the views, `libraries` the versions that replayed it. `selection` says
+    `augment` is the augmentation that made the views, `libraries` the versions that replayed it. `decode` says how
+    pictures were read (orientation, background, number of the rules), empty where that is not known. `selection` says
     which classes are kept: the `top_k` best, the fewest of them that reach the probability `mass`, or those that
     `top_k` random draws hit (`sampled`).
     """
@@ -127,6 +133,7 @@ class StoreSpec(UnitSpec):
     KIND = "logit store"
     MADE_BY = "teacher-logits"
     REMEDY = "run `tinyvit store verify --repair`, then teacher-logits again"
+    LATER = ("decode",)
     # It follows from `augment`, which says more.
     INCIDENTAL = (*UnitSpec.INCIDENTAL, "augment_digest")
 
@@ -136,6 +143,7 @@ class StoreSpec(UnitSpec):
     run_seed: int
     teacher: Mapping[str, Any]
     augment: Mapping[str, Any]
+    decode: Mapping[str, Any] = field(default_factory=dict)
     selection: str = "top_k"
     mass: float | None = None
     probes: int = 4

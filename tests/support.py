@@ -20,7 +20,7 @@ from PIL import Image
 
 from storage import LogitStore
 from storage.objects import open_objects
-from tinyvit.config import Recipe
+from tinyvit.config import Decode, Recipe
 from tinyvit.data.images import EncodedImage
 from tinyvit.data.index import index_shards
 from tinyvit.data.shards import Sample
@@ -67,11 +67,16 @@ def samples_of(data: Path) -> list[Sample]:
     return [sample for shard in index_shards(data, LogProgress()).shards() for sample in shard.read_all()]
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> EncodedImage:
+def bytes_of(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     """A picture as a shard would have it."""
     content = io.BytesIO()
     picture.save(content, kind, **options)
-    return EncodedImage(content.getvalue())
+    return content.getvalue()
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> EncodedImage:
+    """A picture as a shard would have it, read as usual."""
+    return EncodedImage(bytes_of(picture, kind, **options), Decode())
 
 
 @dataclass(frozen=True)

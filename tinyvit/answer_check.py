@@ -15,7 +15,8 @@ from tinyvit.data.made_views import make_views
 from tinyvit.data.place import train_and_val
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
-from tinyvit.store_facts import stored_augment
+from tinyvit.replay_check import reading_differences
+from tinyvit.store_facts import stored_augment, stored_decode
 from tinyvit.teachers import Teacher
 
 # Difference of sqrt(p) that another batch size, another processor or bfloat16 makes, beside the encoding's own.
@@ -43,6 +44,8 @@ def replay_faults(
     """
     if teacher.weights_sha256 != store.spec.teacher["weights_sha256"]:
         return 0, [f"the weights of {teacher.name} are not those that labelled the store; give that teacher"]
+    if unlike := reading_differences(store, stored_decode(store)):
+        return 0, [f"{unlike[0]}; its views can be replayed by the release that made it"]
     rng = np.random.default_rng(seed)
     index = index_shards(train_and_val(data)[0], progress)
     replayed, faults = 0, []
@@ -78,7 +81,8 @@ def _random_views(
 def _compare(store: LogitStore, rows: Rows, shard: IndexedShard, slots: list[int], teacher: Teacher) -> list[str]:
     if not slots:
         return []
-    made = make_views(shard, slots, rows.seed, stored_augment(store), int(store.spec.teacher["input_size"]))
+    size = int(store.spec.teacher["input_size"])
+    made = make_views(shard, slots, rows.seed, stored_augment(store), stored_decode(store), size)
     views = made.whole()
     live = teacher.answer(torch.from_numpy(np.stack(list(views.values())))).softmax(dim=1).cpu().numpy()
     bound = ENCODINGS[store.spec.encoding].max_error

@@ -19,6 +19,7 @@ import torch
 
 from storage import Claims, LogitStore, StoreError, StoreSpec, Unit, UnitRows
 from tinyvit.config import Recipe
+from tinyvit.data.images import record_of
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_jobs
 from tinyvit.data.place import Place
@@ -124,6 +125,7 @@ def store_spec(recipe: Recipe, teacher: Teacher) -> StoreSpec:
         run_seed=label.seed,
         teacher=teacher.record(label.input_size or teacher.input_size),
         augment=label.augment.model_dump(mode="json"),
+        decode=record_of(recipe.data.decode),
         libraries=library_versions(),
         created=now(),
     )
@@ -176,6 +178,7 @@ class Labeller:
         stream = UnitViews(
             index=index_shards(recipe.data.train, self.progress),
             augment=label.augment,
+            decode=recipe.data.decode,
             size=label.input_size or teacher.input_size,
             run_seed=label.seed,
             batch_size=label.batch_size,

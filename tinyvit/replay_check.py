@@ -7,14 +7,14 @@ that the libraries of today still make the pixels of then.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
 from storage import LogitStore, StoreError, Unit, digest_of
 from tinyvit.classes import read_class_list
-from tinyvit.config import Augment, Recipe
-from tinyvit.data.images import BrokenImage
+from tinyvit.config import Augment, Decode, Recipe
+from tinyvit.data.images import BrokenImage, record_of
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.loader import run_stream
@@ -46,7 +46,7 @@ def open_for_training(recipe: Recipe, path: str | Path, workers: int, progress: 
         index = index_shards(recipe.data.train, progress)
         differences = [*_recipe_differences(recipe, store), *data_differences(store, index)]
         refuse_mismatch(path, differences, "give the store that was made for it")
-        check_replay(store, recipe.label.augment, index, workers)
+        check_replay(store, recipe.label.augment, recipe.data.decode, index, workers)
     except StoreError as fault:
         raise UserError(str(fault)) from None
     return store
@@ -85,13 +85,22 @@ def _class_difference(stored: Sequence[str], given: Sequence[str], file: Path) -
     return f"class {number} is called {own!r} in the store, {other!r} in {file}"
 
 
-def check_replay(store: LogitStore, augment: Augment, index: ShardIndex, workers: int) -> None:
-    """Remake probe views of a few shards and epochs with this augmentation.
+OTHERWISE = "read them as it does (data.orientation, data.background), label again, or use the release that made it"
 
-    UserError naming the versions when a pixel differs.
+
+def reading_differences(store: LogitStore, decode: Decode) -> list[str]:
+    """Where the pictures of a store were read otherwise than `decode` and the rules of today say."""
+    return store.spec.differences(replace(store.spec, decode=record_of(decode)))
+
+
+def check_replay(store: LogitStore, augment: Augment, decode: Decode, index: ShardIndex, workers: int) -> None:
+    """Remake probe views of a few shards and epochs with this augmentation, of pictures that are read like this.
+
+    UserError naming the versions when a pixel differs, and for a store whose pictures were read by other rules.
     """
+    refuse_mismatch(store.location, reading_differences(store, decode), OTHERWISE)
     absent = frozenset(store.missing()) if not store.sealed else frozenset[Unit]()
-    probes = _Probes(index, store.location, augment, absent)
+    probes = _Probes(index, store.location, augment, decode, absent)
     # In a process of its own: Prefect's threads draw from the generators that a view is made with.
     for drifted in run_stream(probes, min(workers, 1)):
         raise UserError(f"the views of {store.location} cannot be remade: {drifted}; {_versions(store)}")
@@ -104,6 +113,7 @@ class _Probes:
     index: ShardIndex
     location: str
     augment: Augment
+    decode: Decode
     absent: frozenset[Unit]
 
     def read(self, worker: int, workers: int) -> Iterator[str]:
@@ -120,7 +130,8 @@ class _Probes:
         rows = store.read(epoch, shard.number)
         probes = dict(zip(probe_slots(shard.samples, store.spec.probes), rows.view_digest.tolist(), strict=True))
         slots = [slot for slot in probes if rows.valid[slot]]
-        made = make_views(shard, slots, rows.seed, self.augment, int(store.spec.teacher["input_size"]))
+        size = int(store.spec.teacher["input_size"])
+        made = make_views(shard, slots, rows.seed, self.augment, self.decode, size)
         for slot, pixels in made.pixels.items():
             key = made.samples[slot].key
             if isinstance(pixels, BrokenImage):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from storage import LogitStore, Rows, Unit
-from tinyvit.config import Augment
+from tinyvit.config import Augment, Decode
 from tinyvit.data.join import key_digest
 from tinyvit.errors import UserError
 
@@ -43,6 +43,7 @@ def describe(store: LogitStore) -> dict[str, Any]:
         "encoding": spec.encoding,
         "teacher": dict(spec.teacher),
         "augment": dict(spec.augment),
+        "decode": dict(spec.decode),
         "run_seed": spec.run_seed,
         "libraries": dict(spec.libraries),
         "created": spec.created,
@@ -83,6 +84,11 @@ def _progress(store: LogitStore, absent: set[Unit]) -> Iterator[dict[str, Any]]:
 def stored_augment(store: LogitStore) -> Augment:
     """The augmentation that made the views of a store."""
     return Augment.model_validate(dict(store.spec.augment))
+
+
+def stored_decode(store: LogitStore) -> Decode:
+    """How the pictures of a store were read; as usual where it does not say."""
+    return Decode(**{name: value for name, value in store.spec.decode.items() if name in Decode.model_fields})
 
 
 def best_classes(rows: Rows, slot: int) -> list[tuple[int, float]]:

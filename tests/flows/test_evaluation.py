@@ -8,7 +8,7 @@ from pathlib import Path
 from client import ask, run_deployment
 from support import tinyvit
 
-from tinyvit.config import Recipe
+from tinyvit.config import Decode, Recipe
 from tinyvit.students import create_student, save_student
 
 
@@ -18,7 +18,7 @@ def test_the_deployment_and_the_command_line_give_one_scorecard(
     classes = (small_data / "val" / "classes.txt").read_text().splitlines()
     for seed in range(2):
         model = create_student(small_recipe.student, 10, seed=seed)
-        save_student(tmp_path / str(seed), model, small_recipe.student, classes)
+        save_student(tmp_path / str(seed), model, small_recipe.student, classes, Decode())
     networks, data = [f"{name}={tmp_path / str(seed)}" for seed, name in enumerate("ab")], f"small={small_data}"
     asked = {"networks": networks, "data": [data], "measures": ["top-1", "knn"], "run_dir": tmp_path / "flow"}
     told = run_deployment(server, "evaluate-student", "--watch", **asked)

@@ -39,7 +39,8 @@ from tinyvit.training.losses import distillation_loss
 def live_views(store: LogitStore, recipe: Recipe, epoch: int, shard: int, count: int) -> torch.Tensor:
     """The first views of a shard and epoch, made again."""
     source, rows = index_shards(recipe.data.train, LogProgress()).shard(shard), store.read(epoch, shard)
-    made = make_views(source, range(count), rows.seed, recipe.label.augment, recipe.label.input_size or 0)
+    size = recipe.label.input_size or 0
+    made = make_views(source, range(count), rows.seed, recipe.label.augment, recipe.data.decode, size)
     return torch.from_numpy(np.stack(list(made.whole().values())))
 
 

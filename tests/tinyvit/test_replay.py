@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from support import EXAMPLE, ROOT, encoded
 
-from tinyvit.config import Augment
+from tinyvit.config import Augment, Decode
 from tinyvit.data.images import EncodedImage
 from tinyvit.data.index import index_shards
 from tinyvit.progress import LogProgress
@@ -34,7 +34,7 @@ POLICIES = {
 
 def pictures(count: int) -> list[EncodedImage]:
     shard = index_shards(EXAMPLE / "train", LogProgress()).shard(0)
-    return [EncodedImage(sample.image) for sample in shard.read(range(count))]
+    return [EncodedImage(sample.image, Decode()) for sample in shard.read(range(count))]
 
 
 def digests(augment: Augment, size: int = 48) -> list[int]:

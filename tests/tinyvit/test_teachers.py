@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from tinyvit.config import Student
+from tinyvit.config import Decode, Student
 from tinyvit.errors import UserError
 from tinyvit.students import create_student, save_student
 from tinyvit.teachers import Fitting, Teacher, load_teacher, weights_digest
@@ -44,7 +44,7 @@ def test_a_fine_tuned_checkpoint_brings_its_own_number_of_classes(tmp_path: Path
 def test_a_student_of_ours_can_teach(tmp_path: Path) -> None:
     student = Student(name="tiny_vit_5m_224", kwargs={"img_size": 64, "depths": [1, 1, 1, 1]})
     model = create_student(student, num_classes=5, seed=0)
-    save_student(tmp_path / "s", model, student, tuple("abcde"))
+    save_student(tmp_path / "s", model, student, tuple("abcde"), Decode())
     loaded = load_teacher(f"timm:local-dir:{tmp_path / 's'}", CPU, None)
     assert (loaded.num_classes, loaded.input_size) == (5, 64)
     assert loaded.weights_sha256 == weights_digest(model)
@@ -139,6 +139,6 @@ def test_a_network_without_a_classifier_gives_a_student_its_weights(tmp_path: Pa
     student = Student(name="resnet10t", checkpoint="timm:local-dir:" + str(tmp_path / "bare"))
     bare = timm.create_model("resnet10t", num_classes=0)
     bare.model_args = {}
-    save_student(tmp_path / "bare", bare, Student(name="resnet10t"), None)
+    save_student(tmp_path / "bare", bare, Student(name="resnet10t"), None, Decode())
     made = create_student(student, 3, seed=0)
     assert torch.equal(made.state_dict()["conv1.0.weight"], bare.state_dict()["conv1.0.weight"])

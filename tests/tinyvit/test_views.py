@@ -11,7 +11,7 @@ from PIL import Image
 from support import encoded
 from timm.data.transforms_factory import transforms_imagenet_train
 
-from tinyvit.config import Augment
+from tinyvit.config import Augment, Decode
 from tinyvit.data.images import EncodedImage
 from tinyvit.replay import view
 from tinyvit.replay.seeds import own_generators, seed_generators
@@ -82,7 +82,7 @@ def test_what_was_decoded_for_another_view_changes_nothing() -> None:
     together = [view(large, seed, Augment(), 64) for seed in seeds]
     assert len(large._decoded) > 1
     for seed in reversed(seeds):
-        alone = EncodedImage(large._content)
+        alone = EncodedImage(large._content, Decode())
         assert (view(alone, seed, Augment(), 64) == together[seed]).all()
 
 

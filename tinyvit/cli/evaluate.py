@@ -131,7 +131,8 @@ def _found(
     from tinyvit.world import World
 
     train, val = (data, None) if data.endswith(".json") else coco_places(data)
-    coco, world, detector = CocoSet(Path(val or train)), World(), load_detector(folder)
+    world, detector = World(), load_detector(folder)
+    coco = CocoSet(Path(val or train), detector.decode)
     if detector.categories != coco.categories:
         raise UserError(f"{folder} finds other categories than {coco.annotations} has; give data of the same")
     model, dtype = detector.model.to(world.device).eval(), precision_of(precision, world.device)

@@ -74,6 +74,11 @@ def _answers(store: LogitStore, data: str | None) -> dict[str, Any] | None:
     }
 
 
+def _reading(decode: dict[str, Any]) -> str:
+    """How the store's pictures were read."""
+    return ", ".join(f"{name} {value}" for name, value in decode.items()) or "read by the rules of an earlier release"
+
+
 def _sections(facts: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     teacher, said = facts["teacher"], facts["answers"]
     sealed = f"sealed {facts['sealed']}" if facts["sealed"] != "no" else "not sealed"
@@ -86,6 +91,7 @@ def _sections(facts: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]
             ("teacher", f"{teacher['name']} at {teacher.get('input_size', '?')} pixels"),
             ("its weights", f"sha256 {teacher.get('weights_sha256', 'unknown')}"),
             ("kept", f"{facts['top_k']} of {facts['classes']:,} classes ({facts['selection']}), {facts['encoding']}"),
+            ("pictures", _reading(facts["decode"])),
             ("augmentation", ", ".join(f"{name} {value}" for name, value in facts["augment"].items())),
             ("run seed", str(facts["run_seed"])),
             ("libraries", ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())),

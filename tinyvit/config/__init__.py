@@ -3,7 +3,7 @@
 from tinyvit.config.contract import Budget, Contraction, Space
 from tinyvit.config.detection import Detection
 from tinyvit.config.recipe import Recipe, load_recipe, recipe_names
-from tinyvit.config.sections import Augment, Broken, Data, Engine, Label, Missing, Residual, Stage, Student
+from tinyvit.config.sections import Augment, Broken, Data, Decode, Engine, Label, Missing, Residual, Stage, Student
 
 __all__ = [
     "Augment",
@@ -11,6 +11,7 @@ __all__ = [
     "Budget",
     "Contraction",
     "Data",
+    "Decode",
     "Detection",
     "Engine",
     "Label",

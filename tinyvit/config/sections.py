@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from PIL import ImageColor
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Residual = Literal["uniform", "ghost", "renormalise"]
 Missing = Literal["error", "skip", "label"]
@@ -62,8 +63,26 @@ class Augment(Section):
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
 
-class Data(Section):
-    """Where the WebDataset shards are; for detection, annotation files in COCO's format."""
+class Decode(Section):
+    """How the bytes of a picture become RGB pixels. Recorded in the store, as the augmentation is."""
+
+    orientation: Literal["exif", "ignore"] = Field(
+        default="exif", description="turn pictures as the camera noted, or show them as they are stored"
+    )
+    background: str | None = Field(
+        default=None, description="what transparent pictures are laid on, such as white; null: the colour beneath"
+    )
+
+    @field_validator("background")
+    @classmethod
+    def _colour(cls, colour: str | None) -> str | None:
+        if colour is not None and len(ImageColor.getrgb(colour)) != 3:
+            raise ValueError(f"{colour!r} lets something through itself; give a colour such as white or #808080")
+        return colour
+
+
+class Data(Decode):
+    """Where the WebDataset shards are (for detection, annotation files in COCO's format), and how pictures are read."""
 
     train: str = Field(
         description="shards to label and train on: a folder, a URL or a pattern such as URL/{000..127}.tar"
@@ -73,6 +92,11 @@ class Data(Section):
         default="error",
         description="an image that cannot be decoded: stop, or store an invalid row and leave the view out of training",
     )
+
+    @property
+    def decode(self) -> Decode:
+        """How pictures are read."""
+        return Decode(orientation=self.orientation, background=self.background)
 
 
 class Label(Section):

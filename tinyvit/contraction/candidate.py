@@ -72,5 +72,5 @@ def _begin(run: Run, parent: Path, folder: Path, candidate: Candidate) -> None:
     child = create_student(student, int(before.num_classes), run.recipe.contract.seed)  # type: ignore[arg-type]
     inherit(child, before)
     aside = folder.with_name(f"{folder.name}.partial")
-    save_student(aside, child, student, None)
+    save_student(aside, child, student, None, run.recipe.data.decode)
     aside.replace(folder)

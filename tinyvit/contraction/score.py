@@ -37,6 +37,7 @@ def score(
         TrainingViews(
             index=run.index,
             augment=run.recipe.label.augment,
+            decode=run.recipe.data.decode,
             size=input_size(model),
             num_classes=spec.num_classes,
             # Of about that size, and so that few views are left over.

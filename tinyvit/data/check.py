@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,18 +11,30 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tinyvit.data.images import FAULTS, BrokenImage, EncodedImage
+from tinyvit.config import Decode
+from tinyvit.data.images import BrokenImage, EncodedImage, reading
 from tinyvit.data.index import ShardIndex, index_shards, shard_faults
 from tinyvit.data.loader import run_stream
 from tinyvit.data.place import Place
+from tinyvit.data.rgb import UPRIGHT, opened, orientation_of
 from tinyvit.data.shards import Sample
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 
 TOGETHER = 64
-# EXIF's tag of how the camera was held; 1 is upright.
-ORIENTATION = 0x0112
 EXAMPLES = 5
+# Kinds that may surprise, and what becomes of them in a view.
+SEE_THROUGH = "shows the colour beneath, or data.background"
+KINDS = {
+    "16 bits": "scaled to 8 bits",
+    "CMYK": "converted to RGB",
+    "EXIF rotation": "turned upright, unless data.orientation is ignore",
+    "animated": "the first picture counts",
+    "grey": "the same in all three channels",
+    "palette with transparency": SEE_THROUGH,
+    "transparency": SEE_THROUGH,
+    "same file as another": "both are kept",
+}
 
 
 @dataclass(frozen=True)
@@ -61,37 +71,33 @@ class Looks:
 def look(shard: str, sample: Sample) -> Look:
     """Decode a sample to its end and say what is odd about it.
 
-    A view is made of the picture as RGB: colours of CMYK are converted, 16 bits cut to 8, what is transparent gets
-    the colour beneath, of an animation the first picture counts, and the note how a camera was held is not obeyed.
+    KINDS says what becomes of them. Grey whose values have no white (fractions, 32 bits) is a fault, as is a picture
+    that cannot be decoded.
     """
     digest = hashlib.blake2b(sample.image, digest_size=16).digest()
     kinds: list[str] = []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(sample.image)) as image:
-                kinds = list(_kinds(image))
-        picture = EncodedImage(sample.image)
+        with reading():
+            kinds = list(_kinds(opened(sample.image)))
+        picture = EncodedImage(sample.image, Decode())
         picture.pixels()
         return Look(shard, sample.key, digest, sample.label, picture.size, tuple(kinds), "")
-    except (BrokenImage, *FAULTS) as fault:
-        return Look(shard, sample.key, digest, sample.label, (0, 0), tuple(kinds), str(fault) or type(fault).__name__)
+    except BrokenImage as fault:
+        return Look(shard, sample.key, digest, sample.label, (0, 0), tuple(kinds), str(fault))
 
 
 def _kinds(image: Image.Image) -> Iterator[str]:
     if image.mode == "CMYK":
         yield "CMYK"
-    if image.mode.startswith(("I", "F")):
-        yield "16 bits or more"
-    if image.mode == "P" and "transparency" in image.info:
-        yield "palette with transparency"
-    elif "A" in image.getbands() or "transparency" in image.info:
-        yield "transparency"
+    if image.mode.startswith("I"):
+        yield "16 bits"
+    if image.has_transparency_data:
+        yield "palette with transparency" if image.mode == "P" else "transparency"
     if image.mode in ("L", "1", "LA"):
         yield "grey"
     if getattr(image, "n_frames", 1) > 1:
         yield "animated"
-    if image.getexif().get(ORIENTATION, 1) != 1:
+    if orientation_of(image) != UPRIGHT:
         yield "EXIF rotation"
 
 
@@ -106,7 +112,7 @@ class Findings:
     classes: Counter[int | None] = field(default_factory=Counter)
 
     def as_dict(self, names: list[str] | None) -> dict[str, Any]:
-        """JSON-simple; of kinds the count and a few keys, of sizes the extremes and the median."""
+        """JSON-simple; of kinds the count, what becomes of them and a few keys; of sizes extremes and median."""
         sides = np.array(self.sides or [(0, 0)])
         counts = {label: n for label, n in self.classes.items() if label is not None}
         used = list(counts.values()) or [0]
@@ -114,7 +120,8 @@ class Findings:
             "samples": self.samples,
             "faults": self.faults,
             "kinds": {
-                kind: {"pictures": len(keys), "such as": keys[:EXAMPLES]} for kind, keys in sorted(self.kinds.items())
+                kind: {"pictures": len(keys), "are": KINDS[kind], "such as": keys[:EXAMPLES]}
+                for kind, keys in sorted(self.kinds.items())
             },
             "width": _spread(sides[:, 0]),
             "height": _spread(sides[:, 1]),

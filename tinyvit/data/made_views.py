@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyvit.config import Augment
+from tinyvit.config import Augment, Decode
 from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.shards import Sample
@@ -68,11 +68,11 @@ class MadeViews:
 class Pictures:
     """Some samples of a shard, each decoded once, for views of several epochs."""
 
-    def __init__(self, shard: IndexedShard, slots: Iterable[int]) -> None:
+    def __init__(self, shard: IndexedShard, slots: Iterable[int], decode: Decode) -> None:
         wanted = sorted(set(slots))
         self.shard = shard
         self.samples = dict(zip(wanted, shard.read(wanted), strict=True))
-        self._images = {slot: EncodedImage(sample.image) for slot, sample in self.samples.items()}
+        self._images = {slot: EncodedImage(sample.image, decode) for slot, sample in self.samples.items()}
 
     def views(
         self, slots: Sequence[int], seeds: NDArray[np.uint32], partner: NDArray[np.intp], augment: Augment, size: int
@@ -86,9 +86,11 @@ def make_views(
     slots: Sequence[int],
     seeds: NDArray[np.uint32],
     augment: Augment,
+    decode: Decode,
     size: int,
     partner: NDArray[np.intp] | None = None,
 ) -> MadeViews:
     """Views of some slots of an epoch, whose seeds are [S] of the whole shard; `partner` where it is known already."""
     mates = partners(seeds, augment) if partner is None else partner
-    return Pictures(shard, [*slots, *mates[list(slots)].tolist()]).views(slots, seeds, mates, augment, size)
+    pictures = Pictures(shard, [*slots, *mates[list(slots)].tolist()], decode)
+    return pictures.views(slots, seeds, mates, augment, size)

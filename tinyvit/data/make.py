@@ -16,13 +16,16 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image
 from webdataset.writer import TarWriter
 
 from storage import whole_file, write_whole
-from tinyvit.data.images import FAULTS
+from tinyvit.data.images import BrokenImage, reading
 from tinyvit.data.loader import end_with_parent
+from tinyvit.data.rgb import ORIENTATION, UPRIGHT, eight_bits, opened, orientation_of, stored_size, turn_left, turned
 from tinyvit.data.sources import Picture, safe
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
@@ -131,15 +134,36 @@ def _bounded(picture: Picture, content: bytes, max_side: int) -> tuple[str, byte
     A picture that cannot be decoded is left for `data check` to find.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if max(image.size) <= max_side:
+        with reading():
+            image = opened(content)
+            if max(stored_size(image)) <= max_side:
                 return picture.suffix, content
-            image.draft("RGB", (max_side, max_side))
-            # The turn that a camera noted would be lost with its note.
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            upright.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    except FAULTS:
+            return _smaller(image, max_side)
+    except BrokenImage:
         return picture.suffix, content
+
+
+def _smaller(image: Image.Image, max_side: int) -> tuple[str, bytes]:
+    """Suffix and bytes of a picture that is too large. How it is to be turned, and what is transparent, is left to who
+    reads it, as it is for a picture that fits.
+    """
+    orientation = orientation_of(image)
+    image.draft("RGB", (max_side, max_side))
+    plain = eight_bits(image)
+    colours = plain.convert("RGB")
+    colours.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    suffix = "jpg"
+    options: dict[str, Any] = {"format": "JPEG", "quality": QUALITY}
+    if plain.has_transparency_data:
+        # Apart from the colours, which would be lost where nothing of them shows.
+        alpha = plain.convert("RGBA").getchannel("A")
+        alpha.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        colours.putalpha(alpha)
+        suffix, options = "png", {"format": "PNG"}
+    if orientation != UPRIGHT:
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        options["exif"] = exif
     made = io.BytesIO()
-    upright.save(made, "JPEG", quality=QUALITY)
-    return "jpg", made.getvalue()
+    Image.fromarray(turned(np.array(colours), turn_left(image, orientation, obey=False))).save(made, **options)
+    return suffix, made.getvalue()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from storage import LogitStore, Rows
-from tinyvit.config import Augment, Broken, Missing
+from tinyvit.config import Augment, Broken, Decode, Missing
 from tinyvit.data.images import BrokenImage
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.made_views import MadeViews, Pictures
@@ -83,6 +83,7 @@ class TrainingViews:
 
     index: ShardIndex
     augment: Augment
+    decode: Decode
     size: int
     num_classes: int
     batch_size: int
@@ -182,7 +183,7 @@ class _Source:
         answered = rows.valid[slots] if rows else np.zeros(len(slots), bool)
         if self._store and views.missing == "skip":
             here, slots, answered = here[answered], slots[answered], answered[answered]
-        pictures = Pictures(shard, [*slots, *partner[slots].tolist()])
+        pictures = Pictures(shard, [*slots, *partner[slots].tolist()], views.decode)
         draft.seeds[here] = seeds[slots]
         for pixels in draft.pixels:
             made = pictures.views(slots.tolist(), seeds, partner, views.augment, pixels.shape[1])

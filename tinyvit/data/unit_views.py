@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from storage import Unit
-from tinyvit.config import Augment
+from tinyvit.config import Augment, Decode
 from tinyvit.data.images import BrokenImage
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.made_views import Pictures
@@ -52,6 +52,7 @@ class UnitViews:
 
     index: ShardIndex
     augment: Augment
+    decode: Decode
     size: int
     run_seed: int
     batch_size: int
@@ -68,7 +69,7 @@ class UnitViews:
 
     def chunks(self, part: UnitPart) -> list[ViewChunk]:
         """The views of a part."""
-        pictures = Pictures(self.index.shard(part.unit.shard), part.slots)
+        pictures = Pictures(self.index.shard(part.unit.shard), part.slots, self.decode)
         epochs = len(part.epochs)
         together = max(1, self.batch_size // PAIRING_BLOCK) if self.augment.mixes else epochs
         return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tinyvit.config import Decode
 from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.errors import UserError
 
@@ -45,13 +46,16 @@ class _Objects:
 
 @dataclass(frozen=True)
 class CocoSet:
-    """The pictures of an annotation file, `instances_NAME.json` in a folder `annotations` beside the folder NAME."""
+    """The pictures of an annotation file, `instances_NAME.json` in a folder `annotations` beside the folder NAME, which
+    are read as `decode` says.
+    """
 
     annotations: Path
+    decode: Decode = field(default_factory=Decode)
 
     def __getstate__(self) -> dict[str, Any]:
         # Not the document, which takes gigabytes of COCO's size.
-        return {"annotations": self.annotations, "_objects": self._objects}
+        return {"annotations": self.annotations, "decode": self.decode, "_objects": self._objects}
 
     @property
     def folder(self) -> Path:
@@ -125,7 +129,7 @@ class CocoSet:
         """Pixels [H, W, 3] of a picture. UserError when it is not there or cannot be decoded."""
         file = self.folder / self._objects.files[number]
         try:
-            return EncodedImage(file.read_bytes()).pixels()
+            return EncodedImage(file.read_bytes(), self.decode).pixels()
         except (OSError, BrokenImage) as fault:
             raise UserError(f"the picture {file} cannot be read ({fault}); {self.annotations.name} names it") from None
 

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import nn
 
 from storage import write_whole
-from tinyvit.config import Detection, Student
+from tinyvit.config import Decode, Detection, Student
 from tinyvit.detection.model import create_detector
 from tinyvit.errors import UserError
 from tinyvit.students import WEIGHTS, load_weights
@@ -23,10 +23,11 @@ DETECTOR = "detector.json"
 
 @dataclass(frozen=True)
 class Detector:
-    """A network that finds objects, and the categories of COCO's format that they are of."""
+    """A network that finds objects, the categories of COCO's format that they are of, and how pictures are read."""
 
     model: nn.Module
     categories: list[dict[str, Any]]
+    decode: Decode
 
 
 def is_detector(folder: str | Path) -> bool:
@@ -35,7 +36,12 @@ def is_detector(folder: str | Path) -> bool:
 
 
 def save_detector(
-    folder: Path, model: nn.Module, student: Student, detection: Detection, categories: list[dict[str, Any]]
+    folder: Path,
+    model: nn.Module,
+    student: Student,
+    detection: Detection,
+    categories: list[dict[str, Any]],
+    decode: Decode,
 ) -> None:
     """Write the two files, each whole."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,6 +55,7 @@ def save_detector(
             "student": bare.model_dump(mode="json"),
             "detection": detection.model_dump(mode="json"),
             "categories": categories,
+            "decode": decode.model_dump(mode="json"),
         },
     )
 
@@ -62,6 +69,7 @@ def load_detector(folder: Path) -> Detector:
         student = Student.model_validate(document["student"])
         detection = Detection.model_validate(document["detection"])
         categories: list[dict[str, Any]] = document["categories"]
+        decode = Decode.model_validate(document.get("decode", {}))
     except (json.JSONDecodeError, KeyError, ValidationError) as fault:
         raise UserError(
             f"{folder / DETECTOR} cannot be read ({str(fault).partition(chr(10))[0]}); restore it"
@@ -72,4 +80,4 @@ def load_detector(folder: Path) -> Detector:
     except RuntimeError as fault:
         reason = str(fault).splitlines()[1].strip()
         raise UserError(f"the weights in {folder} are of another detector: {reason}") from None
-    return Detector(model, categories)
+    return Detector(model, categories, decode)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyvit.config import Stage
+from tinyvit.data.images import record_of
 from tinyvit.detection.coco import CocoSet
 from tinyvit.detection.folder import load_detector, save_detector
 from tinyvit.detection.measure import DetectionEvaluator
@@ -60,7 +61,8 @@ class Detecting:
         recipe = run.recipe
         assert recipe.detection
         student, detection = (part.model_dump(mode="json") for part in (recipe.student, recipe.detection))
-        return [student, detection, run.coco.digest(), stage.model_dump(mode="json"), earlier]
+        decode = record_of(recipe.data.decode)
+        return [student, detection, run.coco.digest(), decode, stage.model_dump(mode="json"), earlier]
 
     def views(self, epoch: int, done: int = 0) -> TrainingScenes:
         run, stage = self._run, self._stage
@@ -89,14 +91,15 @@ class Detecting:
     def validation(self, times: int, network: Network) -> Validation | None:
         run = self._run
         assert run.recipe.data.val
-        coco = CocoSet(Path(run.recipe.data.val))
+        coco = CocoSet(Path(run.recipe.data.val), run.recipe.data.decode)
         if coco.categories != self._coco.categories:
             raise UserError(f"{coco.annotations} has other categories than {self._coco.annotations}; mend one of them")
         evaluator = DetectionEvaluator(coco, run.world, run.workers, network.dtype, times)
         return evaluator.measure
 
     def save(self, folder: Path, model: nn.Module) -> None:
-        save_detector(folder, model, self._run.recipe.student, self._detection, self._coco.categories)
+        student, coco = self._run.recipe.student, self._coco
+        save_detector(folder, model, student, self._detection, coco.categories, coco.decode)
 
     def announce(self) -> None:
         """There is nothing more to say."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage import LogitStore
-from tinyvit.config import Recipe
+from tinyvit.config import Decode, Recipe
 from tinyvit.data.index import ShardIndex
 from tinyvit.doctor.class_order import Judge
 from tinyvit.doctor.finding import Finding
@@ -21,7 +21,7 @@ from tinyvit.errors import UserError
 from tinyvit.lease import own_device
 from tinyvit.plan import Work, plan
 from tinyvit.progress import Progress
-from tinyvit.store_facts import describe
+from tinyvit.store_facts import describe, stored_decode
 from tinyvit.teachers import Teacher, load_teacher
 
 OF_TEACHER = ("class order", "mean and std", "interpolation", "resolution")
@@ -56,7 +56,7 @@ def examine(case: Case, progress: Progress) -> Iterator[Finding]:
         assert absent is not None
         yield absent
     else:
-        yield (found := check_store(store, teacher, shards.index))
+        yield (found := check_store(store, teacher, shards.index, case.recipe.data.decode if case.recipe else None))
         if found.state in ("ok", "hint") and shards.index is not None:
             yield check_views(store, teacher, shards.index, case.seed, progress)
         else:
@@ -89,7 +89,7 @@ def _with_teacher(
         yield from (Finding(check, "skipped", "there are no pictures", "mend the shards first") for check in OF_TEACHER)
         return
     try:
-        sample = draw(index, case.pictures, case.seed)
+        sample = draw(index, case.pictures, case.seed, _decode(case, store))
     except UserError as fault:
         yield Finding.of_fault("pictures", fault)
         return
@@ -123,6 +123,13 @@ def _shown(case: Case, teacher: Teacher, store: LogitStore | None) -> Shown:
         return Shown(label.input_size or teacher.input_size, label.augment.interpolation, "the recipe")
     config = getattr(teacher.model, "pretrained_cfg", {})
     return Shown(teacher.input_size, config.get("interpolation", "bicubic"), "a plain recipe")
+
+
+def _decode(case: Case, store: LogitStore | None) -> Decode:
+    """How pictures are read by the store, else by the recipe, else as usual."""
+    if store:
+        return stored_decode(store)
+    return case.recipe.data.decode if case.recipe else Decode()
 
 
 def _bytes_needed(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinyvit.config import Decode
 from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.index import ShardIndex
 from tinyvit.evaluation.pictures import EvaluationViews, Labelled
@@ -24,10 +25,13 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures by name, encoded, with their labels, and sides (width, height); no class names are known here."""
+    """Pictures by name, encoded, with their labels, sides (width, height) and how they are read; no class names are
+    known here.
+    """
 
     pictures: tuple[Labelled, ...]
     sides: tuple[tuple[int, int], ...]
+    decode: Decode
 
     @property
     def classes(self) -> None:
@@ -49,7 +53,7 @@ class Sample:
 
     def first(self, count: int) -> Sample:
         """A smaller sample."""
-        return Sample(self.pictures[:count], self.sides[:count])
+        return Sample(self.pictures[:count], self.sides[:count], self.decode)
 
     def views(self, teacher: Teacher, size: int, interpolation: str | None = None) -> Tensor:
         """[N, size, size, 3] uint8: the pictures' centres, as the teacher's configuration has them for evaluation."""
@@ -61,11 +65,12 @@ class Sample:
             crop_mode=config.get("crop_mode", "center"),
             interpolation=interpolation or config.get("interpolation", "bicubic"),
             batch_size=BATCH,
+            decode=self.decode,
         )
         return torch.cat([batch.views for batch in prepared.read(0, 1)])
 
 
-def draw(index: ShardIndex, most: int, seed: int) -> Sample:
+def draw(index: ShardIndex, most: int, seed: int, decode: Decode) -> Sample:
     """At most so many labelled pictures that can be decoded, of the labels that were met most often, in random order.
 
     Empty where there are no labels. UserError for shards that are not the indexed ones.
@@ -91,7 +96,7 @@ def draw(index: ShardIndex, most: int, seed: int) -> Sample:
     pictures, sides = [], []
     for shard, slot in rng.permutation(np.array(found, np.int64).reshape(-1, 2)).tolist():
         (sample,) = index.shard(shard).read([slot])
-        image = EncodedImage(sample.image)
+        image = EncodedImage(sample.image, decode)
         try:
             image.pixels()
         except BrokenImage:
@@ -99,7 +104,7 @@ def draw(index: ShardIndex, most: int, seed: int) -> Sample:
         assert sample.label is not None
         pictures.append(Labelled(sample.key, sample.image, (sample.label,)))
         sides.append(image.size)
-    return Sample(tuple(pictures), tuple(sides))
+    return Sample(tuple(pictures), tuple(sides), decode)
 
 
 def ask(teacher: Teacher, views: Tensor, progress: Progress) -> Tensor:

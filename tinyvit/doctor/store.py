@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 from storage import LogitStore, StoreError
 from tinyvit.answer_check import replay_faults
+from tinyvit.config import Decode
 from tinyvit.data.index import ShardIndex
 from tinyvit.doctor.finding import Finding
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 from tinyvit.provenance import library_versions, version_changes
-from tinyvit.replay_check import check_replay
+from tinyvit.replay_check import check_replay, reading_differences
 from tinyvit.store_check import data_differences
-from tinyvit.store_facts import stored_augment
+from tinyvit.store_facts import stored_augment, stored_decode
 from tinyvit.teachers import Teacher
 
 # Views that are made again and shown to the teacher.
@@ -33,8 +34,10 @@ def open_store(path: str | None) -> tuple[LogitStore | None, Finding | None]:
         return None, Finding.of_fault("store", UserError(str(fault)))
 
 
-def check_store(store: LogitStore, teacher: Teacher | None, index: ShardIndex | None) -> Finding:
-    """Its record against the teacher and the shards that were given."""
+def check_store(
+    store: LogitStore, teacher: Teacher | None, index: ShardIndex | None, decode: Decode | None = None
+) -> Finding:
+    """Its record against the teacher, the shards and the way of reading pictures that were given."""
     missing, units = len(store.missing()), len(store.units())
     faults = store.faults()
     if faults:
@@ -43,6 +46,9 @@ def check_store(store: LogitStore, teacher: Teacher | None, index: ShardIndex | 
         return Finding("store", "failed", f"it was labelled by another teacher: {'; '.join(differences)}", OTHER)
     if index and (lines := data_differences(store, index)):
         return Finding("store", "failed", f"it is of other shards: {lines[0]}", "give the shards that it was made from")
+    if decode and (lines := reading_differences(store, decode)):
+        remedy = "set data.orientation and data.background as they are in the store, or label again"
+        return Finding("store", "failed", f"its pictures were read otherwise: {'; '.join(lines)}", remedy)
     told = f"{units - missing:,} of {units:,} units"
     compared = " and ".join(["this teacher"] * bool(teacher) + ["these shards"] * bool(index))
     told += f", of {compared}" if compared else "; neither teacher nor shards were given to compare it with"
@@ -70,7 +76,7 @@ def check_views(
 ) -> Finding:
     """Views made again from their seeds: the same pixels, and from the same teacher the same answers."""
     try:
-        check_replay(store, stored_augment(store), index, workers=1)
+        check_replay(store, stored_augment(store), stored_decode(store), index, workers=1)
         if teacher is None:
             return Finding("replay", "ok", "views made again have the stored checksums")
         absent = set(store.missing())

@@ -105,6 +105,7 @@ class Evaluator:
                 crop_mode=subject.crop_mode,
                 interpolation=subject.interpolation,
                 batch_size=batch_size,
+                decode=subject.decode,
                 skip_broken=skip_broken,
                 rank=world.rank,
                 world=world.size,

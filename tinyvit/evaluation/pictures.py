@@ -16,6 +16,7 @@ from torch import Tensor
 
 from storage import ShardTable, digest_of
 from tinyvit.classes import named_classes
+from tinyvit.config import Decode
 from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import key_digest
@@ -204,7 +205,7 @@ class EvaluationBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationViews:
-    """The centre crops of pictures, of which each of `world` ranks takes a share."""
+    """The centre crops of pictures, read as `decode` says, of which each of `world` ranks takes a share."""
 
     pictures: LabelledPictures
     size: int
@@ -212,6 +213,7 @@ class EvaluationViews:
     crop_mode: str
     interpolation: str
     batch_size: int
+    decode: Decode
     skip_broken: bool = False
     rank: int = 0
     world: int = 1
@@ -250,7 +252,7 @@ class EvaluationViews:
                 continue
             try:
                 # The prefetcher's form of timm's transform ends in uint8, channels first.
-                views[len(labels)] = np.asarray(self._transform(_decoded(picture))).transpose(1, 2, 0)
+                views[len(labels)] = np.asarray(self._transform(_decoded(picture, self.decode))).transpose(1, 2, 0)
             except BrokenImage as fault:
                 if not self.skip_broken:
                     raise broken_picture(picture, fault) from None
@@ -296,7 +298,7 @@ class UsableViews:
                     )
                 try:
                     if not self.views.skip_broken:
-                        _decoded(picture)
+                        _decoded(picture, self.views.decode)
                 except BrokenImage as fault:
                     raise broken_picture(picture, fault) from None
             yield len(pictures)
@@ -308,8 +310,8 @@ def _labels(picture: Labelled) -> tuple[int, ...]:
     return picture.labels
 
 
-def _decoded(picture: Labelled) -> Image.Image:
-    return Image.fromarray(EncodedImage(picture.content).pixels())
+def _decoded(picture: Labelled, decode: Decode) -> Image.Image:
+    return Image.fromarray(EncodedImage(picture.content, decode).pixels())
 
 
 def broken_picture(picture: Labelled, fault: BrokenImage) -> UserError:

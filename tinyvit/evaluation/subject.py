@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from tinyvit.classes import imagenet_classes
+from tinyvit.config import Decode
+from tinyvit.data.images import record_of
 from tinyvit.errors import UserError
-from tinyvit.students import class_names, colours, input_size, load_student, timm_config
+from tinyvit.students import class_names, colours, decode_of, input_size, load_student, timm_config
 from tinyvit.teachers import SOURCES, load_teacher
 
 
@@ -28,6 +30,7 @@ class Subject:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: Sequence[str] | None
+    decode: Decode = field(default_factory=Decode)
 
     @property
     def preparation(self) -> dict[str, Any]:
@@ -39,11 +42,12 @@ class Subject:
             "interpolation": self.interpolation,
             "mean": list(self.mean),
             "std": list(self.std),
+            "decode": record_of(self.decode),
         }
 
     @classmethod
-    def of(cls, model: nn.Module, classes: Sequence[str] | None = None) -> Subject:
-        """A timm model, prepared as its configuration says."""
+    def of(cls, model: nn.Module, classes: Sequence[str] | None = None, decode: Decode | None = None) -> Subject:
+        """A timm model, prepared as its configuration says, of pictures that are read like this (None: as usual)."""
         config = timm_config(model)
         mean, std = colours(model)
         return cls(
@@ -55,6 +59,7 @@ class Subject:
             mean=mean,
             std=std,
             classes=classes,
+            decode=decode or Decode(),
         )
 
 
@@ -62,9 +67,9 @@ def load_subject(name: str, device: torch.device) -> Subject:
     """A stage's folder or an exported student, or a teacher such as `timm:NAME`, on a device."""
     if name.partition(":")[0] not in SOURCES:
         model = load_student(Path(name)).to(device)
-        if not (classes := int(cast(Any, model).num_classes)):
+        if not (count := int(cast(Any, model).num_classes)):
             raise UserError(f"the network in {name} has no classifier; give one that tells classes apart")
-        return Subject.of(model, class_names(model) or imagenet_classes(classes))
+        return Subject.of(model, class_names(model) or imagenet_classes(count), decode_of(Path(name)))
     teacher = load_teacher(name, device, None)
     config = getattr(teacher.model, "pretrained_cfg", {})
     return Subject(

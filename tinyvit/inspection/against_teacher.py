@@ -19,7 +19,7 @@ from tinyvit.data.made_views import make_views
 from tinyvit.inspection.answers import Answers
 from tinyvit.pixels import default_device, normalise
 from tinyvit.progress import Progress
-from tinyvit.store_facts import stored_augment
+from tinyvit.store_facts import stored_augment, stored_decode
 from tinyvit.students import colours, input_size
 
 # Views that are made and answered together.
@@ -110,11 +110,11 @@ class _Shown:
     def read(self, worker: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches: (epoch, shard, slot) of each view [n, 3], views [n, H, W, 3] uint8."""
         store = LogitStore.open(self.location)
-        augment = stored_augment(store)
+        augment, decode = stored_augment(store), stored_decode(store)
         for epoch, number, slots in self.places[worker::workers]:
             shard, seeds = self.index.shard(number), store.read(epoch, number).seed
             for first in range(0, len(slots), TOGETHER):
-                made = make_views(shard, slots[first : first + TOGETHER], seeds, augment, self.size).pixels
+                made = make_views(shard, slots[first : first + TOGETHER], seeds, augment, decode, self.size).pixels
                 whole = {slot: view for slot, view in made.items() if not isinstance(view, BrokenImage)}
                 if whole:
                     names = torch.tensor([(epoch, number, slot) for slot in whole])

@@ -14,7 +14,7 @@ from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.loader import run_stream
 from tinyvit.data.made_views import Pixels, make_views
-from tinyvit.store_facts import best_classes, stored_augment
+from tinyvit.store_facts import best_classes, stored_augment, stored_decode
 
 # Pixels a side of a picture on a page.
 THUMBNAIL = 112
@@ -71,8 +71,9 @@ class _Remade:
             shard = self.index.shard(place.shard)
             (sample,) = shard.read([place.slot])
             views = (self._view(store, place, epoch) for epoch in place.epochs)
+            whole = _whole(EncodedImage(sample.image, stored_decode(store)))
             yield ShownPicture(
-                place, sample.key, sample.label, _whole(sample.image), tuple(view for view in views if view is not None)
+                place, sample.key, sample.label, whole, tuple(view for view in views if view is not None)
             )
 
     def _view(self, store: LogitStore, place: Place, epoch: int) -> ShownView | None:
@@ -83,18 +84,18 @@ class _Remade:
         if not rows.valid[place.slot]:
             return None
         shard, size = self.index.shard(place.shard), int(store.spec.teacher["input_size"])
-        made = make_views(shard, [place.slot], rows.seed, stored_augment(store), size).pixels[place.slot]
+        made = make_views(shard, [place.slot], rows.seed, stored_augment(store), stored_decode(store), size)
+        pixels = made.pixels[place.slot]
         return ShownView(
             epoch=epoch,
             seed=int(rows.seed[place.slot]),
-            pixels=None if isinstance(made, BrokenImage) else made,
+            pixels=None if isinstance(pixels, BrokenImage) else pixels,
             classes=tuple(best_classes(rows, place.slot)[: self.top]),
             residual=float(rows.residual[place.slot]),
         )
 
 
-def _whole(content: bytes) -> Pixels | None:
-    image = EncodedImage(content)
+def _whole(image: EncodedImage) -> Pixels | None:
     try:
         return image.pixels(image.reduction(*image.size, THUMBNAIL))
     except BrokenImage:

@@ -1,7 +1,7 @@
 """Students: any timm model that learns, its weights and the folder that plain timm loads it from."""
 
 from tinyvit.students.create import colours, create_student, input_size, tuples, weights_of
-from tinyvit.students.folder import class_names, load_student, save_student
+from tinyvit.students.folder import class_names, decode_of, load_student, save_student
 from tinyvit.students.weights import (
     CONFIG,
     WEIGHTS,
@@ -19,6 +19,7 @@ __all__ = [
     "classes_of",
     "colours",
     "create_student",
+    "decode_of",
     "input_size",
     "load_student",
     "load_weights",

@@ -16,7 +16,7 @@ from torch import nn
 
 from storage import write_whole
 from tinyvit.classes import Names
-from tinyvit.config import Student
+from tinyvit.config import Decode, Student
 from tinyvit.errors import UserError
 from tinyvit.students.weights import CONFIG, WEIGHTS, timm_config
 
@@ -26,8 +26,10 @@ PREPARATION = (
 )  # fmt: skip
 
 
-def save_student(folder: Path, model: nn.Module, student: Student, classes: Names) -> None:
-    """Write the two files, each aside and renamed. `classes` are the names, where they are known."""
+def save_student(folder: Path, model: nn.Module, student: Student, classes: Names, decode: Decode) -> None:
+    """Write the two files, each aside and renamed. `classes` are the names, where they are known; `decode` is how the
+    pictures were read that it was trained on.
+    """
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     config, made = timm_config(model), cast(Any, model)
     count = int(made.num_classes)
@@ -38,6 +40,7 @@ def save_student(folder: Path, model: nn.Module, student: Student, classes: Name
         "pretrained_cfg": {key: config[key] for key in PREPARATION if key in config}
         | {"num_classes": count, "tag": "distilled"},
         "model_args": made.model_args,
+        "decode": decode.model_dump(mode="json"),
     } | ({"label_names": list(classes)} if classes else {})
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / WEIGHTS, save(state, {"format": "pt"}))
@@ -53,6 +56,15 @@ def load_student(folder: Path) -> nn.Module:
     except (RuntimeError, KeyError, ValueError) as fault:
         raise UserError(f"the student in {folder} cannot be loaded: {str(fault).splitlines()[0]}") from None
     return model
+
+
+def decode_of(folder: Path) -> Decode:
+    """How pictures are read for a student; as usual where its folder does not say. UserError where that is damaged."""
+    try:
+        return Decode.model_validate(json.loads((folder / CONFIG).read_text()).get("decode", {}))
+    except (OSError, ValueError) as fault:
+        reason = str(fault).partition("\n")[0]
+        raise UserError(f"{folder / CONFIG} does not say how pictures are read ({reason}); restore it") from None
 
 
 def class_names(model: nn.Module) -> tuple[str, ...] | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tinyvit.checkpoint import read_checkpoint
 from tinyvit.classes import imagenet_classes
-from tinyvit.config import Student
+from tinyvit.config import Decode, Student
 from tinyvit.errors import UserError
 from tinyvit.students.create import create_student
 from tinyvit.students.folder import save_student
@@ -53,7 +53,7 @@ def import_released(file: Path, out: Path) -> dict[str, Any]:
         misfit = _misfit(model, state)
         if misfit is None:
             model.load_state_dict(state)
-            save_student(out, model, student, imagenet_classes(len(head)))
+            save_student(out, model, student, imagenet_classes(len(head)), Decode())
             parameters = sum(p.numel() for p in model.parameters())
             return {"folder": str(out), "architecture": name, "classes": len(head), "parameters": parameters}
         misfits[name] = misfit

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from storage import Unit
 from tinyvit.classes import shared_classes
 from tinyvit.config import Stage
+from tinyvit.data.images import record_of
 from tinyvit.data.training_views import Batch, TrainingViews
 from tinyvit.errors import UserError
 from tinyvit.evaluation import Evaluator, Subject, open_pictures
@@ -59,6 +60,7 @@ class Classification:
             list(run.index.table.sha256),
             stage.model_dump(mode="json"),
             run.recipe.augment_of(stage).model_dump(mode="json"),
+            record_of(run.recipe.data.decode),
             run.answers if stage.target == "teacher" else None,
             # What labels mean stands beside the shards, not in them.
             run.index.place.class_names() if stage.learns_labels else None,
@@ -109,9 +111,8 @@ class Classification:
         if self._stage.target == "teacher" and not shared_classes(self._classes, pictures.classes):
             # What the teacher tells apart is not what the pictures are labelled with.
             return None
-        subject = Subject.of(self.model, self._classes)
         evaluator = Evaluator(
-            subject,
+            Subject.of(self.model, self._classes, run.recipe.data.decode),
             [pictures] * times,
             run.world,
             run.workers,
@@ -122,7 +123,8 @@ class Classification:
         return lambda model: evaluator.measure(model).as_dict()
 
     def save(self, folder: Path, model: nn.Module) -> None:
-        save_student(folder, model, self._run.recipe.student, self._classes)
+        recipe = self._run.recipe
+        save_student(folder, model, recipe.student, self._classes, recipe.data.decode)
 
     def announce(self) -> None:
         self._epochs.announce()

@@ -44,6 +44,7 @@ class Epochs:
         return TrainingViews(
             index=run.index,
             augment=run.recipe.augment_of(stage),
+            decode=run.recipe.data.decode,
             size=self._size,
             num_classes=self._num_classes,
             batch_size=stage.batch_size,

@@ -137,7 +137,11 @@ def open_run(
     # The first one makes the index where there is none yet, the others read it.
     if not world.chief:
         world.meet()
-    data = CocoSet(Path(recipe.data.train)) if recipe.detection else index_shards(recipe.data.train, progress)
+    data = (
+        CocoSet(Path(recipe.data.train), recipe.data.decode)
+        if recipe.detection
+        else index_shards(recipe.data.train, progress)
+    )
     if world.chief:
         world.meet()
     return Run(recipe, folder, data, world, workers, progress)

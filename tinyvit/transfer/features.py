@@ -133,7 +133,13 @@ class Extractor:
     def _views(self, pictures: DataSet) -> EvaluationViews:
         subject = self.subject
         return EvaluationViews(
-            pictures, subject.size, subject.crop_pct, subject.crop_mode, subject.interpolation, self.batch_size
+            pictures=pictures,
+            size=subject.size,
+            crop_pct=subject.crop_pct,
+            crop_mode=subject.crop_mode,
+            interpolation=subject.interpolation,
+            batch_size=self.batch_size,
+            decode=subject.decode,
         )
 
     @torch.inference_mode()

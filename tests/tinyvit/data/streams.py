@@ -23,7 +23,9 @@ def stream(recipe: Recipe, store: LogitStore | None, stored_epoch: int = 1, **ch
     stored = Replayed(stored_epoch, store.spec.run_seed, store.location) if store else None
     settings: dict[str, object] = {"batch_size": 50, "epoch": 0, "seed": 0, "num_classes": 1000, "replayed": stored}
     index = index_shards(recipe.data.train, LogProgress())
-    return TrainingViews(index=index, augment=recipe.label.augment, size=32, **settings | changes)  # type: ignore[arg-type]
+    return TrainingViews(
+        index=index, augment=recipe.label.augment, decode=recipe.data.decode, size=32, **settings | changes
+    )  # type: ignore[arg-type]
 
 
 def places(recipe: Recipe, store: LogitStore, epoch: int = 1) -> dict[int, tuple[int, int]]:
@@ -31,7 +33,7 @@ def places(recipe: Recipe, store: LogitStore, epoch: int = 1) -> dict[int, tuple
     found = {}
     for shard in index_shards(recipe.data.train, LogProgress()).shards():
         rows = store.read(epoch, shard.number)
-        made = make_views(shard, range(shard.samples), rows.seed, recipe.label.augment, 32)
+        made = make_views(shard, range(shard.samples), rows.seed, recipe.label.augment, recipe.data.decode, 32)
         found |= {view_digest(pixels): (shard.number, slot) for slot, pixels in made.whole().items()}
     return found
 

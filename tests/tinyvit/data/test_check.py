@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from support import EXAMPLE, tinyvit
 
+from tinyvit.config import Decode
 from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.make import write_shards
 from tinyvit.data.sources import Picture
@@ -83,7 +84,7 @@ def test_broken_pictures_are_faults_and_odd_ones_are_told(tmp_path: Path) -> Non
     assert sorted(kinds.pop("same file as another")) in (["plain"], ["twin"])
     assert kinds == {
         "CMYK": ["cmyk"],
-        "16 bits or more": ["deep"],
+        "16 bits": ["deep"],
         "palette with transparency": ["palette"],
         "transparency": ["alpha"],
         "grey": ["grey"],
@@ -105,7 +106,7 @@ def test_cut_tars_are_all_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("picture", odd_pictures(), ids=lambda p: p.key)
 def test_odd_pictures_become_rgb_or_are_refused(picture: Picture) -> None:
-    image = EncodedImage(picture.read())
+    image = EncodedImage(picture.read(), Decode())
     if picture.key in ("cut", "text", "empty"):
         with pytest.raises(BrokenImage):
             image.pixels()
@@ -119,7 +120,7 @@ def test_a_decompression_bomb_is_refused_with_its_name(tmp_path: Path) -> None:
     # 360 million pixels in 44 kB: twice Pillow's limit is 179 million.
     Image.new("1", (20_000, 18_000)).save(bomb, "PNG")
     with pytest.raises(BrokenImage, match="decompression bomb"):
-        EncodedImage(bomb.getvalue()).pixels()
+        EncodedImage(bomb.getvalue(), Decode()).pixels()
     pack([Picture("bomb", "png", bomb.getvalue(), 0)], tmp_path, ["a"])
     found = check(tmp_path, 1)
     assert "'bomb' cannot be decoded (Image size (360000000 pixels) exceeds limit" in found["faults"][0]

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from support import samples_of
 
+from tinyvit.config import Decode
 from tinyvit.data import fetch
 from tinyvit.data.fetch import Arrays, fetch_fashion_mnist
 from tinyvit.data.images import EncodedImage
@@ -51,7 +52,7 @@ def assert_made_of(out: Path, splits: dict[str, Arrays]) -> None:
         assert len(samples) == 6
         for sample in samples:
             place = int(sample.key.split("-")[1])
-            assert (EncodedImage(sample.image).pixels()[..., 0] == images[place]).all()
+            assert (EncodedImage(sample.image, Decode()).pixels()[..., 0] == images[place]).all()
             assert sample.label == labels[place]
 
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from support import EXAMPLE, command, samples_of, tinyvit, torchrun, wait_until
 
-from tinyvit.config import Detection, Student
+from tinyvit.config import Decode, Detection, Student
 from tinyvit.data.fetch import CLASSES
 from tinyvit.data.images import EncodedImage
 from tinyvit.data.scenes import render_scenes
@@ -49,7 +49,10 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A COCO folder of a few rendered scenes, of the example's own pictures."""
     folder = tmp_path_factory.mktemp("scenes")
     objects = {
-        split: [(EncodedImage(s.image).pixels()[..., 0], int(s.label or 0)) for s in samples_of(EXAMPLE / split)[:300]]
+        split: [
+            (EncodedImage(s.image, Decode()).pixels()[..., 0], int(s.label or 0))
+            for s in samples_of(EXAMPLE / split)[:300]
+        ]
         for split in ("train", "val")
     }
     render_scenes(objects, {"train": 9, "val": 4}, folder, 0, LogProgress())
@@ -165,7 +168,7 @@ def test_a_flipped_picture_takes_its_boxes_and_masks_along(coco: CocoSet) -> Non
 
 def test_a_detector_begins_with_the_students_features_at_any_size(tmp_path: Path) -> None:
     whole = create_student(STUDENT, 10, seed=1).eval()
-    save_student(tmp_path / "student", whole, STUDENT, None)
+    save_student(tmp_path / "student", whole, STUDENT, None, Decode())
     begun = STUDENT.model_copy(update={"checkpoint": str(tmp_path / "student")})
     detector: Any = create_detector(begun, DETECTION, 10, seed=2).eval()
     loaded: Any = timm.create_model(f"local-dir:{tmp_path / 'student'}", pretrained=True, features_only=True,

@@ -16,7 +16,7 @@ from PIL import Image
 from support import samples_of, tinyvit
 
 from tinyvit.classes import class_index_map, named_classes
-from tinyvit.config import Recipe
+from tinyvit.config import Decode, Recipe
 from tinyvit.errors import UserError
 from tinyvit.evaluation import Evaluator, Subject, open_pictures
 from tinyvit.evaluation.pictures import DataSet, EvaluationViews, with_classes
@@ -64,7 +64,9 @@ def test_accuracy_loss_and_calibration_are_their_definitions(
     subject = Subject.of(model, classes)
     found = evaluate(subject, small_data / "val", workers=2)
     pictures = open_pictures(str(small_data / "val"), LogProgress())
-    views = EvaluationViews(pictures, subject.size, subject.crop_pct, subject.crop_mode, subject.interpolation, 250)
+    views = EvaluationViews(
+        pictures, subject.size, subject.crop_pct, subject.crop_mode, subject.interpolation, 250, Decode()
+    )
     (batch,) = views.read(0, 1)
     pixels, labels = batch.views, batch.labels[:, 0]
     with torch.inference_mode():
@@ -103,7 +105,7 @@ def test_any_size_and_crop(model: torch.nn.Module, small_data: Path, classes: tu
 def test_the_command_line_takes_size_crop_precision_and_class_names(
     model: torch.nn.Module, small_recipe: Recipe, small_data: Path, classes: tuple[str, ...], tmp_path: Path
 ) -> None:
-    save_student(tmp_path / "student", model, small_recipe.student, classes)
+    save_student(tmp_path / "student", model, small_recipe.student, classes, Decode())
     names = str(small_data / "val" / "classes.txt")
     more = ("--size", "48", "--crop", "0.5", "--precision", "bfloat16", "--classes", names, "--restrict")
     done = tinyvit("evaluate", tmp_path / "student", "--data", small_data / "val", "--json", *more)

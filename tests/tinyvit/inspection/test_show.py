@@ -15,7 +15,7 @@ from storage import LogitStore
 from tinyvit.data.index import index_shards
 from tinyvit.data.made_views import make_views
 from tinyvit.progress import SilentProgress
-from tinyvit.store_facts import stored_augment
+from tinyvit.store_facts import stored_augment, stored_decode
 
 KEY = "<img src=x onerror=window.hacked=1></script><script>window.hacked=1</script>07"
 
@@ -60,9 +60,8 @@ def test_the_views_are_drawn_and_written(foreign: Foreign, tmp_path: Path) -> No
     done = tinyvit(*asked, "--png", str(tmp_path / "views.png"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("▀") == 2 * 28 * 14
-    made = make_views(
-        index_shards(data, SilentProgress()).shard(0), [3, 4], store.read(0, 0).seed, stored_augment(store), 32
-    ).whole()
+    shard, seeds = index_shards(data, SilentProgress()).shard(0), store.read(0, 0).seed
+    made = make_views(shard, [3, 4], seeds, stored_augment(store), stored_decode(store), 32).whole()
     assert (np.array(Image.open(tmp_path / "views.png")) == np.concatenate([made[3], made[4]], axis=1)).all()
 
 

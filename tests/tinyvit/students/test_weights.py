@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from tinyvit.config import Student
+from tinyvit.config import Decode, Student
 from tinyvit.errors import UserError
 from tinyvit.students import adopt_weights, create_student, save_student
 
@@ -81,7 +81,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 def test_a_student_may_begin_with_a_folder_or_a_teacher_by_name(tmp_path: Path) -> None:
     tiny = Student(name="tiny_vit_5m_224", kwargs=TINY)
     model = create_student(tiny, 2, seed=5, classes=["cat", "dog"])
-    save_student(tmp_path / "s", model, tiny, ["cat", "dog"])
+    save_student(tmp_path / "s", model, tiny, ["cat", "dog"], Decode())
     for checkpoint in (str(tmp_path / "s"), f"timm:local-dir:{tmp_path / 's'}"):
         begun = create_student(tiny.model_copy(update={"checkpoint": checkpoint}), 1, 0, ["dog"])
         assert torch.equal(begun.state_dict()["head.fc.weight"][0], model.state_dict()["head.fc.weight"][1])

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from support import samples_of, tinyvit
 
-from tinyvit.config import Recipe
+from tinyvit.config import Decode, Recipe
 from tinyvit.students import create_student, save_student
 
 
@@ -22,7 +22,7 @@ def students(small_recipe: Recipe, small_data: Path, tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("students")
     for seed in range(3):
         model = create_student(small_recipe.student, 10, seed=seed)
-        save_student(folder / str(seed), model, small_recipe.student, classes)
+        save_student(folder / str(seed), model, small_recipe.student, classes, Decode())
     return [folder / str(seed) for seed in range(3)]
 
 
