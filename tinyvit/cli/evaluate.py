@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,16 +103,17 @@ def _found(
 
     train, val = (data, None) if data.endswith(".json") else coco_places(data)
     coco, world, detector = CocoSet(Path(val or train)), World(), load_detector(folder)
-    if detector.categories != coco.categories:
-        raise UserError(f"{folder} finds other categories than {coco.annotations} has; give data of the same")
     model, dtype = detector.model.to(world.device).eval(), precision_of(precision, world.device)
     count = default_workers() if workers is None else workers
-    evaluator = DetectionEvaluator(coco, world, count, dtype, batch_size=batch_size or 8)
+    evaluator = DetectionEvaluator(coco, detector.classes, str(folder), world, count, dtype, batch_size=batch_size or 8)
+    if detector.masks:
+        coco.refuse_missing_masks(measured=True)
     with default_progress().task("evaluate", len(coco), "pictures") as bar:
         figures = evaluator.measure(model, bar)
     if png:
         numbers = list(range(0, len(coco), max(1, len(coco) // DRAWN)))[:DRAWN]
         pictures = [torch.from_numpy(coco.picture(number)).permute(2, 0, 1) for number in numbers]
         answers = [{k: v.cpu() for k, v in a.items()} for a in detect(model, pictures, world.device, dtype)]
-        draw_found(png, coco, numbers, answers, LEAST)
-    return figures | {"annotations": str(coco.annotations)} | ({"picture": str(png)} if png else {})
+        draw_found(png, coco, detector.classes, numbers, answers, LEAST)
+    told = {"annotations": str(coco.annotations), "data": asdict(coco.census)}
+    return figures | told | ({"picture": str(png)} if png else {})

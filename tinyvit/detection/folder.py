@@ -23,10 +23,16 @@ DETECTOR = "detector.json"
 
 @dataclass(frozen=True)
 class Detector:
-    """A network that finds objects, and the categories of COCO's format that they are of."""
+    """A network that finds objects, perhaps with their masks, and the categories of COCO's format that they are of."""
 
     model: nn.Module
     categories: list[dict[str, Any]]
+    masks: bool
+
+    @property
+    def classes(self) -> list[str]:
+        """The categories' names."""
+        return [str(category["name"]) for category in self.categories]
 
 
 def is_detector(folder: str | Path) -> bool:
@@ -72,4 +78,4 @@ def load_detector(folder: Path) -> Detector:
     except RuntimeError as fault:
         reason = str(fault).splitlines()[1].strip()
         raise UserError(f"the weights in {folder} are of another detector: {reason}") from None
-    return Detector(model, categories)
+    return Detector(model, categories, detection.head == "mask_rcnn")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from tinyvit.errors import UserError
 from tinyvit.training.network import Network
 from tinyvit.training.run import Run
 from tinyvit.training.task import Validation
+
+log = logging.getLogger("tinyvit")
 
 
 class Detecting:
@@ -48,6 +52,9 @@ class Detecting:
                 f"stage {name}: a batch_size of {stage.batch_size} does not fit {len(self._coco)} pictures and "
                 f"{run.world.size} processes; change stages.{name}.batch_size"
             )
+        if not self._coco.census.objects:
+            raise UserError(f"{self._coco.annotations} has nothing to learn: {self._coco.census}; give another")
+        self._check(self._coco, measured=False)
         if before is None:
             classes = len(self._coco.classes)
             self.model: nn.Module = create_detector(recipe.student, self._detection, classes, stage.seed)
@@ -89,17 +96,28 @@ class Detecting:
     def validation(self, times: int, network: Network) -> Validation | None:
         run = self._run
         assert run.recipe.data.val
-        coco = CocoSet(Path(run.recipe.data.val))
-        if coco.categories != self._coco.categories:
-            raise UserError(f"{coco.annotations} has other categories than {self._coco.annotations}; mend one of them")
-        evaluator = DetectionEvaluator(coco, run.world, run.workers, network.dtype, times)
+        coco, train = CocoSet(Path(run.recipe.data.val)), self._coco
+        evaluator = DetectionEvaluator(
+            coco, train.classes, str(train.annotations), run.world, run.workers, network.dtype, times
+        )
+        self._check(coco, measured=True)
         return evaluator.measure
 
     def save(self, folder: Path, model: nn.Module) -> None:
         save_detector(folder, model, self._run.recipe.student, self._detection, self._coco.categories)
 
     def announce(self) -> None:
-        """There is nothing more to say."""
+        log.info("%s: %s", self._coco.annotations, self._coco.census)
+
+    def counted(self) -> dict[str, Any]:
+        return {"data": asdict(self._coco.census)}
+
+    def _check(self, coco: CocoSet, measured: bool) -> None:
+        """UserError for a set that cannot be trained on, or `measured` on, to its end. One rank looks for all."""
+        world = self._run.world
+        if world.chief and self._detection.head == "mask_rcnn":
+            coco.refuse_missing_masks(measured)
+        world.meet()
 
     def state(self) -> dict[str, Any]:
         return {}

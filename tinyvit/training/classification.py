@@ -117,6 +117,9 @@ class Classification:
     def announce(self) -> None:
         self._epochs.announce()
 
+    def counted(self) -> dict[str, Any]:
+        return {}
+
     def state(self) -> dict[str, Any]:
         return {"absent": sorted((unit.block, unit.shard) for unit in self._epochs.absent)}
 

@@ -94,6 +94,10 @@ class Task(Protocol):
         """Say in the log what there is to know beforehand."""
         ...
 
+    def counted(self) -> dict[str, Any]:
+        """What the result has to say of the data besides."""
+        ...
+
     def state(self) -> dict[str, Any]:
         """What a later process needs to show the same views."""
         ...

@@ -49,10 +49,10 @@ class Trainer:
             self._restore(state)
         views = [self.task.views(n, self.step if n == self.epoch else 0) for n in range(self.epoch, stage.epochs)]
         self._announce(views)
+        validation = self.task.validation(len(views), self.network) if run.recipe.data.val else None
         journal = self._journal() if run.world.chief else None
         images = (self.task.steps * len(views) - self.step) * stage.batch_size
         with run.progress.task(self.name, images, "images") as bar:
-            validation = self.task.validation(len(views), self.network) if run.recipe.data.val else None
             streams = run_streams(views, run.workers, pin_memory=run.world.device.type == "cuda")
             for epoch, batches in zip(views, streams, strict=True):
                 metrics = self._train_epoch(epoch, batches, journal, bar)
@@ -217,6 +217,7 @@ class Trainer:
             "skipped": sum(e["skipped"] for e in epochs),
             "labelled": sum(e["labelled"] for e in epochs),
             "dropped_steps": sum(e["dropped_steps"] for e in epochs),
+            **self.task.counted(),
             "last": epochs[-1],
             "val": epochs[-1].get("val"),
             "best": best and {"epoch": best["epoch"], **best["val"], "checkpoint": str(self.folder.path / BEST)},
