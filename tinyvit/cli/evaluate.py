@@ -61,9 +61,9 @@ def evaluate(
         raise UserError(f"--set {published} has classes of its own; leave --classes out")
     world, progress = World(), default_progress()
     corrupted = find_corrupted(data) if published == "c" else None
-    subject = load_subject(model, world.device)
+    subject = load_subject(model, world.device, size)
     subject = prepared(subject) if corrupted else subject
-    subject = replace(subject, size=size or subject.size, crop_pct=crop or subject.crop_pct)
+    subject = replace(subject, crop_pct=crop or subject.crop_pct)
     count = default_workers() if workers is None else workers
     dtype = precision_of(precision, world.device)
     names = named_classes(classes) if classes else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Residual = Literal["uniform", "ghost", "renormalise"]
 Missing = Literal["error", "skip", "label"]
@@ -119,6 +119,14 @@ class Student(Section):
     checkpoint: str | None = Field(
         default=None, description="weights to start from: a stage's folder, a .safetensors file, or a teacher's name"
     )
+
+    @field_validator("kwargs")
+    @classmethod
+    def _square(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        size = kwargs.get("img_size")
+        if size is not None and (type(size) is not int or size < 1):
+            raise ValueError(f"img_size is {size!r}; views are square: give the pixels of a side, such as 224")
+        return kwargs
 
 
 class Stage(Section):

@@ -23,6 +23,9 @@ from tinyvit.training.task import Validation
 
 log = logging.getLogger("tinyvit")
 
+# Of the coarsest features.
+STRIDE = 32
+
 
 class Detecting:
     """A detector in a stage: with the weights in the folder `before`, or on those that its student begins with."""
@@ -61,6 +64,13 @@ class Detecting:
         else:
             self.model = load_detector(before).model
 
+    @property
+    def shown(self) -> tuple[nn.Module, list[tuple[int, int]]]:
+        detector: Any = self.model
+        # Pictures are padded to a multiple of the largest stride, and are of any shape.
+        side = STRIDE * -(-min(*self._detection.shorter, self._detection.longer) // STRIDE)
+        return detector.backbone.features, [(side, side), (side, side + STRIDE)]
+
     @staticmethod
     def identity(run: Run, stage: Stage, earlier: str | None) -> list[Any]:
         """All that decides the outcome of a stage after one of this digest."""
@@ -93,12 +103,12 @@ class Detecting:
         total = torch.stack(list(losses.values())).sum()
         return total.expand(len(batch)), torch.zeros(len(batch), device=device)
 
-    def validation(self, times: int, network: Network) -> Validation | None:
+    def validation(self, times: int, dtype: torch.dtype) -> Validation | None:
         run = self._run
         assert run.recipe.data.val
         coco, train = CocoSet(Path(run.recipe.data.val)), self._coco
         evaluator = DetectionEvaluator(
-            coco, train.classes, str(train.annotations), run.world, run.workers, network.dtype, times
+            coco, train.classes, str(train.annotations), run.world, run.workers, dtype, times
         )
         self._check(coco, measured=True)
         return evaluator.measure

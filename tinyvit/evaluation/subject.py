@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from tinyvit.classes import imagenet_classes
 from tinyvit.students import class_names, colours, input_size, load_student, timm_config
-from tinyvit.teachers import SOURCES, load_teacher
+from tinyvit.teachers import SOURCES, load_teacher, logits_of
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,23 @@ class Subject:
         )
 
 
-def load_subject(name: str, device: torch.device) -> Subject:
-    """A stage's folder or an exported student, or a teacher such as `timm:NAME`, on a device."""
+def load_subject(name: str, device: torch.device, size: int | None = None) -> Subject:
+    """A stage's folder or an exported student, or a teacher such as `timm:NAME`, on a device.
+
+    `size` are the pixels a side that it will be shown. UserError where it has no answer to those.
+    """
     if name.partition(":")[0] not in SOURCES:
         model = load_student(Path(name)).to(device)
-        return Subject.of(model, class_names(model) or imagenet_classes(int(model.num_classes)))  # type: ignore[arg-type]
-    teacher = load_teacher(name, device, None)
+        subject = Subject.of(model, class_names(model) or imagenet_classes(int(model.num_classes)))  # type: ignore[arg-type]
+        side = size or subject.size
+        logits_of(name, model.eval(), torch.zeros(1, 3, side, side, device=device))
+        return replace(subject, size=side)
+    teacher = load_teacher(name, device, None, size)
+    teacher.try_size(size)
     config = getattr(teacher.model, "pretrained_cfg", {})
     return Subject(
         model=teacher.model,
-        size=teacher.input_size,
+        size=size or teacher.input_size,
         crop_pct=config.get("crop_pct", 0.875),
         crop_mode=config.get("crop_mode", "center"),
         interpolation=config.get("interpolation", "bicubic"),

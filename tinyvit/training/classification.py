@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from storage import Unit
 from tinyvit.classes import shared_classes
 from tinyvit.config import Stage
 from tinyvit.data.training_views import Batch, TrainingViews
-from tinyvit.errors import UserError
 from tinyvit.evaluation import Evaluator, Subject, open_pictures
 from tinyvit.pixels import normalise
 from tinyvit.signal import TeacherSignal
@@ -65,6 +65,11 @@ class Classification:
         ]
 
     @property
+    def shown(self) -> tuple[nn.Module, list[tuple[int, int]]]:
+        side = input_size(self.model)
+        return self.model, [(side, side)]
+
+    @property
     def steps(self) -> int:
         return self._epochs.steps
 
@@ -78,7 +83,10 @@ class Classification:
     def learn(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
         stage, device = self._stage, self._run.world.device
         if not len(batch):
-            raise UserError(f"stage {self._name}: no view of a whole batch can be learned; verify the store")
+            # A blank view in place of none, of which nothing is learned.
+            height, width = self.shown[1][0]
+            blank: Tensor = network(torch.zeros(1, 3, height, width, device=device))
+            return 0 * blank.sum(dim=1), torch.zeros(1, device=device)
         logits: Tensor = network(normalise(batch.views, *self._colours, device))
         labels = batch.labels.to(device) if batch.labels else None
         if stage.target == "labels":
@@ -100,7 +108,7 @@ class Classification:
             teacher.answer(batch.teacher_views), label.select, label.top_k, label.mass, batch.seeds
         )
 
-    def validation(self, times: int, network: Network) -> Validation | None:
+    def validation(self, times: int, dtype: torch.dtype) -> Validation | None:
         run = self._run
         assert run.recipe.data.val
         pictures = open_pictures(run.recipe.data.val, run.progress)
@@ -108,7 +116,7 @@ class Classification:
             # What the teacher tells apart is not what the pictures are labelled with.
             return None
         subject = Subject.of(self.model, self._classes)
-        evaluator = Evaluator(subject, [pictures] * times, run.world, run.workers, network.dtype)
+        evaluator = Evaluator(subject, [pictures] * times, run.world, run.workers, dtype)
         return lambda model: evaluator.measure(model).as_dict()
 
     def save(self, folder: Path, model: nn.Module) -> None:
