@@ -194,7 +194,7 @@ def _labeller(recipe: Recipe, store: LogitStore) -> Iterator[Labeller]:
             "this worker process may start no data processes; start Dask's workers with --no-nanny, "
             "or with distributed.worker.daemon: False"
         )
-    teacher = load_teacher(recipe.label.teacher, own_device(), recipe.label.classes)
+    teacher = load_teacher(recipe.label.teacher, own_device(), recipe.label.classes, recipe.label.input_size)
     with ONE_AT_A_TIME, Claims(store) as claims, _stopping_with_the_flow() as stop:
         # A machine's GPUs, each with a process, share its cores.
         workers = default_workers(default_processes())
@@ -213,7 +213,7 @@ def _search(recipe: Recipe, run_dir: Path, store: str) -> Iterator[Search]:
 def plan_units(recipe: Recipe, store: str) -> list[Unit]:
     """Index the shards, make or open the store, and return the units that are missing."""
     # On the CPU: a GPU that this process took would be missing where the work is done.
-    teacher = load_teacher(recipe.label.teacher, CPU, recipe.label.classes)
+    teacher = load_teacher(recipe.label.teacher, CPU, recipe.label.classes, recipe.label.input_size)
     return open_for_labelling(recipe, store, teacher, default_progress()).missing()
 
 

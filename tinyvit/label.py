@@ -51,6 +51,7 @@ class UnitReport:
 def open_for_labelling(recipe: Recipe, path: str | Path, teacher: Teacher, progress: Progress) -> LogitStore:
     """The store at `path`, new or resumed. UserError when it belongs to other data, teacher or augmentation."""
     index = index_shards(recipe.data.train, progress)
+    teacher.try_size(recipe.label.input_size)
     try:
         spec = store_spec(recipe, teacher)
         if not LogitStore.exists(path):

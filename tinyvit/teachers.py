@@ -28,6 +28,7 @@ from tinyvit.classes import read_class_list
 from tinyvit.errors import UserError
 from tinyvit.pixels import normalise
 from tinyvit.signal import refuse_probabilities
+from tinyvit.trial import first_line, foreign
 
 log = logging.getLogger("tinyvit")
 
@@ -48,6 +49,9 @@ IMAGE_TOWERS = ("clip", "pe_core")
 
 # What a teacher's name begins with.
 SOURCES = ("timm", "pypi", "python")
+# Pixels a side of what a teacher is shown that does not say it, and that nobody says it of.
+USUAL_SIZE = 224
+SAY_SIZE = "say which size it takes: label.input_size, --size, or input_size (3, N, N) in its module's pretrained_cfg"
 
 
 @dataclass
@@ -92,7 +96,8 @@ class Teacher:
         """Logits [N, C] float32 for views [N, H, W, 3] uint8; bfloat16 autocast on a GPU.
 
         As many at once as the memory allows: where a batch is too large for it, this and later ones are halved.
-        UserError where not even one view fits, and where the first answers are probabilities.
+        UserError where not even one view fits, where the first answers are probabilities, and for whatever the network
+        raises.
         """
         while True:
             try:
@@ -113,36 +118,56 @@ class Teacher:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    @torch.inference_mode()
+    def try_size(self, size: int | None) -> None:
+        """UserError when it has no answer to views of so many pixels a side (None: its own)."""
+        if size and size != self.input_size:
+            self.answer(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+
     def _forward(self, views: Tensor) -> Tensor:
-        pixels = normalise(views, self.mean, self.std, self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits: Tensor = self.model(pixels)
-        return logits.float()
+        return logits_of(self.name, self.model, normalise(views, self.mean, self.std, self.device)).float()
+
+
+@torch.inference_mode()
+def logits_of(name: str, model: nn.Module, pixels: Tensor) -> Tensor:
+    """[N, C] of a network for normalised pixels [N, 3, H, W]; bfloat16 autocast on a GPU. UserError for anything else,
+    and for whatever it raises.
+    """
+    shown = f"{pixels.shape[-1]} x {pixels.shape[-2]} pixels"
+    autocast = torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.device.type == "cuda")
+    with foreign(f"{name} has no answer to views of {shown}", SAY_SIZE), autocast:
+        logits = model(pixels)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(pixels):
+        kind = f"a tensor {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"{name} makes {kind} of {list(pixels.shape)}; logits [{len(pixels)}, classes] are wanted")
+    return logits
 
 
 @lru_cache(maxsize=1)
-def load_teacher(name: str, device: torch.device, classes: Path | None = None) -> Teacher:
-    """Load a teacher once a process. UserError for an unknown name or weights that cannot be had.
+def load_teacher(name: str, device: torch.device, classes: Path | None = None, size: int | None = None) -> Teacher:
+    """Load a teacher once a process. UserError for an unknown name, weights that cannot be had, code that fails.
 
     `classes` is a file with a class name a line; without it a student of ours has its own, and timm's ImageNet lists
-    are used where they fit. UserError also for a network that does not tell classes apart.
+    are used where they fit. `size` are the pixels a side of a teacher that does not say so itself, as timm's do.
+    UserError also for a network that does not tell classes apart.
     """
     model = load_network(name)
     if (why := _without_classes(name, model)) is not None:
         raise UserError(f"{name} {why}; give a network with a classifier, or fine-tune one (recipe teacher-finetune)")
-    model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-    config: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
-    size = int(config.get("input_size", (3, 224, 224))[-1])
+    with foreign(f"the teacher {name} cannot be used", "mend it"):
+        model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        digest = weights_digest(model)
+    config = _configuration(name, model)
+    side = _own_size(name, config) or size or USUAL_SIZE
+    count = logits_of(name, model, torch.zeros(1, 3, side, side, device=device)).shape[1]
     return Teacher(
         name=name,
         model=model,
         device=device,
-        num_classes=(count := _count_classes(name, model, size, device)),
-        input_size=size,
-        mean=tuple(config.get("mean", (0.485, 0.456, 0.406))),
-        std=tuple(config.get("std", (0.229, 0.224, 0.225))),
-        weights_sha256=weights_digest(model),
+        num_classes=count,
+        input_size=side,
+        mean=tuple(config.get("mean") or (0.485, 0.456, 0.406)),
+        std=tuple(config.get("std") or (0.229, 0.224, 0.225)),
+        weights_sha256=digest,
         classes=_class_names(name, classes, count, config.get("label_names")),
     )
 
@@ -176,7 +201,7 @@ def _without_classes(name: str, model: nn.Module) -> str | None:
 
 def own_class_names(model: nn.Module) -> tuple[str, ...] | None:
     """What the outputs of a network are called, where it or timm's list of so many classes says so."""
-    count, config = getattr(model, "num_classes", None), getattr(model, "pretrained_cfg", {})
+    count, config = getattr(model, "num_classes", None), getattr(model, "pretrained_cfg", None) or {}
     return _class_names("", None, int(count), config.get("label_names")) if count else None
 
 
@@ -209,11 +234,11 @@ def _from_timm(name: str, checkpoint: str | None = None) -> nn.Module:
         return model
     except OSError as fault:
         raise UserError(
-            f"the weights of timm:{name} cannot be had ({_first_line(fault)}); with no network, "
+            f"the weights of timm:{name} cannot be had ({first_line(fault)}); with no network, "
             f"give a checkpoint file as timm:{name}@FILE"
         ) from None
     except (RuntimeError, KeyError, ValueError) as fault:
-        raise UserError(f"{checkpoint or name} does not fit the model {name}: {_first_line(fault)}") from None
+        raise UserError(f"{checkpoint or name} does not fit the model {name}: {first_line(fault)}") from None
 
 
 def _from_pypi(name: str) -> nn.Module:
@@ -236,21 +261,29 @@ def _from_python(module: str, function: str) -> nn.Module:
     # A teacher in the user's own folder is found as `python -c` would find it.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
+    command = f"python -c 'import {module}; {module}.{function}()' shows where"
+    with foreign(f"the teacher python:{module}:{function} cannot be made", command):
         made = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as fault:
-        raise UserError(f"the teacher python:{module}:{function} cannot be imported: {fault}") from None
     if not isinstance(made, nn.Module):
         raise UserError(f"python:{module}:{function} returned {type(made).__name__}, not a torch module")
     return made
 
 
-def _count_classes(name: str, model: nn.Module, size: int, device: torch.device) -> int:
-    with torch.inference_mode():
-        logits = model(torch.zeros(1, 3, size, size, device=device))
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise UserError(f"the teacher {name} does not map [N, 3, {size}, {size}] to logits [N, classes]")
-    return int(logits.shape[1])
+def _configuration(name: str, model: nn.Module) -> Mapping[str, Any]:
+    """What a teacher says of its input and classes, as timm's models do."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    if not isinstance(config, Mapping):
+        raise UserError(f"{name} has a {type(config).__name__} as its pretrained_cfg; make it a dictionary, as timm's")
+    return config
+
+
+def _own_size(name: str, config: Mapping[str, Any]) -> int | None:
+    """Pixels a side that a teacher was built for, where it says so."""
+    if not (shape := config.get("input_size")):
+        return None
+    if not isinstance(shape, Sequence) or len(shape) != 3 or shape[1] != shape[2]:
+        raise UserError(f"{name} is made for pictures of {shape}; views are square, (3, N, N): take another")
+    return int(shape[2])
 
 
 def _class_names(name: str, file: Path | None, count: int, own: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -266,7 +299,3 @@ def _class_names(name: str, file: Path | None, count: int, own: Sequence[str] | 
         return None
     info = ImageNetInfo(subset)
     return tuple(f"{info.index_to_label_name(i)} {info.index_to_description(i)}" for i in range(count))
-
-
-def _first_line(fault: Exception) -> str:
-    return str(fault).strip().splitlines()[0].rstrip(":. ") if str(fault).strip() else type(fault).__name__

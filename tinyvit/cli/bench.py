@@ -39,7 +39,7 @@ def storage(
     from tinyvit.teachers import load_teacher
 
     resolved, progress = load_recipe(recipe, overrides or []).with_data(data), default_progress()
-    teacher = load_teacher(resolved.label.teacher, default_device(), resolved.label.classes)
+    teacher = load_teacher(resolved.label.teacher, default_device(), resolved.label.classes, resolved.label.input_size)
     asked = rows.stand_in(teacher, classes) if classes else teacher
     answers = rows.collect(resolved, asked, views, default_workers(), progress)
     about = {"teacher": teacher.name, "stand_in_head": bool(classes), "data": Place(resolved.data.train).name}

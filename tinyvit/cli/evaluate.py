@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,9 +72,9 @@ def evaluate(
         raise UserError(f"--set {published} has classes and a protocol of its own; leave --classes and --restrict out")
     world, progress = World(), default_progress()
     corrupted = find_corrupted(data) if published == "c" else None
-    subject = load_subject(model, world.device)
+    subject = load_subject(model, world.device, size)
     subject = prepared(subject) if corrupted else subject
-    subject = replace(subject, size=size or subject.size, crop_pct=crop or subject.crop_pct)
+    subject = replace(subject, crop_pct=crop or subject.crop_pct)
     count = default_workers() if workers is None else workers
     dtype = precision_of(precision, world.device)
 
@@ -133,16 +133,17 @@ def _found(
     train, val = (data, None) if data.endswith(".json") else coco_places(data)
     world, detector = World(), load_detector(folder)
     coco = CocoSet(Path(val or train), detector.decode)
-    if detector.categories != coco.categories:
-        raise UserError(f"{folder} finds other categories than {coco.annotations} has; give data of the same")
     model, dtype = detector.model.to(world.device).eval(), precision_of(precision, world.device)
     count = default_workers() if workers is None else workers
-    evaluator = DetectionEvaluator(coco, world, count, dtype, batch_size=batch_size or 8)
+    evaluator = DetectionEvaluator(coco, detector.classes, str(folder), world, count, dtype, batch_size=batch_size or 8)
+    if detector.masks:
+        coco.refuse_missing_masks(measured=True)
     with default_progress().task("evaluate", len(coco), "pictures") as bar:
         figures = evaluator.measure(model, bar)
     if png:
         numbers = list(range(0, len(coco), max(1, len(coco) // DRAWN)))[:DRAWN]
         pictures = [torch.from_numpy(coco.picture(number)).permute(2, 0, 1) for number in numbers]
         answers = [{k: v.cpu() for k, v in a.items()} for a in detect(model, pictures, world.device, dtype)]
-        draw_found(png, coco, numbers, answers, LEAST)
-    return figures | {"annotations": str(coco.annotations)} | ({"picture": str(png)} if png else {})
+        draw_found(png, coco, detector.classes, numbers, answers, LEAST)
+    told = {"annotations": str(coco.annotations), "data": asdict(coco.census)}
+    return figures | told | ({"picture": str(png)} if png else {})

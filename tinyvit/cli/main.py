@@ -68,7 +68,7 @@ def label(
 
     resolved = load_recipe(recipe, overrides or []).with_data(data)
     progress = default_progress()
-    teacher = load_teacher(resolved.label.teacher, own_device(), resolved.label.classes)
+    teacher = load_teacher(resolved.label.teacher, own_device(), resolved.label.classes, resolved.label.input_size)
     count = default_workers() if workers is None else workers
     chosen = Slice.parse(part) if part else None
     opened, reports = label_store(resolved, store, teacher, count, progress, chosen)
@@ -130,7 +130,8 @@ def train(
             world.meet()
             run = replace(run, store=checked or LogitStore.open(store))
         elif online:
-            run = replace(run, teacher=load_teacher(online, world.device, run.recipe.label.classes))
+            label = run.recipe.label
+            run = replace(run, teacher=load_teacher(online, world.device, label.classes, label.input_size))
         run = replace(run, wandb=wandb, stop=stop)
         results = {result["stage"]: result for result in run_stages(run, stages)}
         if world.chief:

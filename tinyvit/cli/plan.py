@@ -50,7 +50,7 @@ def plan(
     counts = index_shards(resolved.data.train, progress).counts if images is None else ()
     pilot = None
     if measure or classes is None:
-        teacher = load_teacher(resolved.label.teacher, own_device(), resolved.label.classes)
+        teacher = load_teacher(resolved.label.teacher, own_device(), resolved.label.classes, resolved.label.input_size)
         classes = teacher.num_classes
         if measure:
             pilot = planning.measure(resolved, teacher, default_workers(), 60, progress)

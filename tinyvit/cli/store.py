@@ -102,7 +102,7 @@ def _teacher_of(store: LogitStore) -> Teacher:
     from tinyvit.pixels import default_device
     from tinyvit.teachers import load_teacher
 
-    return load_teacher(str(store.spec.teacher["name"]), default_device())
+    return load_teacher(str(store.spec.teacher["name"]), default_device(), None, int(store.spec.teacher["input_size"]))
 
 
 @app.command()

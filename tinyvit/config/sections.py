@@ -144,6 +144,14 @@ class Student(Section):
         default=None, description="weights to start from: a stage's folder, a .safetensors file, or a teacher's name"
     )
 
+    @field_validator("kwargs")
+    @classmethod
+    def _square(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        size = kwargs.get("img_size")
+        if size is not None and (type(size) is not int or size < 1):
+            raise ValueError(f"img_size is {size!r}; views are square: give the pixels of a side, such as 224")
+        return kwargs
+
 
 class Stage(Section):
     """One training run: what is learned, for how long, how fast."""

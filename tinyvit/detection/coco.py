@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,16 +16,48 @@ from torch import Tensor
 
 from tinyvit.config import Decode
 from tinyvit.data.images import BrokenImage, EncodedImage
+from tinyvit.detection.document import name_of, read_document
+from tinyvit.detection.masks import decoded_mask, mask_fault, pycocotools_mask
 from tinyvit.errors import UserError
 
-# What is needed of each part of an annotation file.
-WANTED = {
-    "images": {"id", "file_name", "width", "height"},
-    "annotations": {"image_id", "bbox", "category_id"},
-    "categories": {"id", "name"},
-}
+# Pixels: what is thinner has no area. A box of less might have none left once it is resized, or counted from the right.
+THIN = 0.01
+# Of entries that a message names.
+NAMED = 5
+
 # What torchvision's detectors take as the truth about a picture, and give as an answer.
 Target = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Census:
+    """What an annotation file has: pictures, those of them `without` an object, and the objects that are trained on.
+
+    Left out, as torchvision's own training has it, are `crowds`, boxes that have no area (`empty`) and those that lie
+    beside their picture (`outside`). `cut` are those of which more than a pixel did.
+    """
+
+    pictures: int
+    objects: int
+    without: int
+    crowds: int
+    empty: int
+    outside: int
+    cut: int
+
+    def __str__(self) -> str:
+        left_out = {
+            "crowds": self.crowds,
+            "boxes without area": self.empty,
+            "boxes outside of the picture": self.outside,
+        }
+        parts = [f"{count} {name}" for name, count in left_out.items() if count]
+        return (
+            f"{self.objects} objects in {self.pictures} pictures"
+            + (f", {self.without} of them without any" if self.without else "")
+            + (f"; left out: {', '.join(parts)}" if parts else "")
+            + (f"; {self.cut} boxes are cut at the picture's edge" if self.cut else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -33,7 +65,7 @@ class _Objects:
     """The pictures of a set and what is in them, small enough to travel to data processes.
 
     `files` and `sizes` (height, width) of the pictures; of their objects, picture after picture, `boxes` [M, 4] (left,
-    top, width, height), `classes` [M] and their places in the annotation file [M]; `ends` [N] where each picture's are.
+    top, right, bottom), `classes` [M] and their places in the annotation file [M]; `ends` [N] where each picture's are.
     """
 
     files: list[str]
@@ -42,6 +74,7 @@ class _Objects:
     classes: NDArray[np.int64]
     places: NDArray[np.int64]
     ends: NDArray[np.int64]
+    census: Census
 
 
 @dataclass(frozen=True)
@@ -65,18 +98,7 @@ class CocoSet:
     @cached_property
     def document(self) -> dict[str, Any]:
         """The annotation file. UserError when it is none."""
-        try:
-            document: dict[str, Any] = json.loads(self.annotations.read_bytes())
-            for part, names in WANTED.items():
-                if wrong := [entry for entry in document[part] if not names <= entry.keys()]:
-                    raise ValueError(f"{part} need {', '.join(sorted(names))}; an entry has {', '.join(wrong[0])}")
-        except OSError as fault:
-            raise UserError(f"{self.annotations} cannot be read: {fault.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as fault:
-            raise UserError(f"{self.annotations} is not in COCO's format ({fault}); mend it") from None
-        if not document["images"]:
-            raise UserError(f"{self.annotations} names no pictures")
-        return document
+        return read_document(self.annotations)
 
     @cached_property
     def categories(self) -> list[dict[str, Any]]:
@@ -88,34 +110,63 @@ class CocoSet:
         """Their names."""
         return [str(category["name"]) for category in self.categories]
 
+    def category_ids(self, names: Sequence[str], whose: str) -> list[int]:
+        """The ids of the categories with these names. UserError, which says which, where the file has others."""
+        ids = {str(category["name"]): int(category["id"]) for category in self.categories}
+        lacks, besides = [n for n in names if n not in ids], [n for n in ids if n not in set(names)]
+        if lacks or besides:
+            parts = [f"{verb} {_listed(found)}" for verb, found in (("lacks", lacks), ("also has", besides)) if found]
+            raise UserError(
+                f"{self.annotations} has other categories than {whose}: it {' and '.join(parts)}; give data of the same"
+            )
+        return [ids[name] for name in names]
+
+    @cached_property
+    def _number_of(self) -> dict[Any, int]:
+        """The pictures by their ids."""
+        return {image["id"]: number for number, image in enumerate(self.document["images"])}
+
     @cached_property
     def _objects(self) -> _Objects:
-        """Without crowds and boxes that have no area, as torchvision's own training has it."""
-        images = self.document["images"]
+        images, annotations = self.document["images"], self.document["annotations"]
+        sizes = [(int(image["height"]), int(image["width"])) for image in images]
         class_of = {category["id"]: number for number, category in enumerate(self.categories, 1)}
-        found: dict[int, list[tuple[int, dict[str, Any]]]] = {image["id"]: [] for image in images}
-        try:
-            for place, one in enumerate(self.document["annotations"]):
-                if not one.get("iscrowd") and min(one["bbox"][2:]) > 0:
-                    found[one["image_id"]].append((place, one))
-            kept = [entry for image in images for entry in found[image["id"]]]
-            return _Objects(
-                files=[str(image["file_name"]) for image in images],
-                sizes=[(int(image["height"]), int(image["width"])) for image in images],
-                boxes=np.array([one["bbox"] for _, one in kept], np.float32).reshape(-1, 4),
-                classes=np.array([class_of[one["category_id"]] for _, one in kept], np.int64),
-                places=np.array([place for place, _ in kept], np.int64),
-                ends=np.cumsum([len(found[image["id"]]) for image in images]),
-            )
-        except KeyError as fault:
-            raise UserError(
-                f"{self.annotations} has an annotation of a picture or category {fault} that it does not name; mend it"
-            ) from None
-        except (ValueError, TypeError) as fault:
-            raise UserError(f"{self.annotations} is not in COCO's format ({fault}); mend it") from None
+        image = np.array([self._number_of[one["image_id"]] for one in annotations], np.int64)
+        crowds = np.array([bool(one.get("iscrowd")) for one in annotations], np.bool_)
+        whole = np.array([one["bbox"] for one in annotations], np.float64).reshape(-1, 4)
+        empty = (whole[:, 2:] < THIN).any(axis=1) & ~crowds
+        whole[:, 2:] += whole[:, :2]
+        # As torchvision's own training has it.
+        boxes = whole.clip(0, np.array(sizes)[image][:, [1, 0, 1, 0]])
+        outside = (boxes[:, 2:] - boxes[:, :2] < THIN).any(axis=1) & ~crowds & ~empty
+        kept = np.flatnonzero(~(crowds | empty | outside))
+        places = kept[np.argsort(image[kept], kind="stable")]
+        counts = np.bincount(image[places], minlength=len(images))
+        return _Objects(
+            files=[str(entry["file_name"]) for entry in images],
+            sizes=sizes,
+            boxes=boxes[places].astype(np.float32),
+            classes=np.array([class_of[annotations[place]["category_id"]] for place in places], np.int64),
+            places=places,
+            ends=np.cumsum(counts),
+            census=Census(
+                pictures=len(images),
+                objects=len(places),
+                without=int((counts == 0).sum()),
+                crowds=int(crowds.sum()),
+                empty=int(empty.sum()),
+                outside=int(outside.sum()),
+                cut=int((abs(boxes - whole).max(axis=1) > 1)[places].sum()),
+            ),
+        )
 
     def __len__(self) -> int:
         return len(self._objects.files)
+
+    @property
+    def census(self) -> Census:
+        """What the file has and what of it is trained on."""
+        return self._objects.census
 
     def digest(self) -> str:
         """SHA-256 of the annotation file."""
@@ -124,6 +175,29 @@ class CocoSet:
     def file_name(self, number: int) -> str:
         """What a picture is called in the file."""
         return self._objects.files[number]
+
+    def size_of(self, annotation: dict[str, Any]) -> tuple[int, int]:
+        """Height and width of an annotation's picture, by the file."""
+        return self._objects.sizes[self._number_of[annotation["image_id"]]]
+
+    def refuse_missing_masks(self, measured: bool) -> None:
+        """UserError unless every object that is trained on has a mask; of a set that is to be `measured` on every
+        annotation, for COCO's metrics look at all of them.
+        """
+        pycocotools_mask()
+        annotations = self.document["annotations"]
+        places = range(len(annotations)) if measured else self._objects.places.tolist()
+        faults = []
+        for place in places:
+            one = annotations[place]
+            if fault := mask_fault(one, self.size_of(one)):
+                file = self.file_name(self._number_of[one["image_id"]])
+                faults.append(f"{name_of(one, place)} of {file}: {fault}")
+        if faults:
+            raise UserError(
+                f"{self.annotations}: {len(faults)} of {len(places)} annotations have no mask that can be read, the "
+                f"first is {faults[0]}; mend them, or look for boxes only (detection.head=faster_rcnn)"
+            )
 
     def picture(self, number: int) -> NDArray[np.uint8]:
         """Pixels [H, W, 3] of a picture. UserError when it is not there or cannot be decoded."""
@@ -135,40 +209,22 @@ class CocoSet:
 
     def target(self, number: int, masks: bool) -> Target:
         """Boxes [n, 4] (left, top, right, bottom in pixels) and labels [n] of a picture's objects, with `masks` also
-        their masks [n, H, W] uint8. UserError for an object whose mask cannot be read.
+        their masks [n, H, W] uint8, which were looked at before (`refuse_missing_masks`).
         """
         objects = self._objects
         here = slice(objects.ends[number - 1] if number else 0, objects.ends[number])
-        boxes = torch.from_numpy(objects.boxes[here].copy())
-        boxes[:, 2:] += boxes[:, :2]
-        target = {"boxes": boxes, "labels": torch.from_numpy(objects.classes[here].copy())}
+        target = {
+            "boxes": torch.from_numpy(objects.boxes[here].copy()),
+            "labels": torch.from_numpy(objects.classes[here].copy()),
+        }
         if masks:
             size, annotations = objects.sizes[number], self.document["annotations"]
-            shown = [self._mask(annotations[place], size) for place in objects.places[here].tolist()]
+            shown = [decoded_mask(annotations[place], size) for place in objects.places[here].tolist()]
             target["masks"] = torch.from_numpy(np.stack(shown) if shown else np.zeros((0, *size), np.uint8))
         return target
 
-    def _mask(self, annotation: dict[str, Any], size: tuple[int, int]) -> NDArray[np.uint8]:
-        """[H, W] of an annotation: polygons, or run lengths, compressed or not."""
-        masks = pycocotools_mask()
-        try:
-            shape = annotation["segmentation"]
-            if isinstance(shape, list):
-                encoded = masks.merge(masks.frPyObjects(shape, *size))
-            else:
-                encoded = masks.frPyObjects(shape, *size) if isinstance(shape["counts"], list) else shape
-            decoded: NDArray[np.uint8] = masks.decode(encoded)
-            return decoded
-        except (KeyError, IndexError, TypeError, ValueError) as fault:
-            raise UserError(
-                f"{self.annotations}: a mask cannot be read ({fault!r}); mend it, or use boxes only"
-            ) from None
 
-
-def pycocotools_mask() -> Any:
-    """The module of masks. UserError where it is not installed."""
-    try:
-        from pycocotools import mask
-    except ImportError:
-        raise UserError("COCO's masks and metrics need pycocotools: pip install 'tinyvit-distill[transfer]'") from None
-    return mask
+def _listed(names: Sequence[str]) -> str:
+    """Names for a message, of many the first."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(repr(name) for name in names[:NAMED]) + more

@@ -23,11 +23,19 @@ DETECTOR = "detector.json"
 
 @dataclass(frozen=True)
 class Detector:
-    """A network that finds objects, the categories of COCO's format that they are of, and how pictures are read."""
+    """A network that finds objects, perhaps with their masks, the categories of COCO's format that they are of, and how
+    pictures are read.
+    """
 
     model: nn.Module
     categories: list[dict[str, Any]]
+    masks: bool
     decode: Decode
+
+    @property
+    def classes(self) -> list[str]:
+        """The categories' names."""
+        return [str(category["name"]) for category in self.categories]
 
 
 def is_detector(folder: str | Path) -> bool:
@@ -80,4 +88,4 @@ def load_detector(folder: Path) -> Detector:
     except RuntimeError as fault:
         reason = str(fault).splitlines()[1].strip()
         raise UserError(f"the weights in {folder} are of another detector: {reason}") from None
-    return Detector(model, categories, decode)
+    return Detector(model, categories, detection.head == "mask_rcnn", decode)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tinyvit.data.loader import run_streams
-from tinyvit.detection.coco import CocoSet, Target, pycocotools_mask
+from tinyvit.detection.coco import CocoSet, Target
+from tinyvit.detection.masks import encoded_mask, pycocotools_mask
 from tinyvit.detection.scenes import EvaluationScenes
 from tinyvit.progress import Bar
 from tinyvit.world import World
@@ -22,13 +23,26 @@ FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 
 class DetectionEvaluator:
-    """Measures detectors on one set, `times` times, with the same data processes."""
+    """Measures detectors on one set, `times` times, with the same data processes.
+
+    `classes` are what a detector tells apart, by the set's names; `whose` they are is for a message. UserError where
+    the set has others.
+    """
 
     def __init__(
-        self, coco: CocoSet, world: World, workers: int, dtype: torch.dtype, times: int = 1, batch_size: int = 8
+        self,
+        coco: CocoSet,
+        classes: Sequence[str],
+        whose: str,
+        world: World,
+        workers: int,
+        dtype: torch.dtype,
+        times: int = 1,
+        batch_size: int = 8,
     ) -> None:
         # Said before anything is trained.
         pycocotools_mask()
+        self._ids = coco.category_ids(classes, whose)
         self._coco, self._world, self._dtype = coco, world, dtype
         streams = [EvaluationScenes(coco, batch_size)] * times
         # Every rank sees every picture: COCO's metrics are not sums over pictures.
@@ -37,23 +51,41 @@ class DetectionEvaluator:
     @torch.inference_mode()
     def measure(self, model: nn.Module, bar: Bar | None = None) -> dict[str, Any]:
         """In percent the figures of FIGURES, of boxes and, under `masks`, of masks where the model finds them; None
-        where the set has nothing of a size.
+        where the set has nothing of a size, 0 where it has and nothing of it was found.
         """
         training = model.training
         model.eval()
         found: list[dict[str, Any]] = []
-        number = 0
+        number, masks = 0, False
         for scenes in next(self._passes):
             for answer in detect(model, scenes.pictures, self._world.device, self._dtype):
-                found += _results(self._coco, number, answer)
-                number += 1
+                found += self._results(number, answer)
+                number, masks = number + 1, "masks" in answer
             if bar:
                 bar.advance(len(scenes))
         model.train(training)
         figures: dict[str, Any] = _evaluated(self._coco, found, "bbox")
-        if any("segmentation" in one for one in found):
+        if masks:
             figures["masks"] = _evaluated(self._coco, found, "segm")
         return figures | {"images": number}
+
+    def _results(self, number: int, answer: Target) -> list[dict[str, Any]]:
+        """What was found in a picture, as COCO's result format has it."""
+        boxes = answer["boxes"].float().cpu()
+        boxes[:, 2:] -= boxes[:, :2]
+        image = self._coco.document["images"][number]["id"]
+        found = [
+            {"image_id": image, "category_id": self._ids[label - 1], "bbox": box, "score": score}
+            for box, label, score in zip(
+                boxes.tolist(), answer["labels"].tolist(), answer["scores"].tolist(), strict=True
+            )
+        ]
+        if "masks" in answer:
+            masks = pycocotools_mask()
+            shown = (answer["masks"][:, 0] > 0.5).cpu().numpy().astype(np.uint8)
+            for one, pixels in zip(found, shown, strict=True):
+                one["segmentation"] = masks.encode(np.asfortranarray(pixels))
+        return found
 
 
 def detect(model: nn.Module, pictures: Sequence[Tensor], device: torch.device, dtype: torch.dtype) -> list[Target]:
@@ -64,27 +96,11 @@ def detect(model: nn.Module, pictures: Sequence[Tensor], device: torch.device, d
     return answers
 
 
-def _results(coco: CocoSet, number: int, answer: Target) -> list[dict[str, Any]]:
-    """What was found in a picture, as COCO's result format has it."""
-    boxes = answer["boxes"].float().cpu()
-    boxes[:, 2:] -= boxes[:, :2]
-    image = coco.document["images"][number]["id"]
-    found = [
-        {"image_id": image, "category_id": coco.categories[label - 1]["id"], "bbox": box, "score": score}
-        for box, label, score in zip(boxes.tolist(), answer["labels"].tolist(), answer["scores"].tolist(), strict=True)
-    ]
-    if "masks" in answer:
-        masks = pycocotools_mask()
-        shown = (answer["masks"][:, 0] > 0.5).cpu().numpy().astype(np.uint8)
-        for one, pixels in zip(found, shown, strict=True):
-            one["segmentation"] = masks.encode(np.asfortranarray(pixels))
-    return found
-
-
-def _told(coco: CocoSet) -> list[dict[str, Any]]:
+def _told(coco: CocoSet, kind: str) -> list[dict[str, Any]]:
     """The annotations with what pycocotools asks for and the format lets be missing. It takes 0 for no annotation."""
     return [
         {"iscrowd": 0, "area": one["bbox"][2] * one["bbox"][3], **one, "id": number}
+        | ({"segmentation": encoded_mask(one, coco.size_of(one))} if kind == "segm" else {})
         for number, one in enumerate(coco.document["annotations"], 1)
     ]
 
@@ -93,16 +109,15 @@ def _evaluated(coco: CocoSet, found: list[dict[str, Any]], kind: str) -> dict[st
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    if not found:
-        return dict.fromkeys(FIGURES, 0.0)
     # It tells what it does on stdout.
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = {"info": {}, **coco.document, "annotations": _told(coco)}
+        truth, nothing = COCO(), COCO()
+        truth.dataset = {"info": {}, **coco.document, "annotations": _told(coco, kind)}
         truth.createIndex()
         # It writes into what it is given, and takes areas from boxes where there are any.
         given = [{key: value for key, value in one.items() if kind == "bbox" or key != "bbox"} for one in found]
-        judge = COCOeval(truth, truth.loadRes(given), kind)
+        # It cannot load a result of nothing, but measures one.
+        judge = COCOeval(truth, truth.loadRes(given) if given else nothing, kind)
         judge.evaluate()
         judge.accumulate()
         judge.summarize()

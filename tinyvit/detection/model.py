@@ -19,6 +19,7 @@ from tinyvit.config import Detection, Student
 from tinyvit.detection.cascade import CascadeHeads
 from tinyvit.errors import UserError
 from tinyvit.students import colours, create_student, tuples, weights_of
+from tinyvit.trial import foreign
 
 # Width to height of the anchors at each place.
 RATIOS = (0.5, 1.0, 2.0)
@@ -112,11 +113,8 @@ def _features(student: Student) -> Any:
     """timm's network of the features of all four stages, with fresh weights or those of the student's checkpoint."""
     kwargs: dict[str, Any] = tuples(student.kwargs)
     kwargs.pop("img_size", None)
-    try:
+    with foreign(f"timm gives no features of four stages of {student.name}", "take a network of four stages"):
         features: Any = timm.create_model(student.name, features_only=True, out_indices=(0, 1, 2, 3), **kwargs)
-    except (RuntimeError, TypeError, IndexError, AssertionError) as fault:
-        reason = str(fault).partition("\n")[0]
-        raise UserError(f"timm gives no features of four stages of {student.name}: {reason}") from None
     if student.checkpoint:
         given, _ = weights_of(student.checkpoint)
         # timm's network of features calls stages.0 stages_0.

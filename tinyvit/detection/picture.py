@@ -16,8 +16,13 @@ from tinyvit.inspection.plot import BLUE, RED, literal
 from tinyvit.pages import short_name
 
 
-def draw_found(path: Path, coco: CocoSet, numbers: Sequence[int], answers: Sequence[Target], least: float) -> None:
-    """Write a PNG of pictures of a set: the truth in blue and dashed, what was found with a score of `least` in red."""
+def draw_found(
+    path: Path, coco: CocoSet, classes: Sequence[str], numbers: Sequence[int], answers: Sequence[Target], least: float
+) -> None:
+    """Write a PNG of pictures of a set: the truth in blue and dashed, what was found with a score of `least` in red.
+
+    `classes` are those that the answers are of.
+    """
     columns = min(4, len(numbers))
     rows = -(-len(numbers) // columns)
     figure = Figure(figsize=(3.2 * columns, 3.2 * rows), layout="constrained")
@@ -34,7 +39,7 @@ def draw_found(path: Path, coco: CocoSet, numbers: Sequence[int], answers: Seque
             if score < least:
                 continue
             axes.add_patch(_rectangle(box, RED, "-"))
-            name = literal(short_name(coco.classes[label - 1]))
+            name = literal(short_name(classes[label - 1]))
             axes.text(
                 box[0], box[1] - 2, f"{name} {score:.2f}", fontsize=7, color="white",
                 bbox={"facecolor": RED, "pad": 1, "lw": 0},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,11 @@ from tinyvit.errors import UserError
 from tinyvit.training.network import Network
 from tinyvit.training.run import Run
 from tinyvit.training.task import Validation
+
+log = logging.getLogger("tinyvit")
+
+# Of the coarsest features.
+STRIDE = 32
 
 
 class Detecting:
@@ -49,11 +56,21 @@ class Detecting:
                 f"stage {name}: a batch_size of {stage.batch_size} does not fit {len(self._coco)} pictures and "
                 f"{run.world.size} processes; change stages.{name}.batch_size"
             )
+        if not self._coco.census.objects:
+            raise UserError(f"{self._coco.annotations} has nothing to learn: {self._coco.census}; give another")
+        self._check(self._coco, measured=False)
         if before is None:
             classes = len(self._coco.classes)
             self.model: nn.Module = create_detector(recipe.student, self._detection, classes, stage.seed)
         else:
             self.model = load_detector(before).model
+
+    @property
+    def shown(self) -> tuple[nn.Module, list[tuple[int, int]]]:
+        detector: Any = self.model
+        # Pictures are padded to a multiple of the largest stride, and are of any shape.
+        side = STRIDE * -(-min(*self._detection.shorter, self._detection.longer) // STRIDE)
+        return detector.backbone.features, [(side, side), (side, side + STRIDE)]
 
     @staticmethod
     def identity(run: Run, stage: Stage, earlier: str | None) -> list[Any]:
@@ -88,13 +105,14 @@ class Detecting:
         total = torch.stack(list(losses.values())).sum()
         return total.expand(len(batch)), torch.zeros(len(batch), device=device)
 
-    def validation(self, times: int, network: Network) -> Validation | None:
+    def validation(self, times: int, dtype: torch.dtype) -> Validation | None:
         run = self._run
         assert run.recipe.data.val
-        coco = CocoSet(Path(run.recipe.data.val), run.recipe.data.decode)
-        if coco.categories != self._coco.categories:
-            raise UserError(f"{coco.annotations} has other categories than {self._coco.annotations}; mend one of them")
-        evaluator = DetectionEvaluator(coco, run.world, run.workers, network.dtype, times)
+        coco, train = CocoSet(Path(run.recipe.data.val), run.recipe.data.decode), self._coco
+        evaluator = DetectionEvaluator(
+            coco, train.classes, str(train.annotations), run.world, run.workers, dtype, times
+        )
+        self._check(coco, measured=True)
         return evaluator.measure
 
     def save(self, folder: Path, model: nn.Module) -> None:
@@ -102,7 +120,17 @@ class Detecting:
         save_detector(folder, model, student, self._detection, coco.categories, coco.decode)
 
     def announce(self) -> None:
-        """There is nothing more to say."""
+        log.info("%s: %s", self._coco.annotations, self._coco.census)
+
+    def counted(self) -> dict[str, Any]:
+        return {"data": asdict(self._coco.census)}
+
+    def _check(self, coco: CocoSet, measured: bool) -> None:
+        """UserError for a set that cannot be trained on, or `measured` on, to its end. One rank looks for all."""
+        world = self._run.world
+        if world.chief and self._detection.head == "mask_rcnn":
+            coco.refuse_missing_masks(measured)
+        world.meet()
 
     def state(self) -> dict[str, Any]:
         return {}

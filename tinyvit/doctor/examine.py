@@ -73,10 +73,11 @@ def _teacher(case: Case, store: LogitStore | None) -> tuple[Teacher | None, Find
     label = case.recipe.labelling if case.recipe else None
     name = case.teacher or (label.teacher if label else None) or (store.spec.teacher["name"] if store else None)
     classes = case.classes or (label.classes if label else None)
+    size = int(store.spec.teacher["input_size"]) if store else label.input_size if label else None
     if name is None:
         return None, Finding("teacher", "skipped", "no teacher was given", "give --teacher, a recipe or a store")
     try:
-        teacher = load_teacher(str(name), own_device(), classes)
+        teacher = load_teacher(str(name), own_device(), classes, size)
     except UserError as fault:
         return None, Finding.of_fault("teacher", fault)
     return teacher, Finding("teacher", "ok", teacher.name)
@@ -111,8 +112,12 @@ def _with_teacher(
         order = verdict.order
         yield verdict.finding
         yield check_preparation(teacher, views, logits, order, judge, progress)
-    yield check_interpolation(teacher, sample.first(SCREENED), order, shown, progress)
-    yield check_resolution(teacher, sample, shown)
+    resolution = check_resolution(teacher, sample, shown)
+    if resolution.state == "failed":
+        yield Finding("interpolation", "skipped", f"it answers no view of {shown.size} pixels", "mend that first")
+    else:
+        yield check_interpolation(teacher, sample.first(SCREENED), order, shown, progress)
+    yield resolution
 
 
 def _shown(case: Case, teacher: Teacher, store: LogitStore | None) -> Shown:

@@ -64,16 +64,11 @@ def check_resolution(teacher: Teacher, sample: Sample, shown: Shown) -> Finding:
     told = f"{shown.source} shows the teacher {shown.size} pixels a side, it was made for {teacher.input_size}"
     if shown.size != teacher.input_size:
         try:
-            if sample.pictures:
-                teacher.answer(sample.first(1).views(teacher, shown.size))
-        except UserError:
-            raise
-        except (RuntimeError, AssertionError, ValueError) as fault:
+            teacher.try_size(shown.size)
+        except UserError as fault:
+            why = str(fault).partition("; ")[0]
             return Finding(
-                check,
-                "failed",
-                f"{told}, and takes no other ({' '.join(str(fault).split())})",
-                f"set label.input_size={teacher.input_size}, or leave it out",
+                check, "failed", f"{told}: {why}", f"set label.input_size={teacher.input_size}, or leave it out"
             )
         return Finding(check, "hint", told, f"leave label.input_size out for {teacher.input_size}, unless you compared")
     if sample.sides and (side := int(np.median([min(sides) for sides in sample.sides]))) < shown.size:

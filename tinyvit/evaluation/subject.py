@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from tinyvit.config import Decode
 from tinyvit.data.images import record_of
 from tinyvit.errors import UserError
 from tinyvit.students import class_names, colours, decode_of, input_size, load_student, timm_config
-from tinyvit.teachers import SOURCES, load_teacher
+from tinyvit.teachers import SOURCES, load_teacher, logits_of
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,25 @@ class Subject:
         )
 
 
-def load_subject(name: str, device: torch.device) -> Subject:
-    """A stage's folder or an exported student, or a teacher such as `timm:NAME`, on a device."""
+def load_subject(name: str, device: torch.device, size: int | None = None) -> Subject:
+    """A stage's folder or an exported student, or a teacher such as `timm:NAME`, on a device.
+
+    `size` are the pixels a side that it will be shown. UserError where it has no answer to those.
+    """
     if name.partition(":")[0] not in SOURCES:
         model = load_student(Path(name)).to(device)
         if not (count := int(cast(Any, model).num_classes)):
             raise UserError(f"the network in {name} has no classifier; give one that tells classes apart")
-        return Subject.of(model, class_names(model) or imagenet_classes(count), decode_of(Path(name)))
-    teacher = load_teacher(name, device, None)
+        subject = Subject.of(model, class_names(model) or imagenet_classes(count), decode_of(Path(name)))
+        side = size or subject.size
+        logits_of(name, model.eval(), torch.zeros(1, 3, side, side, device=device))
+        return replace(subject, size=side)
+    teacher = load_teacher(name, device, None, size)
+    teacher.try_size(size)
     config = getattr(teacher.model, "pretrained_cfg", {})
     return Subject(
         model=teacher.model,
-        size=teacher.input_size,
+        size=size or teacher.input_size,
         crop_pct=config.get("crop_pct", 0.875),
         crop_mode=config.get("crop_mode", "center"),
         interpolation=config.get("interpolation", "bicubic"),

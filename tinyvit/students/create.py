@@ -14,6 +14,7 @@ from tinyvit.config import Student
 from tinyvit.errors import UserError
 from tinyvit.students.weights import adopt_weights, classes_of, load_weights, timm_config
 from tinyvit.teachers import SOURCES, load_network, own_class_names
+from tinyvit.trial import foreign
 
 
 def create_student(student: Student, num_classes: int, seed: int, classes: Names = None) -> nn.Module:
@@ -26,11 +27,8 @@ def create_student(student: Student, num_classes: int, seed: int, classes: Names
         raise UserError(f"timm has no model {student.name!r} for the student; near it: {close}")
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
-        try:
+        with foreign(f"timm cannot make {student.name} with {student.kwargs}", "change student.kwargs"):
             model = _create(student, num_classes)
-        except (TypeError, ValueError, RuntimeError, AssertionError, IndexError) as fault:
-            reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
-            raise UserError(f"timm cannot make {student.name} with {student.kwargs}: {reason}") from None
     if student.checkpoint:
         adopt_weights(model, *weights_of(student.checkpoint), classes)
     return model
@@ -64,8 +62,11 @@ def _create(student: Student, num_classes: int) -> nn.Module:
 
 
 def input_size(model: nn.Module) -> int:
-    """Pixels a side that the network was built for."""
-    return int(timm_config(model)["input_size"][-1])
+    """Pixels a side that the network was built for. UserError where it is for pictures that are not square."""
+    *_, height, width = timm_config(model)["input_size"]
+    if height != width:
+        raise UserError(f"the network was built for pictures of {width} x {height}; views are square: take another")
+    return int(height)
 
 
 def colours(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from storage import Unit
@@ -12,7 +13,6 @@ from tinyvit.classes import shared_classes
 from tinyvit.config import Stage
 from tinyvit.data.images import record_of
 from tinyvit.data.training_views import Batch, TrainingViews
-from tinyvit.errors import UserError
 from tinyvit.evaluation import Evaluator, Subject, open_pictures
 from tinyvit.pixels import normalise
 from tinyvit.signal import TeacherSignal
@@ -69,6 +69,11 @@ class Classification:
         ]
 
     @property
+    def shown(self) -> tuple[nn.Module, list[tuple[int, int]]]:
+        side = input_size(self.model)
+        return self.model, [(side, side)]
+
+    @property
     def steps(self) -> int:
         return self._epochs.steps
 
@@ -82,7 +87,10 @@ class Classification:
     def learn(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
         stage, device = self._stage, self._run.world.device
         if not len(batch):
-            raise UserError(f"stage {self._name}: no view of a whole batch can be learned; verify the store")
+            # A blank view in place of none, of which nothing is learned.
+            height, width = self.shown[1][0]
+            blank: Tensor = network(torch.zeros(1, 3, height, width, device=device))
+            return 0 * blank.sum(dim=1), torch.zeros(1, device=device)
         logits: Tensor = network(normalise(batch.views, *self._colours, device))
         labels = batch.labels.to(device) if batch.labels else None
         if stage.target == "labels":
@@ -104,7 +112,7 @@ class Classification:
             teacher.answer(batch.teacher_views), label.select, label.top_k, label.mass, batch.seeds
         )
 
-    def validation(self, times: int, network: Network) -> Validation | None:
+    def validation(self, times: int, dtype: torch.dtype) -> Validation | None:
         run = self._run
         assert run.recipe.data.val
         pictures = open_pictures(run.recipe.data.val, run.progress)
@@ -116,7 +124,7 @@ class Classification:
             [pictures] * times,
             run.world,
             run.workers,
-            network.dtype,
+            dtype,
             skip_broken=run.recipe.data.broken == "skip",
         )
         evaluator.check_pictures(self._num_classes, run.progress)
@@ -128,6 +136,9 @@ class Classification:
 
     def announce(self) -> None:
         self._epochs.announce()
+
+    def counted(self) -> dict[str, Any]:
+        return {}
 
     def state(self) -> dict[str, Any]:
         return {"absent": sorted((unit.block, unit.shard) for unit in self._epochs.absent)}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from tinyvit.config import Engine
 from tinyvit.errors import UserError
+from tinyvit.trial import foreign
 from tinyvit.world import World
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -29,13 +32,17 @@ class Network:
         if engine.sync_batch_norm:
             if not cuda:
                 raise UserError("engine.sync_batch_norm needs GPUs: torch has it for them only; leave it out")
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+            # torch's own drops the activations that timm's layers of norm and activation have.
+            model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         # Channels last is what convolutions want, on a CPU as on a GPU.
         self.model: Any = model.to(world.device).to(memory_format=torch.channels_last)
         if engine.grad_checkpointing:
-            self.model.set_grad_checkpointing()  # type: ignore[operator]
+            with foreign("engine.grad_checkpointing is not for this student", "leave it out"):
+                self.model.set_grad_checkpointing()  # type: ignore[operator]
         self.dtype = precision_of(engine.precision, world.device)
         self._device, self._eval_batch_norm = world.device, eval_batch_norm
+        # Over all ranks: then none may go another way than the others, and no view is alone.
+        self._together = engine.sync_batch_norm and world.size > 1
         # Each rank's batch norm sees its own images; the first rank's statistics count.
         self._ranks = DistributedDataParallel(self.model) if world.size > 1 else None
         forward: Any = self._ranks or self.model
@@ -50,13 +57,31 @@ class Network:
         """Switch to training, but for batch norm that is to keep its statistics."""
         self.model.train()
         if self._eval_batch_norm:
-            for module in self.model.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            self._keep_statistics(True)
 
-    def part(self, last: bool) -> AbstractContextManager[Any]:
-        """Forward and backward of a part of a step: ranks add up their gradients with the last one."""
-        return nullcontext() if last or self._ranks is None else self._ranks.no_sync()
+    def _keep_statistics(self, keep: bool) -> None:
+        for module in self.model.modules():
+            if isinstance(module, _BatchNorm):
+                module.train(not keep)
+
+    @contextmanager
+    def part(self, last: bool, few: bool) -> Iterator[None]:
+        """Forward and backward of a part of a step: ranks add up their gradients with the last one.
+
+        With too `few` views for statistics of their own, batch norm keeps those that it has.
+        """
+        still = few and not self._eval_batch_norm and not self._together
+        if still:
+            self._keep_statistics(True)
+        try:
+            with nullcontext() if last or self._ranks is None else self._ranks.no_sync():
+                yield
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"a forward pass does not fit into the memory of {self._device}; set engine.micro_batch, or lower it"
+            ) from None
+        if still:
+            self._keep_statistics(False)
 
     def __call__(self, *inputs: Any) -> Any:
         """What the network makes of its inputs, at the precision."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from tinyvit.data.loader import CountedStream
@@ -70,6 +71,11 @@ class Task(Protocol):
         ...
 
     @property
+    def shown(self) -> tuple[nn.Module, list[tuple[int, int]]]:
+        """What of the network is given pictures, and their smallest sizes (height, width) in pixels."""
+        ...
+
+    @property
     def parts(self) -> int:
         """In how many batches a step is computed on each rank."""
         ...
@@ -79,11 +85,14 @@ class Task(Protocol):
         ...
 
     def learn(self, network: Network, batch: Any) -> tuple[Tensor, Tensor]:
-        """[n] the losses of a batch's views, and whether the network is right about each."""
+        """[n] the losses of a batch's views, and whether the network is right about each.
+
+        Of a batch without views, too, there is a loss of which gradients can be taken: ranks wait for them.
+        """
         ...
 
-    def validation(self, times: int, network: Network) -> Validation | None:
-        """What measures networks so many times; None where there is nothing to measure them on."""
+    def validation(self, times: int, dtype: torch.dtype) -> Validation | None:
+        """What measures networks so many times, computed at a precision; None where there is nothing to measure on."""
         ...
 
     def save(self, folder: Path, model: nn.Module) -> None:
@@ -92,6 +101,10 @@ class Task(Protocol):
 
     def announce(self) -> None:
         """Say in the log what there is to know beforehand."""
+        ...
+
+    def counted(self) -> dict[str, Any]:
+        """What the result has to say of the data besides."""
         ...
 
     def state(self) -> dict[str, Any]:

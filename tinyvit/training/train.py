@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from tinyvit.config import Stage
 from tinyvit.detection.task import Detecting
 from tinyvit.errors import UserError
 from tinyvit.provenance import library_versions, now
+from tinyvit.training.beforehand import refuse_untrainable
 from tinyvit.training.classification import Classification
 from tinyvit.training.folder import RESULT, StageFolder, read_json
+from tinyvit.training.network import precision_of
 from tinyvit.training.run import Run
+from tinyvit.training.task import Task
 from tinyvit.training.trainer import Trainer
 
 log = logging.getLogger("tinyvit")
@@ -32,10 +36,20 @@ def train(run: Run, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
     needy = [name for name in stages if run.recipe.stages[name].target == "teacher"]
     if needy and not (run.store or run.teacher):
         raise UserError(f"the stage {needy[0]!r} learns from a store; give one, or name stages on labels only")
+    for name in stages[1:]:
+        refuse_stage(run, name)
     before: Path | None = None
     for name in stages:
         yield train_stage(run, name, before)
         before = run.folder / name
+
+
+def refuse_stage(run: Run, name: str) -> None:
+    """UserError for a stage that could not begin after others, as far as that is known before they are done."""
+    fresh = run.recipe.student.model_copy(update={"checkpoint": None})
+    task = _open_task(replace(run, recipe=run.recipe.model_copy(update={"student": fresh})), name, None)
+    if run.recipe.data.val:
+        task.validation(1, precision_of(run.recipe.engine.precision, run.world.device))
 
 
 def train_stage(run: Run, name: str, before: Path | None) -> dict[str, Any]:
@@ -55,7 +69,7 @@ def train_stage(run: Run, name: str, before: Path | None) -> dict[str, Any]:
     if state:
         within = f" and {state['step']} steps" if state["step"] else ""
         log.info("%s: resumed after epoch %d of %d%s", name, state["epoch"], stage.epochs, within)
-    trainer = Trainer(run, name, folder, _kind(stage)(run, name, before))
+    trainer = Trainer(run, name, folder, _open_task(run, name, before))
     if run.world.chief:
         folder.begin(_record(run))
     result = trainer.run(state)
@@ -70,6 +84,12 @@ def _refuse_apart(run: Run, state: dict[str, Any] | None) -> None:
         raise UserError(
             f"the processes do not find the same state in {run.folder}; put the run folder where every machine sees it"
         )
+
+
+def _open_task(run: Run, name: str, before: Path | None) -> Task:
+    task = _kind(run.recipe.stages[name])(run, name, before)
+    refuse_untrainable(run, name, task)
+    return task
 
 
 def _kind(stage: Stage) -> type[Classification] | type[Detecting]:

@@ -16,6 +16,7 @@ from tinyvit.data.loader import run_streams
 from tinyvit.errors import Stopped, UserError
 from tinyvit.progress import Bar
 from tinyvit.provenance import now
+from tinyvit.training.beforehand import refuse_empty_epochs
 from tinyvit.training.folder import BEST, StageFolder
 from tinyvit.training.journal import Journal
 from tinyvit.training.network import Network
@@ -48,11 +49,12 @@ class Trainer:
         if state:
             self._restore(state)
         views = [self.task.views(n, self.step if n == self.epoch else 0) for n in range(self.epoch, stage.epochs)]
+        refuse_empty_epochs(self.name, self.epoch, self.step, views)
         self._announce(views)
+        validation = self.task.validation(len(views), self.network.dtype) if run.recipe.data.val else None
         journal = self._journal() if run.world.chief else None
         images = (self.task.steps * len(views) - self.step) * stage.batch_size
         with run.progress.task(self.name, images, "images") as bar:
-            validation = self.task.validation(len(views), self.network) if run.recipe.data.val else None
             streams = run_streams(views, run.workers, pin_memory=run.world.device.type == "cuda")
             for epoch, batches in zip(views, streams, strict=True):
                 metrics = self._train_epoch(epoch, batches, journal, bar)
@@ -74,8 +76,6 @@ class Trainer:
         """The steps of an epoch that are left."""
         stage, engine, world = self.stage, self.settings.recipe.engine, self.settings.world
         steps = self.step + views.steps
-        if not steps:
-            raise UserError(f"stage {self.name}: epoch {self.epoch + 1} has no whole batch of views with answers")
         self.network.train()
         tally, saved = Tally(world, self.totals, self.network.scaled), time.monotonic()
         note = f"epoch {self.epoch + 1}/{stage.epochs}"
@@ -85,7 +85,8 @@ class Trainer:
                 # Drop path and dropout draw from here: what they draw follows from the step, so that a resume repeats
                 # it. After the batch is there, because the loader draws too when it begins.
                 torch.manual_seed(_seed(stage.seed, self.name, self.epoch, step, part, world.rank))
-                with self.network.part(last=part == self.task.parts - 1):
+                few = not len(batch) or (batch.skipped > 0 and len(batch) == 1)
+                with self.network.part(last=part == self.task.parts - 1, few=few):
                     loss, right = self.task.learn(self.network, batch)
                     # A step is the mean over all its views, wherever they are: ranks average their gradients.
                     self.optimiser.backward(loss.sum() * (world.size / stage.batch_size))
@@ -120,6 +121,11 @@ class Trainer:
         """Metrics since the last look. UserError when they should not be gone on from."""
         done, finite = tally.look()
         self.totals = tally.totals
+        if not done.images and not done.dropped:
+            raise UserError(
+                f"stage {self.name}, epoch {self.epoch + 1}: of the last {len(finite)} steps no view can be learned, "
+                f"{done.skipped:.0f} were skipped; look at them with tinyvit data check and store verify"
+            )
         if done.dropped and (self.stage.non_finite == "error" or done.dropped >= len(finite)):
             raise UserError(self._diverged(finite, views))
         return self._metrics(done) | {"grad_norm": norm.item()}
@@ -217,6 +223,7 @@ class Trainer:
             "skipped": sum(e["skipped"] for e in epochs),
             "labelled": sum(e["labelled"] for e in epochs),
             "dropped_steps": sum(e["dropped_steps"] for e in epochs),
+            **self.task.counted(),
             "last": epochs[-1],
             "val": epochs[-1].get("val"),
             "best": best and {"epoch": best["epoch"], **best["val"], "checkpoint": str(self.folder.path / BEST)},

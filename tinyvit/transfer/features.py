@@ -23,6 +23,7 @@ from tinyvit.progress import Progress
 from tinyvit.provenance import library_versions, now, version_changes
 from tinyvit.replay import probe_slots, view_digest
 from tinyvit.teachers import weights_digest
+from tinyvit.trial import foreign
 
 Span = tuple[int, range]
 # Seconds between looks at what other runs have done.
@@ -149,6 +150,7 @@ class Extractor:
         if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
             raise UserError(f"{self.name} does not say what its features are; give a timm model")
         pixels = normalise(views, self.subject.mean, self.subject.std, self.device)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        with foreign(f"{self.name} makes no features of {list(pixels.shape)}", "give a timm model"), autocast:
             features: Tensor = model.forward_head(model.forward_features(pixels), pre_logits=True)
         return features.flatten(1).float().cpu()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,55 +14,21 @@ import numpy as np
 import pytest
 import timm
 import torch
+from coco_sets import DETECTION, STUDENT, measured
 from PIL import Image
-from support import EXAMPLE, command, samples_of, tinyvit, torchrun, wait_until
+from support import command, tinyvit, torchrun, wait_until
 
-from tinyvit.config import Decode, Detection, Student
+from tinyvit.config import Decode, Student, load_recipe
 from tinyvit.data.fetch import CLASSES
-from tinyvit.data.images import EncodedImage
-from tinyvit.data.scenes import render_scenes
 from tinyvit.detection.coco import CocoSet
 from tinyvit.detection.folder import load_detector
-from tinyvit.detection.measure import DetectionEvaluator
 from tinyvit.detection.model import create_detector
 from tinyvit.detection.scenes import TrainingScenes
 from tinyvit.errors import UserError
 from tinyvit.progress import LogProgress
 from tinyvit.students import create_student, save_student
-from tinyvit.world import World
-
-CPU = World(device=torch.device("cpu"))
-STUDENT = Student(
-    name="tiny_vit_5m_224",
-    kwargs={
-        "img_size": 64,
-        "embed_dims": [32, 64, 96, 128],
-        "depths": [1, 1, 1, 1],
-        "num_heads": [1, 2, 3, 4],
-        "window_sizes": [8, 8, 4, 2],
-    },
-)
-DETECTION = Detection(channels=32, shorter=(96,), longer=128, anchors=(16, 32, 64, 96, 128), proposals=30, samples=16)
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO folder of a few rendered scenes, of the example's own pictures."""
-    folder = tmp_path_factory.mktemp("scenes")
-    objects = {
-        split: [
-            (EncodedImage(s.image, Decode()).pixels()[..., 0], int(s.label or 0))
-            for s in samples_of(EXAMPLE / split)[:300]
-        ]
-        for split in ("train", "val")
-    }
-    render_scenes(objects, {"train": 9, "val": 4}, folder, 0, LogProgress())
-    return folder
-
-
-@pytest.fixture(scope="module")
-def coco(scenes: Path) -> CocoSet:
-    return CocoSet(scenes / "annotations" / "instances_train.json")
+from tinyvit.training.run import open_run
+from tinyvit.training.train import train_stage
 
 
 def test_a_rendered_scene_has_its_objects_where_they_are_said_to_be(coco: CocoSet) -> None:
@@ -72,65 +39,6 @@ def test_a_rendered_scene_has_its_objects_where_they_are_said_to_be(coco: CocoSe
         for box, mask in zip(target["boxes"].long(), target["masks"], strict=True):
             rows, columns = np.nonzero(mask.numpy())
             assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-
-
-def written(folder: Path, annotations: list[dict[str, Any]]) -> CocoSet:
-    """A set of one picture of 40 x 30 with these annotations, of the categories 7 (dog) and 3 (cat)."""
-    (folder / "some").mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (40, 30)).save(folder / "some" / "a.jpg")
-    document = {
-        "images": [{"id": 5, "file_name": "a.jpg", "width": 40, "height": 30}],
-        "annotations": [{"id": n, "image_id": 5, **one} for n, one in enumerate(annotations, 1)],
-        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
-    }
-    (folder / "annotations").mkdir(exist_ok=True)
-    file = folder / "annotations" / "instances_some.json"
-    file.write_text(json.dumps(document))
-    return CocoSet(file)
-
-
-def test_polygons_run_lengths_crowds_and_empty_boxes(tmp_path: Path) -> None:
-    square = [4, 6, 14, 6, 14, 16, 4, 16]
-    lengths = {"size": [30, 40], "counts": [30 * 2, 30 * 3, 30 * 35]}
-    coco = written(
-        tmp_path,
-        [
-            {"category_id": 7, "bbox": [4, 6, 10, 10], "segmentation": [square], "area": 100},
-            {"category_id": 3, "bbox": [2, 0, 3, 30], "segmentation": lengths, "area": 90},
-            {"category_id": 3, "bbox": [0, 0, 9, 9], "segmentation": lengths, "area": 90, "iscrowd": 1},
-            {"category_id": 3, "bbox": [8, 8, 0, 4], "segmentation": [square], "area": 0},
-        ],
-    )
-    target = coco.target(0, masks=True)
-    assert coco.classes == ["cat", "dog"]
-    assert target["labels"].tolist() == [2, 1]
-    assert target["boxes"].tolist() == [[4, 6, 14, 16], [2, 0, 5, 30]]
-    assert target["masks"][0].sum() == 100
-    assert target["masks"][1][:, 2:5].all()
-    assert target["masks"][1].sum() == 90
-
-
-def test_what_is_not_cocos_format_is_told(tmp_path: Path, scenes: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
-        _ = CocoSet(tmp_path / "annotations" / "instances_none.json").document
-    broken = tmp_path / "instances_b.json"
-    for content in ("{", "[]", '{"images": []}', '{"images": [{"id": 1}], "annotations": [], "categories": []}'):
-        broken.write_text(content)
-        with pytest.raises(UserError, match="is not in COCO's format"):
-            _ = CocoSet(broken).document
-    strange = written(tmp_path, [{"category_id": 8, "bbox": [4, 6, 10, 10]}])
-    with pytest.raises(UserError, match="has an annotation of a picture or category 8 that it does not name"):
-        len(strange)
-    shapeless = written(tmp_path, [{"category_id": 7, "bbox": [4, 6, 10, 10]}])
-    with pytest.raises(UserError, match="a mask cannot be read"):
-        shapeless.target(0, masks=True)
-    lost = written(tmp_path, [])
-    (tmp_path / "some" / "a.jpg").unlink()
-    with pytest.raises(UserError, match=r"the picture .*a.jpg cannot be read"):
-        lost.picture(0)
-    done = tinyvit("train", "detect-example", "--data", tmp_path / "none", "--run-dir", tmp_path / "run")
-    assert done.returncode == 2
-    assert "has no annotations/instances_train*.json" in " ".join(done.stderr.split())
 
 
 def views(coco: CocoSet, **options: Any) -> TrainingScenes:
@@ -248,18 +156,7 @@ def test_a_set_travels_to_other_processes_without_its_document(coco: CocoSet) ->
     assert "document" not in vars(travelled)
 
 
-class Foretold(torch.nn.Module):
-    """Answers what it was told, picture by picture."""
-
-    def __init__(self, answers: list[dict[str, torch.Tensor]]) -> None:
-        super().__init__()
-        self._answers = iter(answers)
-
-    def forward(self, pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-        return [next(self._answers) for _ in pictures]
-
-
-def measured(coco: CocoSet, change: Any) -> dict[str, Any]:
+def changed(coco: CocoSet, change: Any) -> dict[str, Any]:
     """The figures of a detector that answers the truth, changed."""
     answers = []
     for number in range(len(coco)):
@@ -271,19 +168,11 @@ def measured(coco: CocoSet, change: Any) -> dict[str, Any]:
             "masks": target["masks"][:, None].float(),
         }
         answers.append(change(answer))
-    return DetectionEvaluator(coco, CPU, 0, torch.float32).measure(Foretold(answers))
-
-
-def test_annotations_without_ids_areas_and_crowds_are_measured(tmp_path: Path) -> None:
-    coco = written(tmp_path, [{"id": 0, "category_id": 7, "bbox": [4, 6, 10, 10]}])
-    answer = {"boxes": torch.tensor([[4.0, 6, 14, 16]]), "labels": torch.tensor([2]), "scores": torch.ones(1)}
-    assert DetectionEvaluator(coco, CPU, 0, torch.float32).measure(Foretold([answer]))["ap"] == pytest.approx(100)
-    empty = written(tmp_path, [])
-    assert DetectionEvaluator(empty, CPU, 0, torch.float32).measure(Foretold([answer]))["ap"] is None
+    return measured(coco, answers)
 
 
 def test_figures_of_perfect_shifted_and_wrong_answers(coco: CocoSet) -> None:
-    perfect = measured(coco, lambda answer: answer)
+    perfect = changed(coco, lambda answer: answer)
     assert perfect["ap"] == perfect["ap75"] == perfect["masks"]["ap"] == pytest.approx(100)
     assert perfect["images"] == len(coco)
 
@@ -293,14 +182,18 @@ def test_figures_of_perfect_shifted_and_wrong_answers(coco: CocoSet) -> None:
         boxes[:, [0, 2]] += 0.2 * (boxes[:, 2] - boxes[:, 0])[:, None]
         return {**answer, "boxes": boxes}
 
-    found = measured(coco, shifted)
+    found = changed(coco, shifted)
     assert found["ap50"] == pytest.approx(100)
     assert found["ap75"] == pytest.approx(0)
     assert found["ap"] == pytest.approx(40)
-    wrong = measured(coco, lambda answer: {**answer, "labels": answer["labels"] % 10 + 1})
+    wrong = changed(coco, lambda answer: {**answer, "labels": answer["labels"] % 10 + 1})
     assert wrong["ap50"] < 5
-    nothing = measured(coco, lambda answer: {name: value[:0] for name, value in answer.items()})
-    assert nothing["ap"] == 0
+    nothing = changed(coco, lambda answer: {name: value[:0] for name, value in answer.items()})
+    # Scenes have no objects of more than 96 pixels a side: of such there is no figure, and the rest was not found.
+    assert nothing["ap"] == nothing["ap50"] == nothing["ap_small"] == nothing["ap_medium"] == 0
+    assert nothing["ap_large"] is None
+    assert nothing["masks"]["ap"] == 0
+    assert nothing["masks"]["ap_large"] is None
 
 
 SMALL = (
@@ -372,3 +265,22 @@ def test_recipes_that_cannot_be(change: str, line: str, scenes: Path, tmp_path: 
                    "--set", "student.checkpoint=null")  # fmt: skip
     assert done.returncode == 2
     assert line in " ".join(done.stderr.split())
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is_trained(scenes: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    file = data / "annotations" / "instances_val.json"
+    document = json.loads(file.read_text())
+    recipe = load_recipe("detect-example", SMALL).with_data(data)
+
+    def refused(line: str) -> None:
+        file.write_text(json.dumps(document))
+        with pytest.raises(UserError, match=line):
+            train_stage(open_run(recipe, tmp_path / "run", ["detect"], 0, LogProgress()), "detect", None)
+        assert not (tmp_path / "run" / "detect" / "metrics.jsonl").exists()
+
+    del document["annotations"][2]["segmentation"]
+    refused(r"instances_val.json: 1 of \d+ annotations have no mask .* is annotation 3 of 0000\d\d.png: it has no")
+    document["categories"][0]["name"] = "hat"
+    refused(r"instances_val.json has other categories than .*: it lacks 'T-shirt/top' and also has 'hat'")

@@ -1,0 +1,38 @@
+"""What can be known of a stage before it begins: said then, and not after an epoch or a stage of weeks."""
+
+from __future__ import annotations
+
+import torch
+
+from tinyvit.errors import UserError
+from tinyvit.training.run import Run
+from tinyvit.training.task import EpochViews, Task
+from tinyvit.trial import foreign, lone_norms
+
+
+def refuse_untrainable(run: Run, name: str, task: Task) -> None:
+    """UserError for a network that does not take the pictures it will be given, or is given too few at a time.
+
+    Of a part of a step with a single picture, batch norm may see a single value, which torch refuses.
+    """
+    stage, engine, world = run.recipe.stages[name], run.recipe.engine, run.world
+    module, sizes = task.shown
+    norms = list[str]()
+    for height, width in sizes:
+        picture = torch.zeros(1, 3, height, width, device=next(module.parameters()).device)
+        with foreign(f"{run.recipe.student.name} takes no picture of {width} x {height}", "take another student"):
+            norms += lone_norms(module, picture)
+    together = engine.sync_batch_norm and world.size > 1
+    if norms and stage.batch_size // world.size // task.parts < 2 and not (stage.eval_batch_norm or together):
+        raise UserError(
+            f"stage {name}: with a batch_size of {stage.batch_size}, {world.size} processes and engine.micro_batch="
+            f"{engine.micro_batch} batch norm ({norms[0]}) has a single value to learn from; raise batch_size or "
+            f"micro_batch, or set stages.{name}.eval_batch_norm=true"
+        )
+
+
+def refuse_empty_epochs(name: str, epoch: int, done: int, views: list[EpochViews]) -> None:
+    """UserError for an epoch without a whole step. `views` are those from `epoch` on, after `done` of its steps."""
+    for number, one in enumerate(views, epoch):
+        if not one.steps + (done if number == epoch else 0):
+            raise UserError(f"stage {name}: epoch {number + 1} has no whole batch of views with answers")
