@@ -36,11 +36,45 @@ def synsets(subset: str) -> list[str]:
 def named_classes(name: str) -> list[str]:
     """Class names from a file, or those of ImageNet by timm's name of the list, such as imagenet-1k."""
     if Path(name).is_file():
-        return Path(name).read_text().splitlines()
+        return read_class_list(Path(name).read_bytes(), name)
     try:
         return synsets(name)
     except AssertionError:
         raise UserError(f"there is no class list {name}; give a file with a name a line, or imagenet-1k") from None
+
+
+def read_class_list(content: bytes, source: str | Path) -> list[str]:
+    """The names in the bytes of a class list, a line each, in class-id order; `source` names it in errors.
+
+    UserError for one that is not UTF-8, and for an empty name. Empty lines at the end are none.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"the class list {source} is not UTF-8; save it as UTF-8, a name a line") from None
+    # Not splitlines, which ends a line at ten other characters: all later names would move.
+    names = [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]
+    for number, name in enumerate(names, 1):
+        if not name or "\r" in name:
+            what = "has a carriage return in it" if name else "is empty"
+            raise UserError(f"the class list {source}: line {number} {what}; write a name a line")
+    return names
+
+
+def class_list(names: Sequence[str]) -> bytes:
+    """The bytes of a class list. UserError for a name that cannot be a line of one."""
+    for name in names:
+        if not _is_line(name):
+            raise UserError(f"the class name {name!r} is empty, has a line break or is not UTF-8; rename it")
+    return "".join(f"{name}\n" for name in names).encode()
+
+
+def _is_line(name: str) -> bool:
+    """Whether a name is read as it was written. The file system has names that are not UTF-8 as well."""
+    try:
+        return read_class_list(name.encode(), name) == [name]
+    except ValueError:
+        return False
 
 
 def shared_classes(one: Sequence[str] | None, two: Sequence[str] | None) -> bool:

@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor, nn
 
 from storage import write_whole
+from tinyvit.classes import class_list
 from tinyvit.data.place import Place
 from tinyvit.errors import UserError
 from tinyvit.students.create import input_size
@@ -65,7 +66,7 @@ def export_student(folder: Path, out: Path, onnx: bool = False, program: bool = 
     config = json.loads((out / CONFIG).read_text())
     names = config.get("label_names") or Place(record["recipe"]["data"]["train"]).class_names()
     if names and len(names) == config["num_classes"]:
-        write_whole(out / "classes.txt", ("\n".join(names) + "\n").encode())
+        write_whole(out / "classes.txt", class_list(names))
     write_whole(out / "recipe.yaml", yaml.safe_dump(record["recipe"], sort_keys=False).encode())
     write_whole(out / "README.md", _card(model, config, result, record, out.name).encode())
     differences = {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage import LogitStore, StoreError, Unit, digest_of
+from tinyvit.classes import read_class_list
 from tinyvit.config import Augment, Recipe
 from tinyvit.data.images import BrokenImage
 from tinyvit.data.index import ShardIndex, index_shards
@@ -57,7 +58,7 @@ def _recipe_differences(recipe: Recipe, store: LogitStore) -> list[str]:
         found.append(f"teacher is {spec.teacher['name']!r} in the store, {label.teacher!r} in the recipe")
     if label.classes is not None:
         try:
-            names = label.classes.read_text().splitlines()
+            names = read_class_list(label.classes.read_bytes(), label.classes)
         except OSError as fault:
             raise UserError(f"the class list {label.classes} cannot be read: {fault.strerror}") from None
         if digest_of(names) != spec.teacher["class_list_digest"]:

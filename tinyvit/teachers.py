@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from storage import digest_of
 from tinyvit.checkpoint import refusing_other_files
+from tinyvit.classes import read_class_list
 from tinyvit.errors import UserError
 from tinyvit.pixels import normalise
 
@@ -222,7 +223,7 @@ def _count_classes(name: str, model: nn.Module, size: int, device: torch.device)
 def _class_names(name: str, file: Path | None, count: int, own: Sequence[str] | None) -> tuple[str, ...] | None:
     if file is not None:
         try:
-            names = tuple(file.read_text().splitlines())
+            names = tuple(read_class_list(file.read_bytes(), file))
         except OSError as fault:
             raise UserError(f"the class list {file} cannot be read: {fault.strerror}") from None
         if len(names) != count:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from storage import ShardTable, digest_of
 from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import key_digest
-from tinyvit.data.sources import Picture, pictures_of
+from tinyvit.data.sources import Picture, is_image_folder, pictures_of
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 
@@ -93,10 +93,14 @@ class ShardPictures:
 
 @dataclass(frozen=True)
 class FolderPictures:
-    """Those of an image folder or a CSV file; labels are numbered in the order of the class names."""
+    """Those of an image folder or a CSV file; labels are numbered in the order of the class names.
+
+    `left_out` counts the files that are no pictures, by kind.
+    """
 
     pictures: tuple[Picture, ...]
     classes: list[str] | None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -123,11 +127,9 @@ class FolderPictures:
 def open_pictures(data: str, progress: Progress) -> DataSet:
     """The labelled pictures of shards (a folder, a URL), of an image folder, or of a CSV file."""
     path = Path(data)
-    if path.suffix == ".csv" or (
-        path.is_dir() and not any(path.glob("*.tar")) and any(map(Path.is_dir, path.iterdir()))
-    ):
-        found, classes = pictures_of(path)
-        return FolderPictures(tuple(found), classes)
+    if "://" not in data and (path.suffix.lower() == ".csv" or (path.is_dir() and is_image_folder(path))):
+        found = pictures_of(path)
+        return FolderPictures(tuple(found.pictures), found.classes, found.left_out)
     return ShardPictures(index_shards(data, progress))
 
 
