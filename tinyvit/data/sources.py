@@ -91,7 +91,8 @@ def pictures_of(source: Path) -> Source:
     UserError when there are no pictures.
     """
     if parts := _splits(source):
-        raise UserError(f"{source} holds {', '.join(map(str, parts))}, each with classes of its own; give one of them")
+        inside = ", ".join(path.name for path in parts.values())
+        raise UserError(f"{source} holds {inside}, each with folders of classes; give one of them")
     return _numbered(source, *_found(source))
 
 
@@ -214,7 +215,7 @@ def _splits(source: Path) -> dict[str, Path]:
             f"{source} holds {names}, parts of a data set, but {flat[0].name} has no folders of classes; unpack it, "
             f"{SORTED}, or leave it out"
         )
-    return found
+    return {name: found[name] for name in dict.fromkeys(SPLITS.values()) if name in found}
 
 
 def _holders(folder: Path) -> list[Path]:
@@ -273,7 +274,7 @@ def _of_csv(source: Path) -> Iterator[_Found]:
     except UnicodeDecodeError:
         raise UserError(f"{source} is not UTF-8; save it as UTF-8") from None
     except csv.Error as fault:
-        raise UserError(f"{source}, line {rows.line_num}: {fault}; mend the line") from None
+        raise UserError(f"{source}, line {rows.line_num + 1}: {fault}; mend the line") from None
 
 
 def _taken(name: str, left_out: Counter[str]) -> bool:
