@@ -8,7 +8,7 @@ from storage.claims import Claims
 from storage.durable import whole_file, write_whole
 from storage.encoding import ENCODINGS, SELECTIONS
 from storage.features import Features, FeatureSpec, FeatureStore
-from storage.objects import Objects, Part, open_objects
+from storage.objects import Objects, Part, WholeOnly, open_objects
 from storage.rows import Rows, UnitRows
 from storage.spec import FORMAT_VERSION, ShardTable, StoreError, StoreSpec, Unit, digest_of
 from storage.store import LogitStore
@@ -33,6 +33,7 @@ __all__ = [
     "StoreSpec",
     "Unit",
     "UnitRows",
+    "WholeOnly",
     "copy",
     "copy_spec",
     "diff",

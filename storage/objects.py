@@ -15,17 +15,21 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
 
 from storage.durable import is_temporary, sync_folder, write_new, write_whole
 from storage.spec import StoreError, first_line
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ObjectStore, RetryConfig
 
 # Requests under way at once of a reader, of which there may be many; a unit has seven objects.
 REMOTE_REQUESTS = 8
 # Of who wants thousands of objects: a seal every commit, of ImageNet-21k tens of thousands.
 MANY_REQUESTS = 64
+# Bytes of a piece of an object that is read from its beginning to its end.
+BLOCK = 8 << 20
 # For a request that fails by chance: tried again with growing pauses.
 RETRIES: dict[str, Any] = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 
@@ -92,6 +96,10 @@ class Objects(ABC):
         """A whole object."""
         return self.fetch([Part(key)])[0]
 
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """A whole object in one request, piece by piece. StoreError where it cannot be read."""
+        yield self.get(key) or b""
+
     def sweep(self) -> int:
         """Remove what killed writers left behind; returns how much. Only when none writes."""
         return 0
@@ -107,8 +115,8 @@ def open_objects(location: str | Path, headers: Mapping[str, str] | None = None)
     if not separator:
         return LocalObjects(Path(location))
     if scheme == "file":
-        return LocalObjects(Path(rest))
-    return RemoteObjects(str(location).rstrip("/"), headers)
+        return LocalObjects(Path(unquote(rest)))
+    return RemoteObjects(str(location), headers)
 
 
 class LocalObjects(Objects):
@@ -175,28 +183,38 @@ class LocalObjects(Objects):
         return len(leftovers)
 
 
+class WholeOnly(StoreError):
+    """A web server that gives objects from their beginning to their end, and no part of one."""
+
+
 class RemoteObjects(Objects):
-    """A bucket, or a folder behind a web server. A put appears whole there or not at all."""
+    """A bucket, or a folder behind a web server. A put appears whole there or not at all.
+
+    What follows a question mark in a web server's URL, such as a signature, goes with every request.
+    """
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
-        self.location = url
+        path, mark, self._query = url.partition("?") if url.startswith("http") else (url, "", "")
+        self.location = f"{path.rstrip('/')}{mark}{self._query}"
         self._headers = dict(headers or {})
         self.readable_only = url.startswith("http")
 
     @cached_property
     def _store(self) -> ObjectStore:
         try:
-            from obstore.store import from_url
+            from obstore.store import HTTPStore, from_url
         except ImportError:
             raise StoreError(f"{self.location} needs the package obstore: pip install obstore") from None
         try:
-            return from_url(
+            # By itself it takes some web addresses for buckets, and leaves the signature away.
+            opened = HTTPStore.from_url if self.readable_only else from_url
+            return opened(
                 self.location,
                 client_options={"allow_http": True, "default_headers": self._headers},
                 retry_config=cast("RetryConfig", RETRIES),
             )
         except Exception as fault:
-            raise StoreError(f"{self.location} cannot be opened: {first_line(fault)}") from None
+            raise StoreError(self._unsigned(f"{self.location} cannot be opened: {first_line(fault)}")) from None
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -224,7 +242,17 @@ class RemoteObjects(Objects):
         except FileNotFoundError:
             return None
         except self._faults as fault:
+            from obstore.exceptions import NotSupportedError
+
+            if isinstance(fault, NotSupportedError):
+                raise WholeOnly(self._unsigned(f"{self.location}: {part.key} is given whole only")) from None
             raise self._plain(f"{part.key} cannot be read", fault) from None
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        try:
+            yield from (bytes(piece) for piece in self._store.get(key).stream(min_chunk_size=BLOCK))
+        except self._faults as fault:
+            raise self._plain(f"{key} cannot be read", fault) from None
 
     def put(self, key: str, data: bytes) -> None:
         try:
@@ -240,13 +268,13 @@ class RemoteObjects(Objects):
             put.result()
 
     def put_new(self, key: str, data: bytes) -> bool:
-        from obstore.exceptions import AlreadyExistsError
-
         try:
             self._store.put(key, data, mode="create")
-        except AlreadyExistsError:
-            return False
         except self._faults as fault:
+            from obstore.exceptions import AlreadyExistsError
+
+            if isinstance(fault, AlreadyExistsError):
+                return False
             # S3's word for what a server does not know (status 501). Then two writers may both succeed.
             if "NotImplemented" not in str(fault):
                 raise self._plain(f"{key} cannot be written", fault) from None
@@ -265,12 +293,23 @@ class RemoteObjects(Objects):
 
     def stamp(self, key: str) -> tuple[int, int] | None:
         try:
-            found = self._store.head(key)
+            found = self._head(key)
         except FileNotFoundError:
             return None
         except self._faults as fault:
             raise self._plain(f"{key} cannot be found", fault) from None
         return found["size"], int(found["last_modified"].timestamp() * 1e9)
+
+    def _head(self, key: str) -> ObjectMeta:
+        try:
+            return self._store.head(key)
+        except self._faults as fault:
+            from obstore.exceptions import PermissionDeniedError
+
+            if not isinstance(fault, PermissionDeniedError):
+                raise
+            # A signature may be for reading alone: who reads a byte is told the same.
+            return self._store.get(key, options={"range": (0, 1)}).meta
 
     def stamps(self, keys: Sequence[str]) -> list[tuple[int, int] | None]:
         with ThreadPoolExecutor(MANY_REQUESTS) as pool:
@@ -294,9 +333,16 @@ class RemoteObjects(Objects):
 
     @property
     def _faults(self) -> tuple[type[Exception], ...]:
-        from obstore.exceptions import BaseError
-
+        try:
+            from obstore.exceptions import BaseError
+        except ImportError:
+            # Without it `_store` says so, and nothing else is to be caught.
+            return ()
         return (BaseError, OSError)
 
     def _plain(self, what: str, fault: Exception) -> StoreError:
-        return StoreError(f"{self.location}: {what} ({first_line(fault)})")
+        return StoreError(self._unsigned(f"{self.location}: {what} ({first_line(fault)})"))
+
+    def _unsigned(self, line: str) -> str:
+        # Who reads a log is not always who may read the data.
+        return line.replace(f"?{self._query}", "") if self._query else line

@@ -115,35 +115,50 @@ def synsets(subset: str) -> list[str]:
 def named_classes(name: str) -> list[str]:
     """Class names from a file, or those of ImageNet by timm's name of the list, such as imagenet-1k."""
     if Path(name).is_file():
-        return read_class_list(Path(name))
+        return load_class_list(Path(name))
     try:
         return synsets(name)
     except AssertionError:
         raise UserError(f"there is no class list {name}; give a file with a name a line, or imagenet-1k") from None
 
 
-def read_class_list(file: Path) -> list[str]:
-    """The names of a file, a line each in the order of the ids. UserError when it cannot be read."""
+def load_class_list(file: Path) -> list[str]:
+    """The names in a file; see `read_class_list`. UserError when it cannot be read."""
     try:
-        return class_list(file.read_bytes(), str(file))
+        return read_class_list(file.read_bytes(), file)
     except OSError as fault:
         raise UserError(f"the class list {file} cannot be read: {fault.strerror}") from None
 
 
-def class_list(content: bytes, where: str) -> list[str]:
-    """The names in the bytes of such a file. UserError, naming `where` it is, for an empty line between names: all
-    later names would be off by one.
+def read_class_list(content: bytes, source: str | Path) -> list[str]:
+    """The names in the bytes of a class list, a line each, in class-id order; `source` names it in errors.
+
+    UserError for one that is not UTF-8, and for an empty name. Empty lines at the end are none.
     """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"the class list {where} is not in UTF-8; save it as such") from None
-    # Not splitlines, for which rarer characters end a line too, and so would shift the names after them.
-    names = [line.removesuffix("\r") for line in text.split("\n")]
-    while names and not names[-1]:
-        names.pop()
-    if "" in names:
-        raise UserError(
-            f"the class list {where} has no name in line {names.index('') + 1}; write one, or remove the line"
-        )
+        raise UserError(f"the class list {source} is not UTF-8; save it as UTF-8, a name a line") from None
+    # Not splitlines, which ends a line at ten other characters: all later names would move.
+    names = [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]
+    for number, name in enumerate(names, 1):
+        if not name or "\r" in name:
+            what = "has a carriage return in it" if name else "is empty"
+            raise UserError(f"the class list {source}: line {number} {what}; write a name a line")
     return names
+
+
+def class_list(names: Sequence[str]) -> bytes:
+    """The bytes of a class list. UserError for a name that cannot be a line of one."""
+    for name in names:
+        if not _is_line(name):
+            raise UserError(f"the class name {name!r} is empty, has a line break or is not UTF-8; rename it")
+    return "".join(f"{name}\n" for name in names).encode()
+
+
+def _is_line(name: str) -> bool:
+    """Whether a name is read as it was written. The file system has names that are not UTF-8 as well."""
+    try:
+        return read_class_list(name.encode(), name) == [name]
+    except ValueError:
+        return False

@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor, nn
 
 from storage import write_whole
+from tinyvit.classes import class_list
 from tinyvit.errors import UserError
 from tinyvit.students.create import input_size
 from tinyvit.students.folder import load_student
@@ -63,7 +64,7 @@ def export_student(folder: Path, out: Path, onnx: bool = False, program: bool = 
     model = load_student(out).eval()
     config = json.loads((out / CONFIG).read_text())
     if names := config.get("label_names"):
-        write_whole(out / "classes.txt", ("\n".join(names) + "\n").encode())
+        write_whole(out / "classes.txt", class_list(names))
     write_whole(out / "recipe.yaml", yaml.safe_dump(record["recipe"], sort_keys=False).encode())
     write_whole(out / "README.md", _card(model, config, result, record, out.name).encode())
     differences = {}

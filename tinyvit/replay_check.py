@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from storage import LogitStore, StoreError, Unit, digest_of
-from tinyvit.classes import read_class_list
+from tinyvit.classes import load_class_list
 from tinyvit.config import Augment, Decode, Recipe
 from tinyvit.data.images import BrokenImage, record_of
 from tinyvit.data.index import ShardIndex, index_shards
@@ -58,7 +58,7 @@ def _recipe_differences(recipe: Recipe, store: LogitStore) -> list[str]:
     if spec.teacher["name"] != label.teacher:
         found.append(f"teacher is {spec.teacher['name']!r} in the store, {label.teacher!r} in the recipe")
     if label.classes is not None:
-        names = read_class_list(label.classes)
+        names = load_class_list(label.classes)
         if digest_of(names) != spec.teacher["class_list_digest"]:
             found.append(_class_difference(store.class_names or [], names, label.classes))
     asked = label.augment.model_dump(mode="json")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from storage import digest_of
 from tinyvit.checkpoint import refusing_other_files
-from tinyvit.classes import read_class_list
+from tinyvit.classes import load_class_list
 from tinyvit.errors import UserError
 from tinyvit.pixels import normalise
 from tinyvit.signal import refuse_probabilities
@@ -288,7 +288,7 @@ def _own_size(name: str, config: Mapping[str, Any]) -> int | None:
 
 def _class_names(name: str, file: Path | None, count: int, own: Sequence[str] | None) -> tuple[str, ...] | None:
     if file is not None:
-        names = tuple(read_class_list(file))
+        names = tuple(load_class_list(file))
         if len(names) != count:
             raise UserError(f"the class list {file} has {len(names)} names, the teacher {name} {count} classes")
         return names

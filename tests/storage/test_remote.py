@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from support import Bucket, assert_equal_stores
+from support import Bucket, assert_equal_stores, without_packages
 from toy import SPEC, TABLE, made_store, random_rows
 
 from storage import LogitStore, StoreError, Unit, copy, diff, merge, verify
@@ -116,3 +116,10 @@ def test_a_bucket_that_goes_away_is_one_line(bucket: Bucket, monkeypatch: pytest
     gone = LogitStore(type(made.objects)(bucket.s3("away")), made._attributes)
     with pytest.raises(StoreError, match="cannot be read"):
         gone.read(0, 0)
+
+
+@pytest.mark.parametrize("asked", ["LogitStore.open('s3://b/s')", "open_objects('s3://b/s').put_new('k', b'')"])
+def test_a_bucket_without_its_package_is_one_line(asked: str) -> None:
+    code = f"from storage import *\ntry:\n    {asked}\nexcept StoreError as fault:\n    print(fault)"
+    done = without_packages({"obstore"}, code)
+    assert done.stdout == "s3://b/s needs the package obstore: pip install obstore\n", done.stderr

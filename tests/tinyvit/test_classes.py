@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyvit.classes import class_list, class_order, match_classes, read_class_list, shared_classes
+from tinyvit.classes import class_order, load_class_list, match_classes, read_class_list, shared_classes
 from tinyvit.errors import UserError
 
 
@@ -90,10 +90,14 @@ def test_a_class_list_is_read_line_by_line(tmp_path: Path) -> None:
     # A byte order mark and lines of Windows; what Unicode also calls the end of a line is none.
     names = tmp_path / "classes.txt"
     names.write_bytes("\ufeffcat\r\nsea\u2028lion\r\nform\x0cfeed\r\n\r\n".encode())
-    assert read_class_list(names) == ["cat", "sea\u2028lion", "form\x0cfeed"]
-    assert class_list(b"", "x") == []
-    for content, told in ((b"a\n\nb\n", "has no name in line 2"), ("é".encode("latin-1"), "is not in UTF-8")):
+    assert load_class_list(names) == ["cat", "sea\u2028lion", "form\x0cfeed"]
+    for content, told in (
+        (b"a\n\nb\n", "line 2 is empty"),
+        (b"", "line 1 is empty"),
+        ("é".encode("latin-1"), "is not UTF-8"),
+        (b"a\rb\n", "has a carriage return in it"),
+    ):
         with pytest.raises(UserError, match=told):
-            class_list(content, "classes.txt")
+            read_class_list(content, "classes.txt")
     with pytest.raises(UserError, match="cannot be read: No such file"):
-        read_class_list(tmp_path / "none")
+        load_class_list(tmp_path / "none")

@@ -31,28 +31,37 @@ def make(
     """Pack pictures into shards, shuffled across classes, and index them. Started again, it goes on.
 
     SOURCE is an image folder (a sub-folder a class), a folder of archives (a .tar or .zip a class, as ImageNet-21k
-    comes), or a .csv file with the columns path and label.
+    comes), or a .csv file with the columns path and label. Of a folder with train/ and val/ (or test/) that are such
+    folders, each becomes a folder of shards in OUT, with the classes of train.
     """
+    from tinyvit.data.folders import told
     from tinyvit.data.index import index_shards
     from tinyvit.data.loader import default_workers
     from tinyvit.data.make import write_shards
-    from tinyvit.data.sources import pictures_of
+    from tinyvit.data.sources import parts_of
     from tinyvit.progress import default_progress
 
-    pictures, classes = pictures_of(source)
-    progress = default_progress()
-    shards = write_shards(
-        pictures,
-        out,
-        classes=classes,
-        per_shard=per_shard,
-        seed=seed,
-        max_side=max_side,
-        workers=default_workers() if workers is None else workers,
-        progress=progress,
-    )
-    index_shards(out, progress)
-    show({"shards": len(shards), "pictures": len(pictures), "classes": len(classes)}, as_json, str(out))
+    progress, made = default_progress(), {}
+    for part, found in parts_of(source).items():
+        shards = write_shards(
+            found.pictures,
+            out / part,
+            classes=found.classes,
+            per_shard=per_shard,
+            seed=seed,
+            max_side=max_side,
+            workers=default_workers() if workers is None else workers,
+            progress=progress,
+        )
+        index_shards(out / part, progress)
+        made[part] = {
+            "shards": len(shards),
+            "pictures": len(found.pictures),
+            "classes": len(found.classes),
+            "classes_without_pictures": found.empty,
+            "left_out": found.left_out if as_json else told(found.left_out) or "nothing",
+        }
+    show(made.get("", made), as_json, str(out))
 
 
 @app.command()

@@ -101,12 +101,13 @@ def evaluate(
     elif published:
         of_set = open_set(published, data, progress)
         result = found_on([of_set], "evaluate")[0].as_dict()
-        result |= {"set": SETS[published].title, "classes_of_the_set": of_set.coverage}
+        result |= {"set": SETS[published].title, "classes_of_the_set": of_set.coverage, "left_out": of_set.left_out}
     else:
         pictures = with_classes(open_pictures(data, progress), classes, data)
         result = found_on([pictures], "evaluate")[0].as_dict()
         named = subject.classes is not None and pictures.classes is not None
         result["matched"] = "by name" if named else "by number: one side's classes have no names"
+        result["left_out"] = pictures.left_out
     show(result | {"size": subject.size}, as_json, model)
 
 

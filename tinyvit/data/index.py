@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from storage import ShardTable, write_whole
 from tinyvit.data.join import IndexedShard, key_digest
 from tinyvit.data.place import Place
-from tinyvit.data.shards import extents, image_suffix
+from tinyvit.data.shards import BLOCK, extents, image_suffix
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 
 INDEX_NAME = "index.json"
 FORMAT = 2
-TAR_END = bytes(1024)
+# Bytes of zeros that end a tar.
+TAR_END = 1024
 SAMPLE = np.dtype([("key_digest", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("key_bytes", "<u4")])
 
 
@@ -177,8 +178,9 @@ def shard_faults(place: Place, progress: Progress) -> list[str]:
 def _folders(place: Place) -> list[Path]:
     """Where the index may be: beside the shards, and in the cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    location = str(place.path.resolve()) if place.path else place.location
-    private = cache / "tinyvit" / "index" / hashlib.sha256(location.encode()).hexdigest()[:16]
+    # Without a signature, which is another one tomorrow.
+    location = str(place.path.resolve()) if place.path else place.address
+    private = cache / "tinyvit" / "index" / hashlib.sha256(os.fsencode(location)).hexdigest()[:16]
     # The index of some shards of a folder must not take the place of the whole folder's.
     return [place.path, private] if place.path and place.whole else [private]
 
@@ -196,11 +198,14 @@ def _index_shard(place: Place, name: str, stamp: tuple[int, int]) -> ShardEntry:
     with place.stream(name, stamp[0]) as opened:
         stream = _Digested(opened)
         found, end = extents(where, stream)  # type: ignore[arg-type]
-        sha256, tail = stream.finish()
-    if tail != TAR_END or stamp[0] % 512:
+        sha256, size, filled = stream.finish()
+    if filled > end:
+        raise UserError(
+            f"{where} is damaged: its members end at byte {end}, but it goes on, as where two tars were joined; "
+            f"fetch or make it again"
+        )
+    if size < end + TAR_END or size % BLOCK:
         raise UserError(f"{where} is cut short (no end-of-archive marker); fetch or make it again")
-    if place.read(name, [(end, len(TAR_END))]) != [TAR_END]:
-        raise UserError(f"{where} is damaged: its members end at byte {end}, but it goes on; fetch or make it again")
     if not found:
         raise UserError(f"{where} holds no samples; remove it or make it again")
     for extent in found:
@@ -213,22 +218,24 @@ def _index_shard(place: Place, name: str, stamp: tuple[int, int]) -> ShardEntry:
 
 
 class _Digested:
-    """A stream that digests what is read from it."""
+    """A stream that digests what is read from it, and knows where its last byte is that is not zero."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self._sha, self._tail = stream, hashlib.sha256(), b""
+        self._stream, self._sha, self._size, self._filled = stream, hashlib.sha256(), 0, 0
 
     def read(self, size: int) -> bytes:
         data = self._stream.read(size)
         self._sha.update(data)
-        self._tail = (self._tail + data)[-len(TAR_END) :]
+        if kept := len(data.rstrip(b"\0")):
+            self._filled = self._size + kept
+        self._size += len(data)
         return data
 
-    def finish(self) -> tuple[str, bytes]:
-        """SHA-256 of the whole stream, and its last bytes."""
+    def finish(self) -> tuple[str, int, int]:
+        """SHA-256 of the whole stream, its bytes, and those without the zeros at its end."""
         while self.read(1 << 20):
             pass
-        return self._sha.hexdigest(), self._tail
+        return self._sha.hexdigest(), self._size, self._filled
 
 
 def _refuse_duplicates(place: Place, entries: list[ShardEntry]) -> None:
@@ -242,7 +249,7 @@ def _refuse_duplicates(place: Place, entries: list[ShardEntry]) -> None:
     start = int(one.samples["key_bytes"][:slot].sum())
     key = one.keys[start : start + int(one.samples["key_bytes"][slot])].decode()
     raise UserError(
-        f"{place.location}: the key {key!r} occurs twice, in {one.name} and in {two.name}; "
+        f"{place.address}: the key {key!r} occurs twice, in {one.name} and in {two.name}; "
         f"keys must be unique in a data set: remake the shards ({int((counts > 1).sum())} such keys)"
     )
 
@@ -276,4 +283,4 @@ def _save(place: Place, folders: list[Path], entries: list[ShardEntry]) -> Shard
             if old.stem != name:
                 old.unlink(missing_ok=True)
         return ShardIndex(place, folder)
-    raise UserError(f"the index of {place.location} cannot be kept in {folders[-1]}: {failure.strerror}")
+    raise UserError(f"the index of {place.address} cannot be kept in {folders[-1]}: {failure.strerror}")

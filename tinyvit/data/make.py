@@ -23,6 +23,7 @@ from PIL import Image
 from webdataset.writer import TarWriter
 
 from storage import whole_file, write_whole
+from tinyvit.classes import class_list
 from tinyvit.data.images import BrokenImage, reading
 from tinyvit.data.loader import end_with_parent
 from tinyvit.data.rgb import ORIENTATION, UPRIGHT, eight_bits, opened, orientation_of, stored_size, turn_left, turned
@@ -99,6 +100,7 @@ def _plan(pictures: Sequence[Picture], out: Path, per_shard: int, seed: int, pre
 
 def _begin(plans: list[ShardPlan], out: Path, classes: Sequence[str], settings: str) -> list[ShardPlan]:
     """The shards that are still to be made. UserError where others are, or some of another plan."""
+    listed = class_list(classes)
     sha = hashlib.sha256(settings.encode())
     for plan in plans:
         for picture in plan.pictures:
@@ -109,7 +111,7 @@ def _begin(plans: list[ShardPlan], out: Path, classes: Sequence[str], settings: 
     if there and before != digest:
         raise UserError(f"{out} already holds shards of other pictures or settings; choose another folder")
     write_whole(out / PLAN, digest.encode())
-    write_whole(out / CLASSES, "".join(f"{name}\n" for name in classes).encode())
+    write_whole(out / CLASSES, listed)
     return [plan for plan in plans if plan.path.name not in there]
 
 

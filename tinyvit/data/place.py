@@ -7,14 +7,18 @@ A web server cannot be asked what it has, so its shards are named by a brace pat
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from urllib.parse import unquote
 
 from braceexpand import braceexpand
 
-from storage import Objects, Part, StoreError, open_objects
-from tinyvit.classes import class_list
+from storage import Objects, Part, StoreError, WholeOnly, open_objects
+from tinyvit.classes import read_class_list
+from tinyvit.data.folders import hidden, no_shards
+from tinyvit.data.shards import COMPRESSED_TARS
 from tinyvit.errors import UserError
 
 # Of a shard that is read from its beginning to its end.
@@ -30,21 +34,20 @@ class Place:
     """
 
     def __init__(self, location: str | Path) -> None:
-        self.location = str(location).rstrip("/")
+        self.location = str(location)
         if self.location.startswith(PIPE):
             raise UserError(
                 f"{location} runs commands; `tinyvit data pull '{location}' FOLDER --allow-pipe` fetches its shards"
             )
-        try:
-            pattern = "{" in self.location or self.location.endswith(".tar")
-            names = list(braceexpand(self.location)) if pattern else []
-        except ValueError:
-            raise UserError(f"{location}: the braces do not fit together; write shard-{{000000..000127}}.tar") from None
-        folder = self.location.rpartition("/")[0] if names else self.location
-        self._folder = folder
-        if any(name.rpartition("/")[0] != folder for name in names):
-            raise UserError(f"{location}: shards of one data set lie in one folder; only their names may vary")
-        self._named = sorted(name.rpartition("/")[2] for name in names)
+        address, self._signature = self.location, ""
+        if address.startswith("file://"):
+            address = unquote(address.removeprefix("file://"))
+        elif address.startswith("http"):
+            # Such as a signature, that a server asks for with every request.
+            address, mark, query = address.partition("?")
+            self._signature = mark + query
+        self.address = address.rstrip("/")
+        self._folder, self._named = _parts(self.address)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Place, (self.location,)
@@ -66,21 +69,35 @@ class Place:
 
     @cached_property
     def _objects(self) -> Objects:
-        if self._folder.startswith(HUB):
+        return self._open(self._folder)
+
+    def _open(self, folder: str) -> Objects:
+        if folder.startswith(HUB):
             from tinyvit.data.hub import hub_folder
 
-            return open_objects(*hub_folder(self._folder.removeprefix(HUB)))
-        return open_objects(self._folder)
+            return open_objects(*hub_folder(_on_hub(folder)))
+        return open_objects(folder + self._signature)
 
     def names(self) -> list[str]:
-        """The shards in the order of their names. UserError when there are none."""
+        """The shards in the order of their names. UserError when there are none, or some that cannot be read."""
         if self._named:
             return self._named
         if self.path is not None and not self.path.is_dir():
-            raise UserError(f"there is no data folder {self.location}; give a folder of WebDataset .tar shards")
-        names = sorted(name for name in self._listed() if name.endswith(".tar") and "/" not in name)
+            other = ", but a file" if self.path.exists() else ""
+            raise UserError(
+                f"there is no data folder {self.address}{other}; give a folder of WebDataset .tar shards, as "
+                f"`tinyvit data make` makes them"
+            )
+        listed = sorted(name for name in self._listed() if "/" not in name and not hidden(name))
+        names = [name for name in listed if name.endswith(".tar")]
+        for name in listed:
+            if name not in names and name.lower().endswith((".tar", *COMPRESSED_TARS)):
+                raise UserError(f"{self.of(name)} is not read: shards are plain tars called .tar; unpack or rename it")
+            if name in names and name != name.encode(errors="replace").decode():
+                raise UserError(f"{self.of(name)} has a name that is not UTF-8; rename it")
         if not names:
-            raise UserError(f"the data folder {self.location} holds no .tar shards; make some with `tinyvit data make`")
+            held = no_shards(self.path) if self.path else "; name them, or make some with `tinyvit data make`"
+            raise UserError(f"the data folder {self.address} holds no .tar shards{held}")
         return names
 
     def _listed(self) -> list[str]:
@@ -89,11 +106,11 @@ class Place:
         if self._folder.startswith(HUB):
             from tinyvit.data.hub import hub_names
 
-            return hub_names(self._folder.removeprefix(HUB))
+            return hub_names(_on_hub(self._folder))
         if self._objects.readable_only:
             raise UserError(
-                f"{self.location}: a web server cannot say which shards it has; "
-                f"name them: {self.location}/shard-{{000000..000127}}.tar"
+                f"{self.address}: a web server cannot say which shards it has; "
+                f"name them: {self.address}/shard-{{000000..000127}}.tar"
             )
         try:
             return [name for name, _ in self._objects.sizes()]
@@ -129,6 +146,11 @@ class Place:
         """Runs of bytes (offset, length) of a shard. UserError when it has not so many any more."""
         try:
             found = self._objects.fetch([Part(name, offset, length) for offset, length in extents])
+        except WholeOnly:
+            raise UserError(
+                f"{self.of(name)}: the server gives files only whole, and samples are read by their place; "
+                f"fetch them first: tinyvit data pull '{self.address}' FOLDER"
+            ) from None
         except (StoreError, OSError) as fault:
             raise UserError(f"{self.of(name)} cannot be read: {fault}") from None
         for data, (_, length) in zip(found, extents, strict=True):
@@ -145,18 +167,68 @@ class Place:
                 raise UserError(f"{self.of(name)} cannot be read: {fault.strerror}") from None
         return cast("BinaryIO", io.BufferedReader(_Parts(self, name, size), STREAM_BYTES))
 
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """A shard from its beginning to its end, also of a server that gives files only whole."""
+        try:
+            if self.path is None:
+                self._objects.fetch([Part(name, 0, 1)])
+        except WholeOnly:
+            yield from self._objects.pieces(name)
+            return
+        except StoreError as fault:
+            raise UserError(str(fault)) from None
+        with self.stream(name, self.stamp(name)[0]) as stream:
+            yield from iter(lambda: stream.read(STREAM_BYTES), b"")
+
     def class_names(self) -> list[str] | None:
         """The names in `classes.txt` beside the shards or in the folder above, in class-id order."""
-        above = Place(self.path.resolve().parent if self.path else self._folder.rpartition("/")[0])
-        for objects in (self._objects, above._objects):
+        above = str(self.path.resolve().parent) if self.path else self._folder.rpartition("/")[0]
+        for folder in (self._folder, above):
             try:
-                found = objects.get("classes.txt")
+                found = self._open(folder).get("classes.txt")
             except StoreError:
                 # A server may refuse what it has not, for it does not tell what it has.
                 continue
             if found is not None:
-                return class_list(found, f"{objects.location}/classes.txt")
+                return read_class_list(found, f"{folder}/classes.txt")
         return None
+
+
+def _parts(address: str) -> tuple[str, list[str]]:
+    """The folder of an address and the shards in it that it names; none where it means all of them.
+
+    What is there on the disk by this very name is that, and no pattern.
+    """
+    local = "://" not in address
+    if (local and Path(address).is_dir()) or not ("{" in address or address.endswith(".tar")):
+        return address, []
+    folder, name = _split(address, local)
+    if local and Path(address).exists():
+        return folder, [name]
+    try:
+        # A folder that is there is no pattern either.
+        found = (
+            [(folder, one) for one in braceexpand(name)]
+            if local and Path(folder).is_dir()
+            else [_split(one, local) for one in braceexpand(address)]
+        )
+    except ValueError:
+        raise UserError(f"{address}: the braces do not fit together; write shard-{{000000..000127}}.tar") from None
+    if any(one != folder for one, _ in found):
+        raise UserError(f"{address}: shards of one data set lie in one folder; only their names may vary")
+    return folder, sorted({name if local else unquote(name) for _, name in found})
+
+
+def _split(address: str, local: bool) -> tuple[str, str]:
+    """Folder and name."""
+    if local:
+        return str(Path(address).parent), Path(address).name
+    folder, _, name = address.rpartition("/")
+    return folder, name
+
+
+def _on_hub(folder: str) -> str:
+    return unquote(folder.removeprefix(HUB))
 
 
 def train_and_val(location: str | Path) -> tuple[str, str | None]:
@@ -164,7 +236,7 @@ def train_and_val(location: str | Path) -> tuple[str, str | None]:
     place = Place(location)
     if not place.whole or not place.holds("train"):
         return str(location), None
-    return f"{place.location}/train", f"{place.location}/val" if place.holds("val") else None
+    return f"{place.address}/train", f"{place.address}/val" if place.holds("val") else None
 
 
 def coco_places(folder: str | Path) -> tuple[str, str | None]:

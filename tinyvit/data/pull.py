@@ -7,18 +7,16 @@ from somewhere else must not be able to run one. So shards are never read throug
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 from braceexpand import braceexpand
 
 from storage import whole_file, write_whole
+from tinyvit.classes import class_list
 from tinyvit.data.place import PIPE, Place
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
@@ -40,27 +38,22 @@ def pull(source: str, out: Path, allow_pipe: bool, progress: Progress) -> list[P
         jobs = _commands(source.removeprefix(PIPE))
     else:
         place = Place(source)
-        jobs = {name: partial(_stream, place, name) for name in place.names()}
+        jobs = {name: partial(place.pieces, name) for name in place.names()}
         if (names := place.class_names()) is not None:
-            write_whole(out / "classes.txt", "".join(f"{name}\n" for name in names).encode())
-    todo = {name: open_source for name, open_source in jobs.items() if not (out / name).exists()}
+            write_whole(out / "classes.txt", class_list(names))
+    todo = {name: pieces for name, pieces in jobs.items() if not (out / name).exists()}
     with progress.task("pull", len(todo), "shards") as bar, ThreadPoolExecutor(CONNECTIONS) as pool:
         for _ in pool.map(lambda name: _fetch(out / name, todo[name]), todo):
             bar.advance(1)
     return [out / name for name in jobs]
 
 
-def _fetch(path: Path, open_source: partial[Iterator[IO[bytes]]]) -> None:
-    with whole_file(path) as file, contextmanager(open_source)() as stream:
-        shutil.copyfileobj(stream, file, BLOCK)
+def _fetch(path: Path, pieces: partial[Iterator[bytes]]) -> None:
+    with whole_file(path) as file:
+        file.writelines(pieces())
 
 
-def _stream(place: Place, name: str) -> Iterator[IO[bytes]]:
-    with place.stream(name, place.stamp(name)[0]) as stream:
-        yield stream
-
-
-def _commands(pattern: str) -> dict[str, partial[Iterator[IO[bytes]]]]:
+def _commands(pattern: str) -> dict[str, partial[Iterator[bytes]]]:
     jobs = {}
     for number, command in enumerate(braceexpand(pattern)):
         found = TAR_NAME.findall(command)
@@ -68,12 +61,12 @@ def _commands(pattern: str) -> dict[str, partial[Iterator[IO[bytes]]]]:
     return jobs
 
 
-def _output(command: str) -> Iterator[IO[bytes]]:
+def _output(command: str) -> Iterator[bytes]:
     # That is what was allowed: a shell runs it.
     with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # noqa: S602
         assert process.stdout
         assert process.stderr
-        yield process.stdout
+        yield from iter(partial(process.stdout.read, BLOCK), b"")
         words = process.stderr.read().decode(errors="replace").strip().splitlines()
         if process.wait() != 0:
             said = f": {words[-1]}" if words else ""

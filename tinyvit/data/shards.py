@@ -17,7 +17,19 @@ from typing import Any, BinaryIO
 
 from tinyvit.errors import UserError
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff")
+# Of a sample the member with the first of these is its image, of a folder the files with any of them are pictures: what
+# Pillow decodes by itself. Not what it hands to other programs or only tells from other files (eps, wmf, h5, mpg).
+IMAGE_SUFFIXES = (
+    "jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff",
+    "jfif", "jpe", "gif", "avif", "pgm", "pbm", "pnm", "pfm", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx",
+    "apng", "avifs", "blp", "bw", "cur", "dcx", "dds", "dib", "fit", "fits", "flc", "fli", "ftc", "ftu", "gbr", "icb",
+    "icns", "ico", "im", "msp", "pcd", "pcx", "psd", "pxr", "qoi", "ras", "rgb", "rgba", "sgi", "tga", "vda", "vst",
+    "xbm", "xpm",
+)  # fmt: skip
+# A sample is read by its place, which a compressed tar does not have.
+COMPRESSED_TARS = (
+    ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4", ".tar.z",
+)  # fmt: skip
 
 BLOCK = 512
 # What webdataset leaves out: names such as __index__ or __meta__/x.
@@ -64,6 +76,8 @@ def extents(shard: str, stream: BinaryIO) -> tuple[list[Extent], int]:
     except (tarfile.TarError, EOFError) as fault:
         reason = str(fault.args[0] if fault.args else fault)
         raise UserError(f"{shard} is not a whole tar ({reason}); fetch or make it again") from None
+    except UserError:
+        raise
     except UnicodeEncodeError:
         raise UserError(f"{shard} has a member whose name is not UTF-8; make it again") from None
     except ValueError as fault:
@@ -82,11 +96,16 @@ def _rules() -> Any:
 def _members(shard: str, tar: tarfile.TarFile) -> Iterator[dict[str, object]]:
     """The files of a tar as group_by_keys takes them, with (start, end) in place of their bytes."""
     for member in tar:
-        if member.isreg() and not META.match(member.name):
-            # Keys are digested as UTF-8; tarfile lets other bytes pass.
-            member.name.encode()
-            end = member.offset_data + -(-member.size // BLOCK) * BLOCK
-            yield {"fname": member.name, "data": (member.offset, end), "__url__": shard}
+        if META.match(member.name) or member.isdir() or _rules().base_plus_ext(member.name)[0] is None:
+            continue
+        if not member.isreg() or member.issparse():
+            raise UserError(
+                f"{shard}: {member.name!r} is a link, a device or stored with holes; make the shard of plain files"
+            )
+        # Keys are digested as UTF-8; tarfile lets other bytes pass.
+        member.name.encode()
+        end = member.offset_data + -(-member.size // BLOCK) * BLOCK
+        yield {"fname": member.name, "data": (member.offset, end), "__url__": shard}
 
 
 def parse(shard: str, slot: int, content: bytes) -> Sample:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -20,7 +20,7 @@ from tinyvit.config import Decode
 from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import key_digest
-from tinyvit.data.sources import Picture, pictures_of
+from tinyvit.data.sources import Picture, is_image_folder, pictures_of
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 
@@ -60,6 +60,11 @@ class LabelledPictures(Protocol):
 class DataSet(LabelledPictures, Protocol):
     """Labelled pictures that are known well enough to keep what was made of them."""
 
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """How many files of each kind beside them are no pictures."""
+        ...
+
     def table(self) -> ShardTable:
         """What a store keeps of them."""
         ...
@@ -67,9 +72,10 @@ class DataSet(LabelledPictures, Protocol):
 
 @dataclass(frozen=True)
 class ShardPictures:
-    """Those of WebDataset shards; a shard is a part."""
+    """Those of WebDataset shards; a shard is a part. What is in a shard is a picture, or the shard is refused."""
 
     index: ShardIndex
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def classes(self) -> list[str] | None:
@@ -92,10 +98,14 @@ class ShardPictures:
 
 @dataclass(frozen=True)
 class FolderPictures:
-    """Those of an image folder or a CSV file; labels are numbered in the order of the class names."""
+    """Those of an image folder or a CSV file; labels are numbered in the order of the class names.
+
+    `left_out` counts the files that are no pictures, by kind.
+    """
 
     pictures: tuple[Picture, ...]
     classes: list[str] | None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -122,11 +132,9 @@ class FolderPictures:
 def open_pictures(data: str, progress: Progress) -> DataSet:
     """The labelled pictures of shards (a folder, a URL), of an image folder, or of a CSV file."""
     path = Path(data)
-    if path.suffix == ".csv" or (
-        path.is_dir() and not any(path.glob("*.tar")) and any(map(Path.is_dir, path.iterdir()))
-    ):
-        found, classes = pictures_of(path)
-        return FolderPictures(tuple(found), classes)
+    if "://" not in data and (path.suffix.lower() == ".csv" or (path.is_dir() and is_image_folder(path))):
+        found = pictures_of(path)
+        return FolderPictures(tuple(found.pictures), found.classes, found.left_out)
     return ShardPictures(index_shards(data, progress))
 
 
@@ -140,6 +148,10 @@ class Relabelled:
     classes: list[str]
     labels: Callable[[Labelled], tuple[int, ...] | None]
     present: int | None = None
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        return self.pictures.left_out
 
     @property
     def coverage(self) -> str:

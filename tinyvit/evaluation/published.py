@@ -109,8 +109,12 @@ def open_set(name: str, place: str, progress: Progress) -> Relabelled:
     if found is None:
         raise UserError(missing(name, place))
     # The archive unpacks into one folder; names say enough.
-    flat = unsorted(Path(found)) if name == "real" and Path(found).is_dir() else []
-    pictures = FolderPictures(tuple(flat), None) if flat else open_pictures(found, progress)
+    flat = unsorted(Path(found)) if name == "real" and Path(found).is_dir() else None
+    pictures = (
+        FolderPictures(tuple(flat.pictures), None, flat.left_out)
+        if flat and flat.pictures
+        else open_pictures(found, progress)
+    )
     # Of reassessed labels, names of files decide.
     numbers = None if name == "real" else _numbers(name, pictures.classes, found)
     labels: Callable[[Labelled], tuple[int, ...] | None] = (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -55,9 +57,9 @@ def test_index_counts_and_digests_are_those_of_the_shards(folder: Path) -> None:
     assert indexed(folder).keys(1) == keys
 
 
-def add(tar: tarfile.TarFile, name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE) -> None:
+def add(tar: tarfile.TarFile, name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, target: str = "") -> None:
     member = tarfile.TarInfo(name)
-    member.size, member.type = len(content), kind
+    member.size, member.type, member.linkname = len(content), kind, target
     tar.addfile(member, io.BytesIO(content))
 
 
@@ -93,9 +95,8 @@ def test_names_that_point_elsewhere_never_touch_the_file_system(tmp_path: Path) 
     with tarfile.open(data / "a.tar", "w") as tar:
         for name in ("../../escaped.png", "/tmp/absolute.png", "a/../b.png"):
             add(tar, name, b"x")
-        link = tarfile.TarInfo("link.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
+        # Of no sample, by its name.
+        add(tar, "link", kind=tarfile.SYMTYPE, target="/etc/passwd")
     before = sorted(tmp_path.rglob("*"))
     assert all(sample.image == b"x" for sample in samples_of(data))
     assert {p.name for p in {*tmp_path.rglob("*")} - {*before}} == {f.name for f in data.iterdir()} - {"a.tar"}
@@ -224,6 +225,100 @@ def test_a_tar_with_a_damaged_header_in_the_middle_is_named(folder: Path) -> Non
     assert len(by_webdataset(shard)) == 9, "webdataset itself must not notice"
     with pytest.raises(UserError, match=rf"{shard.name} is damaged: its members end at byte \d+, but it goes on"):
         indexed(folder)
+
+
+def test_two_tars_that_were_joined_are_refused(folder: Path) -> None:
+    one, two = sorted(folder.glob("*.tar"))
+    one.write_bytes(one.read_bytes() + two.read_bytes())
+    two.unlink()
+    assert len(by_webdataset(one)) == 250, "webdataset itself must not notice"
+    with pytest.raises(
+        UserError, match=rf"{one.name} is damaged: its members end at byte \d+, but it goes on, as where"
+    ):
+        indexed(folder)
+
+
+def test_a_tar_whose_last_picture_ends_in_zeros_is_whole(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "a.png", b"x" + bytes(5000))
+    whole = (tmp_path / "a.tar").read_bytes()
+    assert indexed(tmp_path).counts == (1,)
+    for size in (1024, 512, 0):
+        # 5,001 bytes are ten blocks behind a header.
+        (tmp_path / "a.tar").write_bytes(whole[: 512 * 11 + size])
+        if size == 1024:
+            assert indexed(tmp_path).counts == (1,)
+        else:
+            with pytest.raises(UserError, match="cut short"):
+                indexed(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_a_member_that_webdataset_leaves_out_is_refused(tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "a.png", b"x")
+        add(tar, "b.png", kind=kind, target="a.png")
+    assert len(by_webdataset(tmp_path / "a.tar")) == 1, "webdataset itself must not notice"
+    with pytest.raises(UserError, match=r"a.tar: 'b.png' is a link, a device or stored with holes"):
+        indexed(tmp_path)
+
+
+def test_a_file_with_holes_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.seek(1 << 20)
+        file.write(b"end")
+    subprocess.run(["tar", "-S", "-C", tmp_path, "-cf", tmp_path / "a.tar", "a.png"], check=True)
+    with pytest.raises(UserError, match=r"'a.png' is a link, a device or stored with holes"):
+        indexed(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["b.tar.gz", "B.TAR", "b.tgz", "b.tar.zst"])
+def test_what_looks_like_a_shard_and_is_not_read_is_refused(folder: Path, other: str) -> None:
+    (folder / other).write_bytes(b"x")
+    with pytest.raises(UserError, match=rf"{other} is not read: shards are plain tars called .tar; unpack or rename"):
+        indexed(folder)
+
+
+def test_hidden_files_are_no_shards(folder: Path) -> None:
+    (folder / "._train-000000.tar").write_bytes(b"what macOS leaves on other disks")
+    assert indexed(folder).counts == (250, 250)
+
+
+def test_names_of_files_and_folders_that_are_not_utf8(folder: Path, tmp_path: Path) -> None:
+    odd = folder.rename(tmp_path / os.fsdecode(b"f\xe9"))
+    assert indexed(odd).counts == (250, 250)
+    (odd / "train-000000.tar").rename(odd / os.fsdecode(b"\xe9.tar"))
+    with pytest.raises(UserError, match="has a name that is not UTF-8; rename it"):
+        indexed(odd)
+
+
+def test_class_names_are_read_by_line_feeds_alone(folder: Path) -> None:
+    for content, names in (
+        (b"cat\ndog\n", ["cat", "dog"]),
+        (b"cat\r\ndog\r\n\r\n", ["cat", "dog"]),
+        (b"\xef\xbb\xbfcat\ndog", ["cat", "dog"]),
+        ("ca\u2028t\nd\x0bog\x85\n".encode(), ["ca\u2028t", "d\x0bog\x85"]),
+    ):
+        (folder / "classes.txt").write_bytes(content)
+        assert indexed(folder).place.class_names() == names
+    for content, words in (
+        ("Käse\n".encode("latin-1"), "classes.txt is not UTF-8; save it as UTF-8"),
+        (b"cat\n\ndog\n", "classes.txt: line 2 is empty"),
+        (b"", "classes.txt: line 1 is empty"),
+        (b"cat\rdog\n", "classes.txt: line 1 has a carriage return in it"),
+    ):
+        (folder / "classes.txt").write_bytes(content)
+        with pytest.raises(UserError, match=words):
+            indexed(folder).place.class_names()
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\rb", "a\r", "\ufeffa", "caf\udce9"])
+def test_a_name_that_a_class_list_would_not_give_back_is_not_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"the class name .* is empty, has a line break or is not UTF-8; rename it"):
+        write_shards(
+            [Picture("a", "png", b"x", 0)], tmp_path, classes=["a", name], per_shard=1, seed=0, progress=LogProgress()
+        )
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,9 +19,11 @@ from streams import digests, stream
 from support import EXAMPLE, Bucket, small_arguments, started, tinyvit, upload
 
 from storage import LogitStore, open_objects
+from storage.objects import RemoteObjects
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_stream
+from tinyvit.data.place import Place, train_and_val
 from tinyvit.errors import UserError
 from tinyvit.progress import LogProgress
 
@@ -125,7 +131,9 @@ class Unsteady(http.server.BaseHTTPRequestHandler):
             body = json.dumps([*files, {"type": "directory", "path": "train/x.tar", "oid": "0"}])
             self._answer(200 if self.path.partition("?")[0].endswith("/tree/v1/train") else 404, body.encode())
             return
-        file = EXAMPLE / "train" / self.path.rpartition("/")[2]
+        self._give(EXAMPLE / "train" / self.path.rpartition("/")[2])
+
+    def _give(self, file: Path) -> None:
         if not file.is_file():
             self.send_error(404)
             return
@@ -190,6 +198,112 @@ def test_pulling_fetches_whole_shards_and_goes_on(shards: str, small_data: Path,
     tinyvit("data", "pull", shards, tmp_path / "o")
     for file in (*(small_data / "train").glob("*.tar"), small_data / "train" / "classes.txt"):
         assert (tmp_path / "o" / file.name).read_bytes() == file.read_bytes()
+
+
+@contextmanager
+def serving(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a web server on loopback."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class Plain(http.server.SimpleHTTPRequestHandler):
+    """Python's own server, which gives files only whole."""
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+class Signed(Unsteady):
+    """A server that gives the example's shards to who has a signature, which is for reading, as S3's are."""
+
+    def do_HEAD(self) -> None:
+        self.send_error(403)
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        type(self).seen.append((path, query))
+        if query != "X-Amz-Signature=a%2Fb%3D&x={1}":
+            self.send_error(403)
+            return
+        self._give(EXAMPLE / "train" / path.rpartition("/")[2])
+
+
+def test_a_server_that_gives_files_only_whole_is_pulled_from_and_not_read_by_parts(
+    small_data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my data {1}"
+    shutil.copytree(small_data / "train", folder, ignore=shutil.ignore_patterns("index*"))
+    for number in range(2):
+        (folder / f"train-00000{number}.tar").rename(folder / f"part {number}.tar")
+    with serving(partial(Plain, directory=str(tmp_path))) as address:
+        place = f"{address}/my%20data%20%7B1%7D/part%20{{0..1}}.tar"
+        words = rf"part 0.tar: the server gives files only whole.*tinyvit data pull '{re.escape(place)}' FOLDER"
+        with pytest.raises(UserError, match=words):
+            index_shards(place, LogProgress())
+        done = tinyvit("data", "pull", place, tmp_path / "o", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"shards": 2, "samples": 500}
+    for name in ("part 0.tar", "part 1.tar", "classes.txt"):
+        assert (tmp_path / "o" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_signature_goes_with_every_request_and_into_no_message(small_data: Path, tmp_path: Path) -> None:
+    Signed.seen = []
+    with serving(Signed) as address:
+        place = f"{address}/data/train-{{000000..000001}}.tar?X-Amz-Signature=a%2Fb%3D&x={{1}}"
+        index, local = index_shards(place, LogProgress()), index_shards(small_data / "train", LogProgress())
+        assert index.table.differences(local.table) == []
+        assert index.shard(1).read([0, 249, 7]) == local.shard(1).read([0, 249, 7])
+        assert index.place.class_names() == local.place.class_names()
+        assert index.place.name == "data"
+        done = tinyvit("data", "pull", place, tmp_path / "o", "--json")
+        assert done.returncode == 0, done.stderr
+        assert {query for _, query in Signed.seen} == {"X-Amz-Signature=a%2Fb%3D&x={1}"}
+        # Tomorrow's signature has the same index.
+        again = Place(f"{address}/data/train-{{000000..000001}}.tar?X-Amz-Signature=other")
+        assert again.address == index.place.address
+        with pytest.raises(UserError, match=r"train-000000.tar cannot be found") as fault:
+            index_shards(again.location, LogProgress())
+        assert "other" not in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["https://b.s3.us-east-1.amazonaws.com/f", "https://a.blob.core.windows.net/c/f", "https://host/f"],
+)
+def test_a_signature_of_a_cloud_is_not_left_out(location: str) -> None:
+    objects = open_objects(f"{location}/?sig=1")
+    assert isinstance(objects, RemoteObjects)
+    assert repr(objects._store) == f'HTTPStore("{location}?sig=1")'
+
+
+@pytest.mark.parametrize("name", ["data{1}", "data{a,b}", "{", "a}b", "{0..2}"])
+def test_a_folder_that_is_there_is_no_pattern(small_data: Path, tmp_path: Path, name: str) -> None:
+    for part in ("train", "val"):
+        shutil.copytree(small_data / part, tmp_path / name / part)
+    folder = tmp_path / name
+    assert train_and_val(folder) == (f"{folder}/train", f"{folder}/val")
+    assert index_shards(folder / "val", LogProgress()).counts == (250,)
+    assert index_shards(f"{folder}/train/{PATTERN}", LogProgress()).counts == (250, 250)
+    (folder / "train" / "train-000000.tar").rename(folder / "train" / "s{0..9}.tar")
+    assert Place(folder / "train" / "s{0..9}.tar").names() == ["s{0..9}.tar"]
+    assert (Place(folder / "val").class_names() or [])[0] == "T-shirt/top"
+
+
+def test_urls_are_read_as_urls(bucket: Bucket, small_data: Path, tmp_path: Path) -> None:
+    upload(small_data / "val", bucket.s3("my data"))
+    for location in (bucket.s3("my%20data"), bucket.s3("my data"), bucket.s3("my%20data/val%2D000000.tar")):
+        assert index_shards(location, LogProgress()).counts == (250,)
+    shutil.copytree(small_data / "val", tmp_path / "my data")
+    place = Place(f"file://{tmp_path}/my%20data/")
+    assert (place.path, place.names()) == (tmp_path / "my data", ["val-000000.tar"])
+    assert open_objects(f"file://{tmp_path}/my%20data").get("classes.txt") is not None
 
 
 def test_a_pipe_is_run_only_where_it_is_allowed(small_data: Path, tmp_path: Path) -> None:
