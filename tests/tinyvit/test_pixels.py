@@ -17,10 +17,12 @@ from support import EXAMPLE, SMALL, bytes_of, label_all, samples_of, small_argum
 from storage import LogitStore
 from tinyvit.config import Decode, Recipe, load_recipe
 from tinyvit.data.index import index_shards
+from tinyvit.data.made_views import make_views
 from tinyvit.data.make import write_shards
 from tinyvit.data.sources import Picture
 from tinyvit.data.training_views import Replayed, TrainingViews
 from tinyvit.doctor.sample import draw
+from tinyvit.errors import UserError
 from tinyvit.evaluation import Subject, load_subject, open_pictures
 from tinyvit.evaluation.pictures import EvaluationViews
 from tinyvit.progress import LogProgress
@@ -109,6 +111,43 @@ def test_labels_are_those_of_the_plain_files(
     assert store.spec.decode["background"] == (more[0].partition("=")[2] if more else None)
 
 
+def test_grey_without_a_white_stops_labelling_by_its_key_or_is_left_out(teacher: Teacher, tmp_path: Path) -> None:
+    def first_in_fractions(number: int, grey: np.ndarray) -> bytes:
+        picture = Image.fromarray(grey if number else grey.astype(np.float32))
+        return bytes_of(picture, "TIFF")
+
+    data = packed(tmp_path / "data", first_in_fractions)
+    key = samples_of(EXAMPLE / "train")[0].key
+    with pytest.raises(UserError, match=f"the image of '{key}' cannot be decoded .TIFF with grey in fractions"):
+        label_all(recipe_on(data), tmp_path / "s", teacher)
+    store = label_all(recipe_on(data, "data.broken=skip"), tmp_path / "s", teacher)
+    assert (~store.read(0, 0).valid).sum() == 1
+
+
+def test_whatever_an_augmentation_raises_names_the_picture(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("sizes should be greater than 0")
+
+    monkeypatch.setattr("tinyvit.replay.augmentation.interpolate", raises)
+    recipe = recipe_on(folders["plain"])
+    shard = index_shards(recipe.data.train, LogProgress()).shard(0)
+    seeds = np.arange(5, 5 + COUNT, dtype=np.uint32)
+    words = rf"no view of '{shard.key_of(3)}' .* seed 8 \(RuntimeError: sizes should be greater than 0\); take"
+    with pytest.raises(UserError, match=words):
+        make_views(shard, [3], seeds, recipe.label.augment, Decode(), 32)
+
+
+def test_a_picture_that_cannot_be_prepared_is_named(tmp_path: Path) -> None:
+    # timm's crop mode border makes the shorter side of this one no pixel long.
+    packed(tmp_path, lambda _, grey: bytes_of(Image.new("L", (1, 500)), "PNG"))
+    pictures = open_pictures(str(tmp_path / "val"), LogProgress())
+    views = EvaluationViews(pictures, 32, 1.0, "border", "bicubic", COUNT, Decode())
+    with pytest.raises(UserError, match=r"of 1 x 500 pixels cannot be prepared .ValueError: height and width"):
+        list(views.read(0, 1))
+
+
 def views_of(recipe: Recipe, store: LogitStore) -> torch.Tensor:
     replayed = Replayed(0, store.spec.run_seed, None)
     index = index_shards(recipe.data.train, LogProgress())
@@ -127,7 +166,7 @@ def test_students_are_shown_and_measured_on_what_the_plain_files_show(
     for recipe in (plain, other):
         pictures = open_pictures(str(recipe.data.val), LogProgress())
         views = EvaluationViews(pictures, 32, 0.9, "center", "bicubic", COUNT, recipe.data.decode)
-        prepared += [pixels for pixels, _ in views.read(0, 1)]
+        prepared += [batch.views for batch in views.read(0, 1)]
     assert torch.equal(*prepared)
     sampled = [draw(index_shards(r.data.train, LogProgress()), 16, 0, r.data.decode) for r in (plain, other)]
     assert sampled[0].sides == sampled[1].sides == ((28, 20),) * 16
