@@ -135,7 +135,7 @@ def other_data(tmp_path: Path) -> Path:
             ["pypi:efficientnet-lite0", "pypi:efficientnet-lite1"],
         ),
         (reset("label.augment.hflip", "0.1"), ["augment.hflip is 0.5 in the store, 0.1"]),
-        (reset("data.background", "white"), ["decode.background is None in the store, 'white' here", "read them as"]),
+        (reset("data.background", "white"), ["decode.background is None in the store, 'white' here", "read pictures as it does"]),
         (reset("data.orientation", "ignore"), ["decode.orientation is 'exif' in the store, 'ignore' here"]),
         (reset("stages.distill.top_k", "500"), ["wants top_k 500, the store holds 20"]),
         (reset("label.classes", "CLASSES"), ["class list"]),
