@@ -85,7 +85,7 @@ def _class_difference(stored: Sequence[str], given: Sequence[str], file: Path) -
     return f"class {number} is called {own!r} in the store, {other!r} in {file}"
 
 
-OTHERWISE = "read them as it does (data.orientation, data.background), label again, or use the release that made it"
+OTHERWISE = "read pictures as it does (data.orientation, data.background), label again, or use the release that made it"
 
 
 def reading_differences(store: LogitStore, decode: Decode) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from toy import SPEC, TABLE, UNIT_ARRAYS, made_store, random_rows, unit_file
+from toy import SPEC, TABLE, UNIT_ARRAYS, forget, made_store, random_rows, unit_file
 
 from storage import FORMAT_VERSION, LogitStore, StoreError, Unit, copy, verify
 from storage.objects import LocalObjects
@@ -248,6 +248,29 @@ def test_an_edited_attribute_is_refused(store: LogitStore) -> None:
             LogitStore.open(store.location)
         group.attrs[name] = before
     assert LogitStore.open(store.location).spec == SPEC
+
+
+def test_a_store_that_does_not_say_how_pictures_were_read_opens_and_differs_from_one_that_does(
+    tmp_path: Path,
+) -> None:
+    read = {"rules": 2, "orientation": "exif", "background": None}
+    made = made_store(tmp_path / "s", replace(SPEC, decode=read))
+    made.seal()
+    assert LogitStore.open(made.location).spec.decode == read
+    other = replace(made.spec, decode=read | {"background": "white"})
+    assert made.spec.differences(other) == ["decode.background is None in the store, 'white' here"]
+    forget(made.location, "decode")
+    earlier = LogitStore.open(made.location)
+    assert earlier.sealed
+    assert (earlier.spec.decode, earlier.faults()) == ({}, [])
+    assert earlier.spec.differences(made.spec) == [
+        f"decode is not recorded in the store (an earlier release made it), {read} here"
+    ]
+    assert made.spec.differences(earlier.spec) == [
+        f"decode is not recorded here (an earlier release made it), {read} in the store"
+    ]
+    list(copy(earlier, tmp_path / "copy"))
+    assert LogitStore.open(tmp_path / "copy").spec == earlier.spec
 
 
 def test_two_samples_of_one_key_are_a_fault(tmp_path: Path) -> None:

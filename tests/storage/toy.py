@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import zarr
 
-from storage import LogitStore, ShardTable, StoreSpec, Unit, UnitRows
+from storage import LogitStore, ShardTable, StoreSpec, Unit, UnitRows, digest_of
+from storage.spec import DIGESTS
 
 SAMPLES = (5, 3)
 SPEC = StoreSpec(
@@ -61,3 +64,14 @@ def made_store(path: Path, spec: StoreSpec = SPEC) -> LogitStore:
     for unit in made.units():
         made.write_unit(unit, random_rows(unit, spec))
     return made
+
+
+def forget(location: str | Path, name: str) -> None:
+    """Make a store one of the releases that did not record this attribute yet."""
+    group = zarr.open_group(location, mode="r+")
+    attributes = {key: value for key, value in group.attrs.items() if key != name}
+    recorded = ["format", "format_version", *(f.name for f in fields(StoreSpec)), *DIGESTS]
+    attributes["spec_digest"] = digest_of({key: attributes[key] for key in recorded if key in attributes})
+    group.attrs.put(attributes)
+    if (made := LogitStore.open(location)).sealed:
+        made.seal()

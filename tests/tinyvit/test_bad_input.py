@@ -64,6 +64,9 @@ def reset(key: str, value: str) -> list[str]:
         (reset("label.teacher", "python:no_module:f"), ["cannot be made (ModuleNotFoundError", "'no_module'"]),
         (reset("label.top_k", "1001"), ["top_k=1001 does not fit 1000 classes"]),
         (reset("label.topk", "3"), ["label.topk"]),
+        (reset("data.background", "whit"), ["data.background", "unknown color specifier: 'whit'"]),
+        (reset("data.background", "'#ffffff80'"), ["data.background", "give a colour such as white"]),
+        (reset("data.orientation", "up"), ["data.orientation", "'exif' or 'ignore'"]),
         (reset("label.encoding", "tiny"), ["should be 'compact', 'fine'"]),
         (["--set", "label.epochs"], ["section.field=value"]),
         (["--data", "/nowhere"], ["no data folder /nowhere"]),
@@ -132,6 +135,11 @@ def other_data(tmp_path: Path) -> Path:
             ["pypi:efficientnet-lite0", "pypi:efficientnet-lite1"],
         ),
         (reset("label.augment.hflip", "0.1"), ["augment.hflip is 0.5 in the store, 0.1"]),
+        (
+            reset("data.background", "white"),
+            ["decode.background is None in the store, 'white' here", "read pictures as it does"],
+        ),
+        (reset("data.orientation", "ignore"), ["decode.orientation is 'exif' in the store, 'ignore' here"]),
         (reset("stages.distill.top_k", "500"), ["wants top_k 500, the store holds 20"]),
         (reset("label.classes", "CLASSES"), ["class list"]),
         (["--data", "OTHER"], ["is in the store, not in the data"]),
@@ -155,6 +163,7 @@ def test_training_refuses_a_store_of_something_else(
     [
         (reset("label.top_k", "5"), ["top_k is 20 in the store, 5 here"]),
         (reset("label.seed", "5"), ["run_seed is 0 in the store, 5 here"]),
+        (reset("data.background", "white"), ["decode.background is None in the store, 'white' here"]),
         (reset("label.input_size", "48"), ["teacher.input_size is 32 in the store, 48 here"]),
     ],
 )

@@ -90,6 +90,24 @@ def test_every_strength_of_the_papers_policy_makes_a_view() -> None:
     assert {view(image, seed, full, 32).shape for seed in range(200)} == {(32, 32, 3)}
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("side", [(1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (1, 60), (60, 1)])
+def test_a_crop_has_at_least_one_pixel(policy: str, side: tuple[int, int]) -> None:
+    # timm rounds the crop of a quarter of the views of 1 x 1 pixels to none.
+    colours = np.random.default_rng(0).integers(1, 256, (*side, 3), dtype=np.uint8)
+    image = encoded(Image.fromarray(colours))
+    plain = POLICIES[policy].model_copy(update={"erase_prob": 0.0})
+    assert {view(image, seed, plain, 16).shape for seed in range(40)} == {(16, 16, 3)}
+
+
+def test_a_crop_of_less_than_a_pixel_is_the_nearest_one() -> None:
+    plain = Augment(auto_augment=None, color_jitter=0.0, erase_prob=0.0)
+    halves = encoded(Image.fromarray(np.array([[[10] * 3, [200] * 3]], np.uint8)))
+    shown = {int(pixel) for seed in range(40) for pixel in np.unique(view(halves, seed, plain, 16))}
+    assert {10, 200} <= shown
+    assert min(shown) >= 10
+
+
 def test_erasing_covers_the_same_part_of_the_image_at_every_size() -> None:
     plain = {"auto_augment": None, "color_jitter": 0.0, "erase_mode": "const", "scale": (1.0, 1.0), "hflip": 0.0}
     black = encoded(Image.new("RGB", (64, 64)))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import SMALL, Bucket, assert_equal_stores, label_all, small_arguments, tinyvit
+from toy import forget
 
 from storage import LogitStore, Unit
 from tinyvit import store_facts
@@ -72,6 +73,36 @@ def test_repair_uncommits_exactly_the_faulty_units_and_labelling_redoes_them(
     assert json.loads(done.stdout)["units_labelled_now"] == 1
     assert run("verify", copied)["faults"] == []
     assert_equal_stores(LogitStore.open(copied), small_store)
+
+
+def test_a_store_of_earlier_rules_is_shown_but_neither_replayed_nor_trained_on(
+    copied: Path, small_data: Path, tmp_path: Path
+) -> None:
+    assert run("info", copied)["decode"] == {"rules": 2, "orientation": "exif", "background": None}
+    forget(copied, "decode")
+    assert run("info", copied)["decode"] == {}
+    assert "read by the rules of an earlier release" in tinyvit("store", "info", copied).stdout
+    shown = tinyvit("store", "show", copied, "--data", small_data, "--slot", "3", "--pictures")
+    assert shown.returncode == 0, shown.stderr
+    assert run("verify", copied, "--data", small_data)["faults"] == []
+    words = "decode is not recorded in the store (an earlier release made it), {'rules': 2, "
+    found = run("verify", copied, "--data", small_data, "--replay", "4", rc=1)
+    assert found["views_replayed"] == 0
+    assert found["faults"][0].startswith(words)
+    run_dir = ("--run-dir", str(tmp_path / "run"))
+    for command, more in (("label", ()), ("train", run_dir)):
+        done = tinyvit(command, "example", "--store", copied, *more, *small_arguments(small_data))
+        assert done.returncode == 2
+        assert words in done.stderr
+    (finding,) = [
+        finding
+        for finding in json.loads(
+            tinyvit("doctor", "example", "--store", copied, "--json", *small_arguments(small_data)).stdout
+        )["findings"]
+        if finding["check"] == "store"
+    ]
+    assert finding["state"] == "failed"
+    assert words in finding["told"]
 
 
 def test_replay_finds_rows_that_belong_to_other_views(copied: Path, small_data: Path) -> None:

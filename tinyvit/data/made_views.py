@@ -13,7 +13,7 @@ from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.shards import Sample
 from tinyvit.errors import UserError
-from tinyvit.replay import mix_of, partners, views
+from tinyvit.replay import NoView, mix_of, partners, views
 
 Pixels = NDArray[np.uint8]
 
@@ -77,8 +77,18 @@ class Pictures:
     def views(
         self, slots: Sequence[int], seeds: NDArray[np.uint32], partner: NDArray[np.intp], augment: Augment, size: int
     ) -> MadeViews:
-        """The views of one epoch; the pictures must be those of `slots` and of their partners."""
-        return MadeViews(self.shard, self.samples, views(self._images, slots, seeds, partner, augment, size))
+        """The views of one epoch; the pictures must be those of `slots` and of their partners.
+
+        UserError for one that the augmentation cannot cope with.
+        """
+        try:
+            return MadeViews(self.shard, self.samples, views(self._images, slots, seeds, partner, augment, size))
+        except NoView as fault:
+            key, cause = self.samples[fault.slot].key, fault.__cause__
+            raise UserError(
+                f"{self.shard.path}: no view of {key!r} can be made from the seed {fault.seed} "
+                f"({type(cause).__name__}: {cause}); take the picture out, or change the augmentation"
+            ) from cause
 
 
 def make_views(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from timm.data.transforms_factory import transforms_imagenet_eval
 from torch import Tensor
@@ -263,8 +264,7 @@ class EvaluationViews:
                 unlabelled += 1
                 continue
             try:
-                # The prefetcher's form of timm's transform ends in uint8, channels first.
-                views[len(labels)] = np.asarray(self._transform(_decoded(picture, self.decode))).transpose(1, 2, 0)
+                views[len(labels)] = self._prepared(picture)
             except BrokenImage as fault:
                 if not self.skip_broken:
                     raise broken_picture(picture, fault) from None
@@ -279,6 +279,17 @@ class EvaluationViews:
             unlabelled,
             broken,
         )
+
+    def _prepared(self, picture: Labelled) -> NDArray[np.uint8]:
+        decoded = _decoded(picture, self.decode)
+        try:
+            # The prefetcher's form of timm's transform ends in uint8, channels first.
+            return np.asarray(self._transform(decoded)).transpose(1, 2, 0)
+        except Exception as fault:
+            raise UserError(
+                f"{picture.name} of {decoded.width} x {decoded.height} pixels cannot be prepared "
+                f"({type(fault).__name__}: {fault}); take it out"
+            ) from fault
 
     @cached_property
     def _transform(self) -> Any:

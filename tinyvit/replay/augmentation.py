@@ -30,6 +30,14 @@ from tinyvit.replay.seeds import own_generators, seed_generators
 Pixels = NDArray[np.uint8]
 
 
+class NoView(Exception):
+    """Making the view of a slot from its seed raised what no picture is meant to raise, which is the cause."""
+
+    def __init__(self, slot: int, seed: int) -> None:
+        super().__init__(f"slot {slot}, seed {seed}")
+        self.slot, self.seed = slot, seed
+
+
 def view(image: EncodedImage, seed: int, augment: Augment, size: int) -> Pixels:
     """One augmented view of an image, not mixed: [size, size, 3] uint8, before normalisation."""
     with own_generators():
@@ -47,8 +55,10 @@ def views(
     """The views of some slots of an epoch of a shard, mixed with their partners'; a fault where there is none.
 
     `images` has the images of these slots and of their partners by slot, `seeds` and `partner` are those of the
-    whole shard.
+    whole shard. NoView for a picture that the augmentation cannot cope with.
     """
+    # A policy that timm does not know is no picture's fault.
+    _transforms(augment, size)
     plain: dict[int, Pixels | BrokenImage] = {}
     with own_generators():
         for slot in {*slots, *(int(partner[slot]) for slot in slots)}:
@@ -56,6 +66,8 @@ def views(
                 plain[slot] = _view(images[slot], int(seeds[slot]), augment, size)
             except BrokenImage as fault:
                 plain[slot] = BrokenImage(str(fault), slot)
+            except Exception as fault:
+                raise NoView(slot, int(seeds[slot])) from fault
     return {slot: _mixed(slot, int(partner[slot]), plain, seeds, augment) for slot in slots}
 
 
@@ -93,14 +105,18 @@ def _view(image: EncodedImage, seed: int, augment: Augment, size: int) -> Pixels
 
 def _cropped(image: EncodedImage, crop: RandomResizedCropAndInterpolation, size: int, reduce: bool) -> torch.Tensor:
     """timm's random resized crop [3, size, size], from a picture that is decoded no larger than the crop needs."""
-    whole = torch.empty(3, *image.size[::-1], device="meta")
+    columns, rows = image.size
+    whole = torch.empty(3, rows, columns, device="meta")
     top, left, height, width = crop.get_params(whole, crop.scale, crop.ratio)  # type: ignore[no-untyped-call]
+    # Of a picture of few pixels timm rounds the crop to none, at its very edge.
+    height, width = max(1, height), max(1, width)
+    top, left = min(top, rows - height), min(left, columns - width)
     modes = crop.interpolation
     mode = random.choice(modes) if isinstance(modes, (tuple, list)) else modes
     reduction = image.reduction(width, height, size) if reduce else 1
-    rows = slice(round(top / reduction), round((top + height) / reduction))
-    columns = slice(round(left / reduction), round((left + width) / reduction))
-    part = torch.from_numpy(image.pixels(reduction)[rows, columns]).permute(2, 0, 1)[None]
+    down = slice(round(top / reduction), round((top + height) / reduction))
+    across = slice(round(left / reduction), round((left + width) / reduction))
+    part = torch.from_numpy(image.pixels(reduction)[down, across]).permute(2, 0, 1)[None]
     # In this order of memory it is three times as fast, and the next step needs no other.
     part = part.contiguous(memory_format=torch.channels_last)
     return interpolate(part, (size, size), mode=mode.value, antialias=True)[0]

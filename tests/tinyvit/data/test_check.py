@@ -13,6 +13,7 @@ from PIL import Image
 from support import EXAMPLE, tinyvit
 
 from tinyvit.config import Decode
+from tinyvit.data.check import KINDS
 from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.make import write_shards
 from tinyvit.data.sources import Picture
@@ -50,6 +51,7 @@ def odd_pictures() -> list[Picture]:
         "cut": (whole[:-200], "jpg"),
         "text": (b"<html>not found</html>", "jpg"),
         "empty": (b"", "jpg"),
+        "fractions": (content("F", "TIFF"), "tif"),
     }
     return [Picture(name, suffix, data, 0) for name, (data, suffix) in by_name.items()]
 
@@ -77,9 +79,13 @@ def test_broken_pictures_are_faults_and_odd_ones_are_told(tmp_path: Path) -> Non
     pack([*odd_pictures(), Picture("late", "jpg", content("RGB", "JPEG"), 7)], tmp_path, ["a", "b"])
     found = check(tmp_path, 1)
     faults = " ".join(found["faults"])
-    assert len(found["faults"]) == 4
+    assert len(found["faults"]) == 5
     assert all(f"'{name}' cannot be decoded" in faults for name in ("cut", "text", "empty"))
     assert "'late' has the label 7, classes.txt names 2 classes" in faults
+    assert "'text' cannot be decoded (it is in no format of pictures that Pillow knows)" in faults
+    assert "'fractions' cannot be decoded (TIFF with grey in fractions" in faults
+    assert " at 0x" not in faults
+    assert {kind: told["are"] for kind, told in found["kinds"].items()} == KINDS
     kinds = {kind: [key.split("'")[1] for key in told["such as"]] for kind, told in found["kinds"].items()}
     assert sorted(kinds.pop("same file as another")) in (["plain"], ["twin"])
     assert kinds == {
@@ -107,7 +113,7 @@ def test_cut_tars_are_all_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("picture", odd_pictures(), ids=lambda p: p.key)
 def test_odd_pictures_become_rgb_or_are_refused(picture: Picture) -> None:
     image = EncodedImage(picture.read(), Decode())
-    if picture.key in ("cut", "text", "empty"):
+    if picture.key in ("cut", "text", "empty", "fractions"):
         with pytest.raises(BrokenImage):
             image.pixels()
     else:

@@ -21,7 +21,7 @@ from support import command, tinyvit, torchrun, wait_until
 from tinyvit.config import Decode, Student, load_recipe
 from tinyvit.data.fetch import CLASSES
 from tinyvit.detection.coco import CocoSet
-from tinyvit.detection.folder import load_detector
+from tinyvit.detection.folder import load_detector, save_detector
 from tinyvit.detection.model import create_detector
 from tinyvit.detection.scenes import TrainingScenes
 from tinyvit.errors import UserError
@@ -235,6 +235,15 @@ def test_training_killed_with_9_goes_on_to_the_same_weights(scenes: Path, tmp_pa
     report = tinyvit("report", tmp_path / "one", "-o", tmp_path / "report.html")
     assert report.returncode == 0, report.stderr
     assert "Average precision" in (tmp_path / "report.html").read_text()
+
+
+def test_a_detector_is_measured_on_pictures_read_as_it_was_trained(coco: CocoSet, tmp_path: Path) -> None:
+    decode = Decode(orientation="ignore", background="white")
+    model = create_detector(STUDENT, DETECTION, 10, seed=0)
+    save_detector(tmp_path, model, STUDENT, DETECTION, coco.categories, decode)
+    assert load_detector(tmp_path).decode == decode
+    # Also in a data process.
+    assert pickle.loads(pickle.dumps(CocoSet(coco.annotations, decode))).decode == decode
 
 
 def test_two_ranks_train_one_detector(scenes: Path, tmp_path: Path) -> None:
