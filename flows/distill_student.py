@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.tasks import check_store, link_to, plain_fault, report_run, result_of, run_stage
+from flows.tasks import check_later_stages, check_store, link_to, plain_fault, report_run, result_of, run_stage
 from tinyvit.config import load_recipe
 from tinyvit.inspection.run_figures import curves_png
 from tinyvit.inspection.stages import StageRun
@@ -55,6 +55,7 @@ def distill_student(
     if any(resolved.stages[name].target == "teacher" for name in names):
         path = store or str(home / "store")
         check_store.submit(resolved, path).result()
+    check_later_stages.submit(resolved, folder, path, names).result()
     results: dict[str, Any] = {}
     ranks = Ranks(processes or default_processes(), nodes, rendezvous)
     for number, name in enumerate(names):

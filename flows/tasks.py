@@ -44,7 +44,7 @@ from tinyvit.replay_check import open_for_training
 from tinyvit.teachers import load_teacher
 from tinyvit.training.launch import Ranks, default_processes, train_on_devices
 from tinyvit.training.run import open_run
-from tinyvit.training.train import train_stage
+from tinyvit.training.train import refuse_stage, train_stage
 from tinyvit.transfer.judge import Judge
 from tinyvit.transfer.scorecard import judge_all
 from tinyvit.world import World
@@ -281,6 +281,15 @@ def link_to(future: PrefectFuture[Any], page: Path, key: str) -> None:
 def check_store(recipe: Recipe, store: str) -> str:
     """Refuse a store that does not fit the recipe, the shards or the libraries; returns when it was sealed."""
     return open_for_training(recipe, store, default_workers(), default_progress()).sealed
+
+
+@work("check stages")
+def check_later_stages(recipe: Recipe, run_dir: Path, store: str | None, names: list[str]) -> None:
+    """Refuse a stage that could not begin once those before it are done."""
+    run = open_run(recipe, run_dir, names, default_workers(), default_progress(), World(device=CPU))
+    run = replace(run, store=LogitStore.open(store) if store else None)
+    for name in names[1:]:
+        refuse_stage(run, name)
 
 
 @work("train stage", run_name="train {name}", tags=[GPU_TAG])

@@ -11,7 +11,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,8 @@ class Teacher:
         """Logits [N, C] float32 for views [N, H, W, 3] uint8; bfloat16 autocast on a GPU.
 
         As many at once as the memory allows: where a batch is too large for it, this and later ones are halved.
-        UserError where not even one view fits, where the first answers are probabilities, and for whatever the network
-        raises.
+        UserError where not even one view fits, for whatever the network raises, and where the first answers are
+        probabilities.
         """
         while True:
             try:
@@ -121,7 +121,9 @@ class Teacher:
     def try_size(self, size: int | None) -> None:
         """UserError when it has no answer to views of so many pixels a side (None: its own)."""
         if size and size != self.input_size:
-            self.answer(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+            # Whether it answers with probabilities is seen on real pictures.
+            asked = replace(self, fitting=Fitting(looked_at=True))
+            asked.answer(torch.zeros(1, size, size, 3, dtype=torch.uint8))
 
     def _forward(self, views: Tensor) -> Tensor:
         return logits_of(self.name, self.model, normalise(views, self.mean, self.std, self.device)).float()

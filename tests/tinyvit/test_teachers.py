@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from support import SMALL
 
-from tinyvit.config import Decode, Student
+from tinyvit.config import Decode, Student, load_recipe
 from tinyvit.errors import UserError
+from tinyvit.evaluation import load_subject
+from tinyvit.label import label_store
+from tinyvit.progress import LogProgress
 from tinyvit.students import create_student, save_student
 from tinyvit.teachers import Fitting, Teacher, load_teacher, weights_digest
+from tinyvit.training.run import open_run
+from tinyvit.training.train import train
 
 CPU = torch.device("cpu")
 VIEWS = torch.randint(256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -142,3 +148,113 @@ def test_a_network_without_a_classifier_gives_a_student_its_weights(tmp_path: Pa
     save_student(tmp_path / "bare", bare, Student(name="resnet10t"), None, Decode())
     made = create_student(student, 3, seed=0)
     assert torch.equal(made.state_dict()["conv1.0.weight"], bare.state_dict()["conv1.0.weight"])
+
+
+STRANGERS = """
+import torch
+from torch import nn
+
+class Strict(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Linear(3, 5)
+    def forward(self, pixels):
+        assert pixels.shape[-2:] == (64, 64), f"made for 64, got {pixels.shape[-1]}"
+        return self.classifier(pixels.mean(dim=(2, 3)))
+
+def strict():
+    return Strict()
+
+def saying():
+    made = Strict()
+    made.pretrained_cfg = {"input_size": (3, 64, 64), "mean": None}
+    return made
+
+def oblong():
+    made = Strict()
+    made.pretrained_cfg = {"input_size": (3, 64, 48)}
+    return made
+
+def spoken():
+    made = Strict()
+    made.pretrained_cfg = "64 pixels"
+    return made
+
+def untidy():
+    return {}["weights"]
+
+def leaving():
+    raise SystemExit(0)
+
+def paired():
+    made = Strict()
+    made.forward = lambda pixels: (pixels, pixels)
+    return made
+
+def summed():
+    made = Strict()
+    made.forward = lambda pixels: pixels.mean(dim=(0, 2, 3))[None].expand(3, -1)
+    return made
+"""
+
+
+@pytest.fixture
+def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of teachers that somebody else wrote."""
+    (tmp_path / "strangers.py").write_text(STRANGERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "python:strangers"
+
+
+def test_a_teacher_is_tried_at_the_size_that_it_is_asked_at(strangers: str) -> None:
+    loaded = load_teacher(f"{strangers}:strict", CPU, None, 64)
+    assert (loaded.num_classes, loaded.input_size) == (5, 64)
+    assert load_teacher(f"{strangers}:saying", CPU).answer(VIEWS).shape == (2, 5)
+    # Its own size is what it says, whatever it is asked at.
+    saying = load_teacher(f"{strangers}:saying", CPU, None, 32)
+    assert saying.input_size == 64
+    saying.try_size(None)
+    line = r"saying has no answer to views of 32 x 32 pixels \(AssertionError: made for 64, got 32\); say which size"
+    with pytest.raises(UserError, match=line):
+        saying.try_size(32)
+    with pytest.raises(UserError, match=line):
+        saying.answer(VIEWS[:, :32, :32])
+
+
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [
+        ("strict", r"strict has no answer to views of 224 x 224 pixels \(AssertionError: made for 64, got 224\); say"),
+        ("oblong", r"is made for pictures of \(3, 64, 48\); views are square"),
+        ("spoken", "has a str as its pretrained_cfg; make it a dictionary"),
+        ("untidy", r"cannot be made \(KeyError: 'weights'\); python -c 'import strangers; strangers.untidy\(\)' shows"),
+        ("leaving", r"cannot be made \(SystemExit: 0\)"),
+        ("paired", r"makes tuple of \[1, 3, 224, 224\]; logits \[1, classes\] are wanted"),
+        ("summed", r"makes a tensor \[3, 3\] of \[1, 3, 224, 224\]"),
+        ("absent", r"cannot be made \(AttributeError"),
+    ],
+)
+def test_what_a_strangers_teacher_does_wrong_is_one_line(function: str, line: str, strangers: str) -> None:
+    with pytest.raises(UserError, match=line):
+        load_teacher(f"{strangers}:{function}", CPU)
+
+
+def test_a_size_that_the_teacher_does_not_take_is_refused_before_there_is_a_store(
+    strangers: str, small_data: Path, tmp_path: Path
+) -> None:
+    name = f"{strangers}:saying"
+    recipe = load_recipe("example", (*SMALL, f"label.teacher={name}", "label.top_k=5")).with_data(small_data)
+    teacher = load_teacher(name, CPU, None, recipe.label.input_size)
+    with pytest.raises(UserError, match="has no answer to views of 32 x 32 pixels"):
+        label_store(recipe, tmp_path / "store", teacher, 0, LogProgress())
+    assert not (tmp_path / "store").exists()
+    run = open_run(recipe, tmp_path / "run", ["distill"], 0, LogProgress())
+    with pytest.raises(UserError, match="has no answer to views of 32 x 32 pixels"):
+        next(train(replace(run, teacher=teacher), ["distill"]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_tries_the_size_that_it_is_given(strangers: str) -> None:
+    assert load_subject(f"{strangers}:strict", CPU, 64).size == 64
+    with pytest.raises(UserError, match="has no answer to views of 32 x 32 pixels"):
+        load_subject(f"{strangers}:saying", CPU, 32)

@@ -126,7 +126,7 @@ def _shown(case: Case, teacher: Teacher, store: LogitStore | None) -> Shown:
         return Shown(int(store.spec.teacher["input_size"]), str(store.spec.augment["interpolation"]), "the store")
     if case.recipe and (label := case.recipe.labelling):
         return Shown(label.input_size or teacher.input_size, label.augment.interpolation, "the recipe")
-    config = getattr(teacher.model, "pretrained_cfg", {})
+    config = getattr(teacher.model, "pretrained_cfg", None) or {}
     return Shown(teacher.input_size, config.get("interpolation", "bicubic"), "a plain recipe")
 
 

@@ -33,7 +33,7 @@ def check_interpolation(
 ) -> Finding:
     """Whether the teacher does better with another filter than the one that makes the views."""
     check = "interpolation"
-    own = getattr(teacher.model, "pretrained_cfg", {}).get("interpolation", "bicubic")
+    own = (getattr(teacher.model, "pretrained_cfg", None) or {}).get("interpolation", "bicubic")
     asked = own if shown.interpolation == "random" else shown.interpolation
     told = f"{shown.source} makes views with {shown.interpolation}, the teacher's configuration says {own}"
     if order is None:

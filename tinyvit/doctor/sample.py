@@ -57,7 +57,7 @@ class Sample:
 
     def views(self, teacher: Teacher, size: int, interpolation: str | None = None) -> Tensor:
         """[N, size, size, 3] uint8: the pictures' centres, as the teacher's configuration has them for evaluation."""
-        config = getattr(teacher.model, "pretrained_cfg", {})
+        config = getattr(teacher.model, "pretrained_cfg", None) or {}
         prepared = EvaluationViews(
             pictures=self,
             size=size,

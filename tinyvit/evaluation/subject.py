@@ -78,7 +78,7 @@ def load_subject(name: str, device: torch.device, size: int | None = None) -> Su
         return replace(subject, size=side)
     teacher = load_teacher(name, device, None, size)
     teacher.try_size(size)
-    config = getattr(teacher.model, "pretrained_cfg", {})
+    config = getattr(teacher.model, "pretrained_cfg", None) or {}
     return Subject(
         model=teacher.model,
         size=size or teacher.input_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,15 +61,29 @@ def adopt_weights(model: nn.Module, state: dict[str, Tensor], before: Names = No
     wrong = [key for key in body if key not in given or given[key].shape != own[key].shape]
     if wrong or (wrong := [key for key in given if key not in own]):
         raise UserError(f"the checkpoint is of another model: {wrong[0]} does not fit")
+    _tell_resized(state, given)
     head = [key for key in own if key.startswith(classifier)]
     if before is not None and now is not None and list(before) != list(now):
         found = match_classes(now, before, ("the new classifier", "the checkpoint"))
         kept = sum(row >= 0 for row in found)
         log.info("the classifier begins with the rows of %d of %d classes", kept, len(now))
         given |= {key: _taken(given[key], found) if kept else own[key] for key in head if key in given}
-    model.load_state_dict(
-        {**given, **{key: own[key] for key in head if key not in given or given[key].shape != own[key].shape}}
-    )
+    if afresh := [key for key in head if key not in given or given[key].shape != own[key].shape]:
+        there = f"of shape {list(given[afresh[0]].shape)} in the checkpoint" if afresh[0] in given else "not there"
+        log.info("the classifier begins afresh: %s %s is %s", afresh[0], list(own[afresh[0]].shape), there)
+    model.load_state_dict({**given, **{key: own[key] for key in afresh}})
+
+
+def _tell_resized(before: dict[str, Tensor], now: dict[str, Tensor]) -> None:
+    """Say in the log which tensors have another shape, those of one kind together."""
+    shapes = [
+        (key.rpartition(".")[2], list(before[key].shape), list(value.shape))
+        for key, value in now.items()
+        if key in before and before[key].shape != value.shape
+    ]
+    kinds = Counter(f"{name} {then} to {shape}" for name, then, shape in shapes)
+    if kinds:
+        log.info("resized for another resolution: %s", "; ".join(f"{n} x {kind}" for kind, n in kinds.items()))
 
 
 def _taken(values: Tensor, rows: list[int]) -> Tensor:

@@ -127,7 +127,9 @@ class Classification:
             dtype,
             skip_broken=run.recipe.data.broken == "skip",
         )
-        evaluator.check_pictures(self._num_classes, run.progress)
+        if (looked := (run.recipe.data.val, self._num_classes)) not in run.looked_at:
+            evaluator.check_pictures(self._num_classes, run.progress)
+            run.looked_at.add(looked)
         return lambda model: evaluator.measure(model).as_dict()
 
     def save(self, folder: Path, model: nn.Module) -> None:

@@ -32,8 +32,7 @@ class Network:
         if engine.sync_batch_norm:
             if not cuda:
                 raise UserError("engine.sync_batch_norm needs GPUs: torch has it for them only; leave it out")
-            # torch's own drops the activations that timm's layers of norm and activation have.
-            model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+            model = synchronised(model)
         # Channels last is what convolutions want, on a CPU as on a GPU.
         self.model: Any = model.to(world.device).to(memory_format=torch.channels_last)
         if engine.grad_checkpointing:
@@ -87,6 +86,13 @@ class Network:
         """What the network makes of its inputs, at the precision."""
         with torch.autocast(self._device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self._forward(*inputs)
+
+
+def synchronised(model: nn.Module) -> nn.Module:
+    """The network with batch norm over the images of all ranks."""
+    # torch's own function drops the activations of timm's layers of norm and activation.
+    together: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return together
 
 
 def precision_of(name: str, device: torch.device) -> torch.dtype:

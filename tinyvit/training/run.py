@@ -41,6 +41,8 @@ class Run:
     teacher: Teacher | None = None
     wandb: str | None = None
     stop: Event = field(default_factory=Event)
+    # Validation pictures that were looked at, with how many classes there are: not again for the next stage.
+    looked_at: set[tuple[str, int]] = field(default_factory=set)
     shards: frozenset[int] | None = None
 
     @property

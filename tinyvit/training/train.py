@@ -36,6 +36,8 @@ def train(run: Run, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
     needy = [name for name in stages if run.recipe.stages[name].target == "teacher"]
     if needy and not (run.store or run.teacher):
         raise UserError(f"the stage {needy[0]!r} learns from a store; give one, or name stages on labels only")
+    if run.teacher and needy:
+        run.teacher.try_size(run.recipe.label.input_size)
     for name in stages[1:]:
         refuse_stage(run, name)
     before: Path | None = None

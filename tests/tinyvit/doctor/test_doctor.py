@@ -238,3 +238,14 @@ def test_orders_know_folders_that_were_sorted_as_words() -> None:
     assert found["class names 0, 1, 10, 100 were sorted as words"].tolist() == [0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 2, 3]
     first, *others = found.values()
     assert not any(np.array_equal(first, other) for other in others)
+
+
+def test_a_size_that_the_teacher_does_not_take(photographs: Path) -> None:
+    changes = ["label.teacher=python:wrong_teachers:of_one_size", "label.input_size=128"]
+    recipe = load_recipe("own-data-5m", changes).with_data(photographs)
+    case = Case(recipe.data.train, None, None, None, recipe, 24, 0)
+    found = {finding.check: finding for finding in examine(case, SilentProgress())}
+    assert failed(found) == ["resolution"]
+    assert "has no answer to views of 128 x 128 pixels (AssertionError: built for 160" in found["resolution"].told
+    assert "set label.input_size=160, or leave it out" in found["resolution"].remedy
+    assert found["interpolation"].state == "skipped"

@@ -53,3 +53,13 @@ def untrained() -> nn.Module:
     """The weights were never loaded."""
     torch.manual_seed(0)
     return Wrapped(lambda pixels: pixels, timm.create_model("tf_efficientnet_lite0"), **HALVES)
+
+
+def of_one_size() -> nn.Module:
+    """It takes pictures of its own size only, as many transformers do."""
+
+    def refuse_others(pixels: Tensor) -> Tensor:
+        assert pixels.shape[-1] == SIDE, f"built for {SIDE} pixels"
+        return pixels
+
+    return Wrapped(refuse_others, **HALVES)

@@ -32,27 +32,35 @@ def test_the_classifier_keeps_the_rows_of_classes_that_both_have() -> None:
     assert torch.equal(ours["patch_embed.conv1.conv.weight"], theirs["patch_embed.conv1.conv.weight"])
 
 
-def test_a_classifier_of_other_classes_begins_afresh() -> None:
+def test_a_classifier_of_other_classes_begins_afresh(caplog: pytest.LogCaptureFixture) -> None:
     old, new = student(3, seed=1), student(3, seed=2)
     fresh = new.state_dict()["head.fc.weight"].clone()
     adopt_weights(new, old.state_dict(), ["a", "b", "c"], ["x", "y", "z"])
     assert torch.equal(new.state_dict()["head.fc.weight"], fresh)
     larger = student(5, seed=2)
     fresh = larger.state_dict()["head.fc.weight"].clone()
-    adopt_weights(larger, old.state_dict())
+    with caplog.at_level("INFO", "tinyvit"):
+        adopt_weights(larger, old.state_dict())
+    told = "the classifier begins afresh: head.fc.weight [5, 64] is of shape [3, 64] in the checkpoint"
+    assert caplog.messages == [told]
     assert torch.equal(larger.state_dict()["head.fc.weight"], fresh)
     # The same classes, or names that nobody knows: as they are.
     adopt_weights(new, old.state_dict(), ["a", "b", "c"], None)
     assert torch.equal(new.state_dict()["head.fc.weight"], old.state_dict()["head.fc.weight"])
 
 
-def test_attention_biases_are_resized_from_the_smaller_model() -> None:
+def test_attention_biases_are_resized_from_the_smaller_model(caplog: pytest.LogCaptureFixture) -> None:
     """From windows of 7 to 12, as from 224 to 384 pixels: what grows smoothly with the offset goes on to do so."""
     small, large = student(3), student(3, window_sizes=[12, 12, 24, 12])
     key = "stages.1.blocks.0.attn.attention_biases"
     state = small.state_dict()
     state[key] = torch.arange(7.0).repeat_interleave(7)[None]
-    adopt_weights(large, state)
+    with caplog.at_level("INFO", "tinyvit"):
+        adopt_weights(large, state)
+    assert caplog.messages == [
+        "resized for another resolution: 1 x attention_biases [1, 49] to [1, 144]; "
+        "1 x attention_biases [2, 196] to [2, 576]; 1 x attention_biases [2, 49] to [2, 144]"
+    ]
     grown = large.state_dict()[key].view(12, 12)
     assert torch.allclose(grown, grown[:, :1].expand(12, 12), atol=1e-4)
     assert (grown[:, 0].diff() > 0).all()
