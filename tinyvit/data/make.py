@@ -24,6 +24,7 @@ from webdataset.writer import TarWriter
 
 from storage import whole_file, write_whole
 from tinyvit.classes import class_list
+from tinyvit.data.folders import hidden
 from tinyvit.data.images import BrokenImage, reading
 from tinyvit.data.loader import end_with_parent
 from tinyvit.data.rgb import ORIENTATION, UPRIGHT, eight_bits, opened, orientation_of, stored_size, turn_left, turned
@@ -107,7 +108,7 @@ def _begin(plans: list[ShardPlan], out: Path, classes: Sequence[str], settings: 
             sha.update(f"{plan.path.name}\t{picture.key}\t{picture.suffix}\t{picture.label}\n".encode())
     digest = sha.hexdigest() + "\n"
     before = (out / PLAN).read_text() if (out / PLAN).exists() else ""
-    there = {path.name for path in out.glob("*.tar")} if out.is_dir() else set()
+    there = {path.name for path in out.glob("*.tar") if not hidden(path.name)} if out.is_dir() else set()
     if there and before != digest:
         raise UserError(f"{out} already holds shards of other pictures or settings; choose another folder")
     write_whole(out / PLAN, digest.encode())
