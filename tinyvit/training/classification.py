@@ -126,6 +126,7 @@ class Classification:
             run.workers,
             dtype,
             skip_broken=run.recipe.data.broken == "skip",
+            stop=run.stop,
         )
         evaluator.check_pictures(self._num_classes, run.progress)
         return lambda model: evaluator.measure(model).as_dict()
