@@ -45,17 +45,16 @@ class Encoding(ABC):
 
     name: str
 
-    @property
     @abstractmethod
-    def max_error(self) -> float:
-        """The largest error of sqrt(p) of an entry. The best one, a remainder, may reach it; the others half."""
+    def errors(self, probability: Floats) -> Floats:
+        """The largest error of sqrt(p) of each entry of a row that is read as probability [K], the best one first."""
 
     @abstractmethod
     def value_dtype(self, top_k: int) -> str:
         """The type of stored values in a store of this K."""
 
     @abstractmethod
-    def encode(self, probability: NDArray[np.floating], residual: Floats, top_k: int) -> Unsigned | NDArray[np.float16]:
+    def encode(self, probability: NDArray[np.floating], residual: Floats, top_k: int) -> NDArray[Any]:
         """Stored values [N, K] of walked rows (0: no such entry); `residual` [N] as it will be read back."""
 
     @abstractmethod
@@ -68,17 +67,20 @@ class Encoding(ABC):
 
     residual_dtype = "uint16"
 
-    def encode_residual(self, residual: NDArray[np.floating]) -> Unsigned:
+    def describe_residual(self) -> str:
+        """The formula that undoes `encode_residual`, for the attributes of the array."""
+        return f"mass outside the entries = sin(max(residual, 1/8) * pi / {2 * np.iinfo(self.residual_dtype).max})^2"
+
+    def encode_residual(self, residual: NDArray[np.floating]) -> NDArray[Any]:
         """The angle of the residual, sin(angle)^2 = residual, in steps of pi / 2 / largest: fine at both ends.
 
         The last step is kept for nothing: a row always has some mass on its kept classes.
         """
         largest = np.iinfo(self.residual_dtype).max
         angle = np.arcsin(np.sqrt(np.clip(residual.astype(np.float64), 0, 1)))
-        steps: Unsigned = np.minimum(np.rint(angle * (2 * largest / np.pi)), largest - 1).astype(self.residual_dtype)
-        return steps
+        return np.minimum(np.rint(angle * (2 * largest / np.pi)), largest - 1).astype(self.residual_dtype)
 
-    def decode_residual(self, stored: Unsigned, *, all_kept: bool) -> Floats:
+    def decode_residual(self, stored: NDArray[Any], *, all_kept: bool) -> Floats:
         """Undo `encode_residual`, to the mass [N] float32; 0 when every class is kept."""
         if all_kept:
             return np.zeros(stored.shape, np.float32)
@@ -99,9 +101,14 @@ class Levels(Encoding):
     dtype: str
     residual_dtype: str
 
-    @property
-    def max_error(self) -> float:
-        return 1.5 / self.levels
+    def errors(self, probability: Floats) -> Floats:
+        """Two levels: rounding takes half of one, balancing one more, and where the best class must be kept first, it
+        gains by the level that another one loses. It may also lose by every class that is read as more than nothing.
+        """
+        found = np.full(len(probability), 2 / self.levels, np.float32)
+        most = probability[0] + len(probability) * (ZERO_LEVEL / self.levels) ** 2
+        found[0] += np.sqrt(most) - np.sqrt(probability[0])
+        return found
 
     def value_dtype(self, top_k: int) -> str:
         return self.dtype
@@ -193,7 +200,7 @@ class Levels(Encoding):
 
 @dataclass(frozen=True)
 class Halves(Encoding):
-    """Probabilities as float16."""
+    """Probabilities as float16: what `exact` was in version 2 of the format."""
 
     @cached_property
     def table(self) -> Floats:
@@ -202,9 +209,8 @@ class Halves(Encoding):
         values[0] = 2.0**-26
         return values
 
-    @property
-    def max_error(self) -> float:
-        return 2.0**-12
+    def errors(self, probability: Floats) -> Floats:
+        return np.full(len(probability), 2.0**-12, np.float32)
 
     def value_dtype(self, top_k: int) -> str:
         return "float16"
@@ -228,14 +234,44 @@ class Halves(Encoding):
 
 
 @dataclass(frozen=True)
+class Plain(Encoding):
+    """Probabilities and residual as they are."""
+
+    residual_dtype = "float32"
+
+    def errors(self, probability: Floats) -> Floats:
+        return np.zeros(len(probability), np.float32)
+
+    def value_dtype(self, top_k: int) -> str:
+        return "float32"
+
+    def encode(self, probability: NDArray[np.floating], residual: Floats, top_k: int) -> Floats:
+        return probability.astype(np.float32)
+
+    def decode(self, values: NDArray[Any], absent: Absent, residual: Floats, top_k: int) -> Floats:
+        return values
+
+    def describe(self, top_k: int) -> str:
+        return "the probability of the entry; 0: there is none"
+
+    def describe_residual(self) -> str:
+        return "mass outside the entries"
+
+    def encode_residual(self, residual: NDArray[np.floating]) -> Floats:
+        return residual.astype(np.float32)
+
+    def decode_residual(self, stored: NDArray[Any], *, all_kept: bool) -> Floats:
+        return stored
+
+
+@dataclass(frozen=True)
 class Counts(Encoding):
     """Of K draws, how many hit the class."""
 
     residual_dtype = "uint8"
 
-    @property
-    def max_error(self) -> float:
-        return 0.0
+    def errors(self, probability: Floats) -> Floats:
+        return np.zeros(len(probability), np.float32)
 
     def value_dtype(self, top_k: int) -> str:
         return "uint8" if top_k <= np.iinfo(np.uint8).max else "uint16"
@@ -258,10 +294,13 @@ ENCODINGS: dict[str, Encoding] = {
         # 320: K=100 costs a divergence of at most 1.7e-4 on average.
         Levels("compact", 320, "uint8", "uint8"),
         Levels("fine", 4096, "uint16", "uint16"),
-        Halves("exact"),
+        Plain("exact"),
         Counts("counts"),
     )
 }
+
+# What names meant in version 2 of the format, where it was something else.
+ENCODINGS_OF_2 = {"exact": Halves("exact")}
 
 # Which classes of an answer are kept: the K best, the fewest that reach a mass (at most K), or those that K
 # random draws hit.
