@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from tinyvit.data.loader import end_with_parent
+from tinyvit.data.processes import ending_with_this
 from tinyvit.errors import UserError
 from tinyvit.training.launch import default_processes
 
@@ -33,7 +33,7 @@ def started_runner(kind: Kind, workers: int | None, address: str | None) -> Iter
         with threads:
             yield threads
     elif kind == "processes":
-        with ProcessPoolTaskRunner(max_workers=count, initializer=end_with_parent) as processes:
+        with ProcessPoolTaskRunner(max_workers=count, initializer=ending_with_this()) as processes:
             yield processes
     else:
         package = f"prefect_{kind}"

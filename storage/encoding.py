@@ -22,6 +22,9 @@ ZERO_LEVEL = 0.125
 # Of float16; below it numbers lose digits.
 SMALLEST_NORMAL = np.float32(2.0**-14)
 
+# Rows of more numbers are summed in parts.
+LONG = 1000
+
 # By so much may the remainder of a row differ when its entries are added in another order.
 ROUNDING = np.float32(1e-6)
 
@@ -30,23 +33,28 @@ Unsigned = NDArray[np.unsignedinteger]
 Absent = NDArray[np.bool_] | None
 
 
+def sums(values: Floats) -> Floats:
+    """The sum of each row [N, K]."""
+    # einsum sums rows of a hundred numbers three times as fast as sum, and those of many thousands less exactly.
+    return np.asarray(np.einsum("ij->i", values) if values.shape[1] <= LONG else values.sum(axis=1))
+
+
 @dataclass(frozen=True)
 class Encoding(ABC):
     """How probabilities and the residual of rows are stored."""
 
     name: str
 
-    @property
     @abstractmethod
-    def max_error(self) -> float:
-        """The largest error of sqrt(p) of an entry. The best one, a remainder, may reach it; the others half."""
+    def errors(self, probability: Floats) -> Floats:
+        """The largest error of sqrt(p) of each entry of a row that is read as probability [K], the best one first."""
 
     @abstractmethod
     def value_dtype(self, top_k: int) -> str:
         """The type of stored values in a store of this K."""
 
     @abstractmethod
-    def encode(self, probability: NDArray[np.floating], residual: Floats, top_k: int) -> Unsigned | NDArray[np.float16]:
+    def encode(self, probability: NDArray[np.floating], residual: Floats, top_k: int) -> NDArray[Any]:
         """Stored values [N, K] of walked rows (0: no such entry); `residual` [N] as it will be read back."""
 
     @abstractmethod
@@ -59,17 +67,20 @@ class Encoding(ABC):
 
     residual_dtype = "uint16"
 
-    def encode_residual(self, residual: NDArray[np.floating]) -> Unsigned:
+    def describe_residual(self) -> str:
+        """The formula that undoes `encode_residual`, for the attributes of the array."""
+        return f"mass outside the entries = sin(max(residual, 1/8) * pi / {2 * np.iinfo(self.residual_dtype).max})^2"
+
+    def encode_residual(self, residual: NDArray[np.floating]) -> NDArray[Any]:
         """The angle of the residual, sin(angle)^2 = residual, in steps of pi / 2 / largest: fine at both ends.
 
         The last step is kept for nothing: a row always has some mass on its kept classes.
         """
         largest = np.iinfo(self.residual_dtype).max
         angle = np.arcsin(np.sqrt(np.clip(residual.astype(np.float64), 0, 1)))
-        steps: Unsigned = np.minimum(np.rint(angle * (2 * largest / np.pi)), largest - 1).astype(self.residual_dtype)
-        return steps
+        return np.minimum(np.rint(angle * (2 * largest / np.pi)), largest - 1).astype(self.residual_dtype)
 
-    def decode_residual(self, stored: Unsigned, *, all_kept: bool) -> Floats:
+    def decode_residual(self, stored: NDArray[Any], *, all_kept: bool) -> Floats:
         """Undo `encode_residual`, to the mass [N] float32; 0 when every class is kept."""
         if all_kept:
             return np.zeros(stored.shape, np.float32)
@@ -90,9 +101,14 @@ class Levels(Encoding):
     dtype: str
     residual_dtype: str
 
-    @property
-    def max_error(self) -> float:
-        return 1.5 / self.levels
+    def errors(self, probability: Floats) -> Floats:
+        """Two levels: rounding takes half of one, balancing one more, and where the best class must be kept first, it
+        gains by the level that another one loses. It may also lose by every class that is read as more than nothing.
+        """
+        found = np.full(len(probability), 2 / self.levels, np.float32)
+        most = probability[0] + len(probability) * (ZERO_LEVEL / self.levels) ** 2
+        found[0] += np.sqrt(most) - np.sqrt(probability[0])
+        return found
 
     def value_dtype(self, top_k: int) -> str:
         return self.dtype
@@ -119,23 +135,30 @@ class Levels(Encoding):
         """Round some classes the other way where the errors of all would move the best one by half a level.
 
         Errors do not cancel in a flat answer, whose classes all round alike. Those nearest to the middle between
-        two levels lose least.
+        two levels lose least; those that would become level 0 come after them, as it means hardly anything.
         """
         rows = np.flatnonzero(present.any(axis=1))
-        for _ in range(level.shape[1]):
+        while len(rows):
             spare = 1 - residual[rows] - self._others(level, present, rows) - best[rows]
-            off = np.abs(spare) > np.sqrt(best[rows]) / self.levels
-            rows, spare = rows[off], spare[off, None]
-            if not len(rows):
-                return
+            enough = np.sqrt(best[rows]) / self.levels
+            off = np.abs(spare) > enough
+            rows, spare, enough = rows[off], spare[off, None], enough[off, None]
             way = np.where(spare > 0, 1, -1)
             change = np.abs(2 * level[rows] * way + 1) / self.levels**2
-            better = present[rows] & (level[rows] + way >= 1) & (change < 2 * np.abs(spare))
-            loss = np.where(better, (level[rows] - exact[rows]) * way, np.inf)
-            pick = loss.argmin(axis=1)
-            found = better[np.arange(len(rows)), pick]
+            loss = (level[rows] - exact[rows]) * way
+            better = present[rows] & (level[rows] + way >= 0) & (loss <= 0.5) & (change < 2 * np.abs(spare))
+            loss = np.where(better, loss + (level[rows] + way == 0), np.inf)
+            # As many at once as would be taken one after the other: of a long row there may be thousands.
+            order = loss.argsort(axis=1, kind="stable")
+            loss, change = np.take_along_axis(loss, order, 1), np.take_along_axis(change, order, 1)
+            left = np.abs(spare) - (change.cumsum(axis=1) - change)
+            taken = np.isfinite(loss) & (left > enough) & (change < 2 * left) & (loss < loss[:, :1] + 1)
+            taken = np.logical_and.accumulate(taken, axis=1)
+            found = taken[:, 0]
+            moved = np.zeros_like(level[rows])
+            np.put_along_axis(moved, order, taken * way, 1)
+            level[rows] += moved
             rows = rows[found]
-            level[rows, pick[found]] += way[found, 0]
 
     def _keep_the_best_first(self, level: NDArray[np.int32], present: NDArray[np.bool_], residual: Floats) -> None:
         """Lower levels where rounding would put another class above the best one, which takes the remainder."""
@@ -150,7 +173,8 @@ class Levels(Encoding):
     def _others(self, level: NDArray[np.int32], present: NDArray[np.bool_], rows: NDArray[np.intp]) -> Floats:
         """The mass that all classes but the best would be read with."""
         squares = self._squares(level[rows].astype(np.float32))
-        return np.asarray(squares.sum(axis=1, where=present[rows]))
+        squares *= present[rows]
+        return sums(squares)
 
     def _squares(self, level: Floats) -> Floats:
         """Probabilities of levels, in place."""
@@ -164,8 +188,7 @@ class Levels(Encoding):
         if absent is not None:
             p[absent] = 0
         p[:, 0] = 0
-        # einsum sums rows of a hundred numbers three times as fast as sum.
-        p[:, 0] = np.maximum(1 - residual - np.einsum("ij->i", p), np.float32((ZERO_LEVEL / self.levels) ** 2))
+        p[:, 0] = np.maximum(1 - residual - sums(p), np.float32((ZERO_LEVEL / self.levels) ** 2))
         return p
 
     def describe(self, top_k: int) -> str:
@@ -177,7 +200,7 @@ class Levels(Encoding):
 
 @dataclass(frozen=True)
 class Halves(Encoding):
-    """Probabilities as float16."""
+    """Probabilities as float16: what `exact` was in version 2 of the format."""
 
     @cached_property
     def table(self) -> Floats:
@@ -186,9 +209,8 @@ class Halves(Encoding):
         values[0] = 2.0**-26
         return values
 
-    @property
-    def max_error(self) -> float:
-        return 2.0**-12
+    def errors(self, probability: Floats) -> Floats:
+        return np.full(len(probability), 2.0**-12, np.float32)
 
     def value_dtype(self, top_k: int) -> str:
         return "float16"
@@ -212,14 +234,44 @@ class Halves(Encoding):
 
 
 @dataclass(frozen=True)
+class Plain(Encoding):
+    """Probabilities and residual as they are."""
+
+    residual_dtype = "float32"
+
+    def errors(self, probability: Floats) -> Floats:
+        return np.zeros(len(probability), np.float32)
+
+    def value_dtype(self, top_k: int) -> str:
+        return "float32"
+
+    def encode(self, probability: NDArray[np.floating], residual: Floats, top_k: int) -> Floats:
+        return probability.astype(np.float32)
+
+    def decode(self, values: NDArray[Any], absent: Absent, residual: Floats, top_k: int) -> Floats:
+        return values
+
+    def describe(self, top_k: int) -> str:
+        return "the probability of the entry; 0: there is none"
+
+    def describe_residual(self) -> str:
+        return "mass outside the entries"
+
+    def encode_residual(self, residual: NDArray[np.floating]) -> Floats:
+        return residual.astype(np.float32)
+
+    def decode_residual(self, stored: NDArray[Any], *, all_kept: bool) -> Floats:
+        return stored
+
+
+@dataclass(frozen=True)
 class Counts(Encoding):
     """Of K draws, how many hit the class."""
 
     residual_dtype = "uint8"
 
-    @property
-    def max_error(self) -> float:
-        return 0.0
+    def errors(self, probability: Floats) -> Floats:
+        return np.zeros(len(probability), np.float32)
 
     def value_dtype(self, top_k: int) -> str:
         return "uint8" if top_k <= np.iinfo(np.uint8).max else "uint16"
@@ -242,10 +294,13 @@ ENCODINGS: dict[str, Encoding] = {
         # 320: K=100 costs a divergence of at most 1.7e-4 on average.
         Levels("compact", 320, "uint8", "uint8"),
         Levels("fine", 4096, "uint16", "uint16"),
-        Halves("exact"),
+        Plain("exact"),
         Counts("counts"),
     )
 }
+
+# What names meant in version 2 of the format, where it was something else.
+ENCODINGS_OF_2 = {"exact": Halves("exact")}
 
 # Which classes of an answer are kept: the K best, the fewest that reach a mass (at most K), or those that K
 # random draws hit.

@@ -25,7 +25,7 @@ class FeatureSpec(UnitSpec):
     """
 
     FORMAT = "feature-store"
-    VERSION = 1
+    VERSIONS = (1,)
     KIND = "feature store"
     MADE_BY = "the evaluation"
     REMEDY = "remove it; it is made again"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from storage.chunks import UnitArray, Values
-from storage.encoding import ENCODINGS
 from storage.rows import Rows, UnitRows, row_faults
 from storage.spec import StoreSpec
 from storage.walk import absent_entries, class_ids, step_dtype, walk
@@ -13,13 +12,8 @@ from storage.walk import absent_entries, class_ids, step_dtype, walk
 
 def unit_arrays(spec: StoreSpec, slots: int) -> dict[str, UnitArray]:
     """The arrays that a unit of a logit store consists of, in the order of its checksum."""
-    encoding = ENCODINGS[spec.encoding]
-    largest = np.iinfo(encoding.residual_dtype).max
-    outside = (
-        "0: every class is kept"
-        if spec.nothing_outside
-        else f"mass outside the entries = sin(max(residual, 1/8) * pi / {2 * largest})^2"
-    )
+    encoding = spec.coding
+    outside = "0: every class is kept" if spec.nothing_outside else encoding.describe_residual()
     walk_of = "steps of a walk from the best class around the class ids; class_id = cumsum(class_step) % classes"
     arrays: list[tuple[str, str, tuple[str, ...], str]] = [
         ("class_step", step_dtype(spec.num_classes), ("slot", "entry"), walk_of),
@@ -49,7 +43,7 @@ def pack(rows: UnitRows, number: int, spec: StoreSpec, arrays: dict[str, UnitArr
 
     Rows that are not valid become zeros, so that bytes are reproducible.
     """
-    encoding = ENCODINGS[spec.encoding]
+    encoding = spec.coding
     valid = rows.valid[number]
     p = np.where(valid[:, None], rows.probability[number], 0)
     steps, order = walk(np.where(valid[:, None], rows.class_id[number], 0), p > 0, spec.num_classes)
@@ -74,10 +68,10 @@ def pack(rows: UnitRows, number: int, spec: StoreSpec, arrays: dict[str, UnitArr
 
 def unpack(values: Values, samples: int, spec: StoreSpec) -> Rows:
     """Undo `pack`; an absent entry repeats the class before it with probability 0."""
-    encoding = ENCODINGS[spec.encoding]
+    encoding = spec.coding
     steps = values["class_step"][:, :samples]
     residual = encoding.decode_residual(values["residual"][:samples], all_kept=spec.nothing_outside)
-    absent = None if spec.selection == "top_k" else absent_entries(steps)
+    absent = None if spec.all_there else absent_entries(steps)
     p = encoding.decode(values["value"][:samples], absent, residual, spec.top_k)
     return Rows(
         class_id=np.ascontiguousarray(class_ids(np.ascontiguousarray(steps), spec.num_classes).T),

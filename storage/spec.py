@@ -11,9 +11,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.encoding import ENCODINGS, SELECTIONS
+from storage.encoding import ENCODINGS, ENCODINGS_OF_2, SELECTIONS, Encoding
 
-FORMAT_VERSION = 2
+# What new stores are: 3 keeps `exact` rows as float32 (2: as float16), and of the best K classes those that are
+# possible (2: all). Stores of both are read, and those of 2 completed as such.
+FORMAT_VERSION = 3
 
 # Attributes beside the specification: digests of the data set's index, the class names and the arrays' documents.
 DIGESTS = ("table_digest", "class_name_digest", "document_digests")
@@ -46,10 +48,11 @@ class UnitSpec:
     """What the specifications of all stores of units say; they stand in the attributes of the Zarr group.
 
     `data` names the data set, `libraries` the versions that made its views, `created` is the time in ISO 8601.
+    `format_version` is one of `VERSIONS`, the last if not given.
     """
 
     FORMAT: ClassVar[str]
-    VERSION: ClassVar[int]
+    VERSIONS: ClassVar[tuple[int, ...]]
     # What it is, what makes it, and what mends a damaged unit, for messages.
     KIND: ClassVar[str]
     MADE_BY: ClassVar[str]
@@ -57,13 +60,18 @@ class UnitSpec:
     # What was not recorded from the beginning: its default stands for what is not known.
     LATER: ClassVar[tuple[str, ...]] = ()
     # What two may differ in and still mean the same.
-    INCIDENTAL: ClassVar[tuple[str, ...]] = ("created", "libraries")
+    INCIDENTAL: ClassVar[tuple[str, ...]] = ("created", "libraries", "format_version")
 
     data: str
     epochs: int
     epochs_per_unit: int
     libraries: Mapping[str, str]
     created: str
+    format_version: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.format_version:
+            object.__setattr__(self, "format_version", self.VERSIONS[-1])
 
     @property
     def blocks(self) -> int:
@@ -77,7 +85,7 @@ class UnitSpec:
 
     def to_attributes(self, **digests: Any) -> dict[str, Any]:
         """The attributes of the Zarr group, with digests of what else was made with it and one over all of them."""
-        body = {"format": self.FORMAT, "format_version": self.VERSION, **asdict(self), **digests}
+        body = {"format": self.FORMAT, **asdict(self), **digests}
         return {**body, "spec_digest": digest_of(body)}
 
     @classmethod
@@ -85,15 +93,15 @@ class UnitSpec:
         """Undo `to_attributes`; StoreError for another format, another version or an edited attribute."""
         if attributes.get("format") != cls.FORMAT:
             raise StoreError(f"the folder is not a {cls.KIND}; give the path that {cls.MADE_BY} wrote")
-        if (version := attributes.get("format_version")) != cls.VERSION:
+        if (version := attributes.get("format_version")) not in cls.VERSIONS:
             raise StoreError(
-                f"the store has format_version {version}, this program reads {cls.VERSION}; "
-                f"use the release that wrote it"
+                f"the store has format_version {version}, this program reads "
+                f"{' and '.join(map(str, cls.VERSIONS))}; use the release that wrote it"
             )
         names = [f.name for f in fields(cls) if f.name in attributes or f.name not in cls.LATER]
         if missing := [name for name in (*names, *DIGESTS) if name not in attributes]:
             raise StoreError(f"the store's attributes lack {', '.join(missing)}; it is damaged, make it again")
-        body = {key: attributes[key] for key in ["format", "format_version", *names, *DIGESTS]}
+        body = {key: attributes[key] for key in ["format", *names, *DIGESTS]}
         if digest_of(body) != attributes.get("spec_digest"):
             raise StoreError("the store's attributes were changed after it was made; restore zarr.json")
         return cls(**{name: attributes[name] for name in names})
@@ -129,7 +137,7 @@ class StoreSpec(UnitSpec):
     """
 
     FORMAT = "logit-store"
-    VERSION = FORMAT_VERSION
+    VERSIONS = (2, FORMAT_VERSION)
     KIND = "logit store"
     MADE_BY = "teacher-logits"
     REMEDY = "run `tinyvit store verify --repair`, then teacher-logits again"
@@ -150,6 +158,7 @@ class StoreSpec(UnitSpec):
     augment_digest: str = field(default="")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.augment_digest:
             object.__setattr__(self, "augment_digest", digest_of(dict(self.augment)))
         if self.encoding not in ENCODINGS:
@@ -169,6 +178,17 @@ class StoreSpec(UnitSpec):
                 f"epochs={self.epochs} with epochs_per_unit={self.epochs_per_unit}: "
                 f"both must be at least 1, and a unit no longer than the store"
             )
+
+    @property
+    def coding(self) -> Encoding:
+        """How probabilities and residuals are stored."""
+        old = ENCODINGS_OF_2 if self.format_version == 2 else {}
+        return old.get(self.encoding, ENCODINGS[self.encoding])
+
+    @property
+    def all_there(self) -> bool:
+        """Whether every row has K classes, also where some of them are impossible."""
+        return self.selection == "top_k" and self.format_version == 2
 
     @property
     def nothing_outside(self) -> bool:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from storage.layout import Keys
 from storage.rows import Rows, UnitRows
-from storage.spec import StoreError, StoreSpec, Unit
+from storage.spec import FORMAT_VERSION, StoreError, StoreSpec, Unit
 from storage.store import LogitStore
 
 
@@ -99,6 +99,8 @@ def copy_spec(
         epochs_per_unit=min(count, spec.epochs_per_unit),
         top_k=top_k or spec.top_k,
         encoding=encoding or spec.encoding,
+        # What a name means today.
+        format_version=FORMAT_VERSION if encoding else spec.format_version,
     )
 
 

@@ -45,11 +45,13 @@ def walk(
     return steps.astype(step_dtype(num_classes)), order
 
 
-def absent_entries(steps: Unsigned) -> NDArray[np.bool_]:
-    """[S, K] what is no entry of a row that has fewer than K, from steps [K, S]: only the first step may be 0."""
-    absent: NDArray[np.bool_] = (steps == 0).T
-    absent[:, 0] = False
-    return absent
+def absent_entries(steps: Unsigned) -> NDArray[np.bool_] | None:
+    """[S, K] what is no entry of a row that has fewer than K, from steps [K, S]: only the first step may be 0. None
+    where every row has K.
+    """
+    absent = steps == 0
+    absent[:1] = False
+    return absent.T if absent.any() else None
 
 
 def class_ids(steps: Unsigned, num_classes: int) -> Unsigned:

@@ -10,6 +10,10 @@ class UserError(ValueError):
     """Bad input: one line that says what is wrong and what to do."""
 
 
+class ProcessLost(RuntimeError):
+    """A process that worked for this one is gone, killed or crashed: one line. A second try may do."""
+
+
 class Stopped(Exception):
     """The process was asked to end (SIGTERM) and has saved what it did: one line that says how to go on."""
 

@@ -193,7 +193,7 @@ class Labeller:
 
         draft: _Draft | None = None
         began = time.monotonic()
-        chunks = run_jobs(stream.chunks, parts(), self.workers, teacher.device.type == "cuda")
+        chunks = run_jobs(stream.chunks, parts(), self.workers, teacher.device.type == "cuda", self.stop)
         with self.progress.task("label", sum(store.views(unit) for unit in units), "views") as bar:
             for chunk in chain.from_iterable(chunks):
                 self._end_if_told()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -232,11 +233,72 @@ def test_a_creation_cut_short_is_no_store_and_is_made_anew(
     assert LogitStore.create(path, SPEC, TABLE).missing()
 
 
-@pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION + 1])
-def test_another_version_is_refused_with_both_numbers(store: LogitStore, version: int) -> None:
+@pytest.mark.parametrize("version", [1, FORMAT_VERSION + 1])
+def test_another_version_is_refused_with_the_numbers(store: LogitStore, version: int) -> None:
     zarr.open_group(store.location, mode="r+").attrs["format_version"] = version
-    with pytest.raises(StoreError, match=f"format_version {version}, this program reads {FORMAT_VERSION}"):
+    with pytest.raises(StoreError, match=f"format_version {version}, this program reads 2 and {FORMAT_VERSION}"):
         LogitStore.open(store.location)
+
+
+# SHA-256 of all values of a store of version 2, as the release that knew no other wrote them.
+OF_VERSION_2 = {"compact": "24389695f97d7d10", "fine": "02d3755c9ecfccf3", "exact": "ced16e4d2cad648e"}
+
+
+@pytest.mark.parametrize("encoding", OF_VERSION_2)
+def test_a_store_of_version_2_is_read_and_completed_as_it_was_begun(tmp_path: Path, encoding: str) -> None:
+    spec = replace(SPEC, encoding=encoding, format_version=2, libraries={})
+    made = made_store(tmp_path / "s", spec)
+    stored = zarr.open_group(tmp_path / "s", mode="r")
+    sha = hashlib.sha256()
+    for name in UNIT_ARRAYS:
+        sha.update(np.asarray(stored[name][:]).tobytes())
+    assert sha.hexdigest()[:16] == OF_VERSION_2[encoding]
+    made.seal()
+    opened = LogitStore.open(tmp_path / "s")
+    assert opened.spec == spec
+    assert not opened.faults()
+    assert not faulty_units(opened)
+    assert not opened.spec.differences(replace(spec, format_version=FORMAT_VERSION))
+    wanted, rows = random_rows(Unit(0, 0), spec), opened.read(1, 0)
+    order = np.argsort(wanted.class_id[1]), np.argsort(rows.class_id)
+    p, read = (
+        np.take_along_axis(x, o, 1) for x, o in zip((wanted.probability[1], rows.probability), order, strict=True)
+    )
+    assert np.allclose(p, read, atol={"compact": 0.01, "fine": 1e-3, "exact": 3e-4}[encoding])
+
+
+def test_a_copy_in_an_encoding_is_of_todays_version_and_a_plain_one_of_its_sources(tmp_path: Path) -> None:
+    made = made_store(tmp_path / "old", replace(SPEC, encoding="exact", format_version=2))
+    made.seal()
+    list(copy(made, tmp_path / "plain"))
+    list(copy(made, tmp_path / "encoded", encoding="exact"))
+    plain, encoded = LogitStore.open(tmp_path / "plain"), LogitStore.open(tmp_path / "encoded")
+    assert (plain.spec.format_version, encoded.spec.format_version) == (2, FORMAT_VERSION)
+    for epoch in range(SPEC.epochs):
+        rows = [store.read(epoch, 0) for store in (made, plain, encoded)]
+        assert all((rows[0].probability == other.probability).all() for other in rows[1:])
+
+
+def test_of_the_best_classes_those_that_are_impossible_are_not_there(tmp_path: Path) -> None:
+    """Of nine classes a mask leaves three, of which the store would keep four."""
+    rows = random_rows(Unit(0, 0))
+    rows.probability[0, 2] = [0.7, 0.2, 0.1, 0]
+    rows.class_id[0, 2] = [5, 3, 8, 5]
+    rows.residual[0, 2] = 0
+    for encoding in ("compact", "fine", "exact"):
+        made = LogitStore.create(tmp_path / encoding, replace(SPEC, encoding=encoding), TABLE)
+        made.write_unit(Unit(0, 0), rows)
+        read = made.read(0, 0)
+        assert read.class_id[2].tolist() == [5, 8, 3, 3]
+        assert read.probability[2] == pytest.approx([0.7, 0.1, 0.2, 0], abs=0.01)
+        assert read.residual[2] < 1e-6
+        assert not list(faulty_units(made))
+    old = LogitStore.create(tmp_path / "old", replace(SPEC, format_version=2), TABLE)
+    with pytest.raises(StoreError, match="fewer classes than the store keeps"):
+        old.write_unit(Unit(0, 0), rows)
+    rows.residual[0, 2], rows.probability[0, 2, 1] = 0.1, 0.1
+    with pytest.raises(StoreError, match="fewer classes than the store keeps"):
+        made.write_unit(Unit(0, 0), rows)
 
 
 def test_an_edited_attribute_is_refused(store: LogitStore) -> None:

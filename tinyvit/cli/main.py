@@ -20,6 +20,7 @@ from tinyvit.cli.plan import plan
 from tinyvit.cli.report import report
 from tinyvit.cli.scorecard import scorecard
 from tinyvit.cli.store import app as store_app
+from tinyvit.curves import hide_wandb
 from tinyvit.errors import UserError
 
 # Commands import what they need themselves: torch and timm take seconds, and `store info` needs neither.
@@ -167,5 +168,6 @@ def import_(
 def main() -> None:
     """The `tinyvit` command."""
     log_to_stderr()
+    hide_wandb()
     with one_line_faults():
         app()

@@ -19,7 +19,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from storage import StoreError
-from tinyvit.errors import Stopped, UserError
+from tinyvit.errors import ProcessLost, Stopped, UserError
 
 DISK_FAULTS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -37,11 +37,11 @@ SHOWN = 20
 
 
 class Interrupted(BaseException):
-    """Ctrl-C. Not KeyboardInterrupt, which typer would answer by itself, without a word."""
+    """Ctrl-C or SIGTERM, by its number. Not KeyboardInterrupt, which typer would answer by itself, without a word."""
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise Interrupted
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(number)
 
 
 @contextmanager
@@ -49,9 +49,9 @@ def stopping_by_signal() -> Iterator[Event]:
     """An event that SIGTERM or a first Ctrl-C sets: long work saves and ends at its next step; a second ends now."""
     stop = Event()
 
-    def ask(_signal: int, _frame: FrameType | None) -> None:
+    def ask(number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
-            raise Interrupted
+            raise Interrupted(number)
         stop.set()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -65,10 +65,11 @@ def stopping_by_signal() -> Iterator[Event]:
 @contextmanager
 def one_line_faults() -> Iterator[None]:
     """Turn what a user can cause into one line on stderr and exit code 2; Ctrl-C into 130, SIGTERM into 143."""
-    signal.signal(signal.SIGINT, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         yield
-    except (UserError, StoreError) as fault:
+    except (UserError, StoreError, ProcessLost) as fault:
         _fail(str(fault))
     except OSError as fault:
         if fault.errno not in DISK_FAULTS:
@@ -77,9 +78,9 @@ def one_line_faults() -> Iterator[None]:
     except Stopped as line:
         typer.echo(f"tinyvit: {line}", err=True)
         sys.exit(128 + signal.SIGTERM)
-    except Interrupted:
+    except Interrupted as interrupted:
         typer.echo("tinyvit: interrupted; what was committed stays, the same command goes on from there", err=True)
-        sys.exit(130)
+        sys.exit(128 + interrupted.args[0])
 
 
 def _fail(line: str) -> None:

@@ -54,7 +54,7 @@ def score(
     dtype = precision_of(run.recipe.engine.precision, device)
     sums, seen = torch.zeros(2, dtype=torch.float64, device=device), 0
     with run.progress.task("score", sum(epoch.steps * epoch.batch_size for epoch in views), "views") as bar:
-        for batches in run_streams(views, run.workers, pin_memory=device.type == "cuda"):
+        for batches in run_streams(views, run.workers, device.type == "cuda", run.stop):
             for batch in batches:
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     logits = model(normalise(batch.views, mean, std, device))

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import sys
-import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
-from multiprocessing import forkserver, resource_tracker
-from multiprocessing.connection import wait
-from types import TracebackType
+from itertools import islice, repeat
+from threading import Event
 from typing import Any, Protocol
 
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+import torch
 
-from storage import StoreError
-from tinyvit.errors import UserError
+from tinyvit.data.processes import DataProcess, Ended, Make
 
-# What Ctrl-C and torchrun send to every process of a group.
-GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# So many items are asked of each process ahead of what is read.
+AHEAD = 2
 
 
 class Stream(Protocol):
@@ -39,142 +34,122 @@ class CountedStream(Stream, Protocol):
     def items(self) -> int: ...
 
 
-class _Relay(IterableDataset[Any]):
-    """Runs streams one after another in a DataLoader worker.
-
-    The loader takes turns among the workers: where a stream begins in the turn depends on how many items those before
-    it had. Faults travel as values: DataLoader would bury their one line in a traceback.
-    """
-
-    def __init__(self, streams: Sequence[Stream], counts: Sequence[int]) -> None:
-        self._streams, self._begin = streams, [sum(counts[:n]) for n in range(len(streams))]
-
-    def __iter__(self) -> Iterator[Any]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        try:
-            for stream, begin in zip(self._streams, self._begin, strict=True):
-                yield from stream.read((worker - begin) % workers, workers)
-        except (UserError, StoreError, OSError) as fault:
-            yield fault
-
-
-def run_streams(streams: Sequence[CountedStream], workers: int, pin_memory: bool = False) -> Iterator[Iterator[Any]]:
+def run_streams(
+    streams: Sequence[CountedStream], workers: int, pin_memory: bool = False, stop: Event | None = None
+) -> Iterator[Iterator[Any]]:
     """Read streams one after another with the same `workers` processes (0: in this one).
 
     Yields an iterator for each stream, to be read to its end; items come in a reproducible order. The processes go on
-    to the next stream while the reader does something else, so that it does not wait where one begins.
+    to the next stream while the reader does something else, so that it does not wait where one begins. The fault that
+    a process met is raised here, ProcessLost where one is gone, and Stopped where `stop` is set and no item comes.
     """
     counts = [stream.items for stream in streams]
-    items = _items(_loader(_Relay(streams, counts), workers, pin_memory))
+    items = _items(partial(_relay, streams, counts), repeat(None), workers, pin_memory, stop)
     for count in counts:
         yield islice(items, count)
 
 
 def run_stream(stream: Stream, workers: int, pin_memory: bool = False) -> Iterator[Any]:
     """Read one stream; see `run_streams`."""
-    return _items(_loader(_Relay([stream], [0]), workers, pin_memory))
+    return _items(partial(_relay, [stream], [0]), repeat(None), workers, pin_memory)
 
 
-class _Jobs(Dataset[Any]):
-    """Does whatever it is asked for; faults travel as values here too."""
-
-    def __init__(self, do: Callable[[Any], Any]) -> None:
-        self._do = do
-
-    def __getitem__(self, job: Any) -> Any:
-        try:
-            return self._do(job)
-        except (UserError, StoreError, OSError) as fault:
-            return fault
-
-
-def run_jobs(do: Callable[[Any], Any], jobs: Iterable[Any], workers: int, pin_memory: bool = False) -> Iterator[Any]:
+def run_jobs(
+    do: Callable[[Any], Any],
+    jobs: Iterable[Any],
+    workers: int,
+    pin_memory: bool = False,
+    stop: Event | None = None,
+) -> Iterator[Any]:
     """What a picklable function makes of each job, in their order, by `workers` processes (0: in this one).
 
-    `jobs` is asked, in this process, a few jobs ahead of what is read.
+    `jobs` is asked, in this process, a few jobs ahead of what is read. Faults are raised as by `run_streams`.
     """
-    return _items(_loader(_Jobs(do), workers, pin_memory, jobs))
+    return _items(partial(_do, do), jobs, workers, pin_memory, stop)
 
 
-def _loader(work: Dataset[Any], workers: int, pin_memory: bool, jobs: Iterable[Any] | None = None) -> DataLoader[Any]:
-    """Processes come from a fork server: the parent holds threads (Zarr's, Prefect's) that a plain fork would copy in
-    whatever state they are.
+def _relay(
+    streams: Sequence[Stream], counts: Sequence[int], requests: Iterator[Any], worker: int, workers: int
+) -> Iterator[Any]:
+    """One worker's shares of streams that are read one after another, an item a request.
+
+    The workers take turns: where a stream begins in the turn depends on how many items those before it had.
     """
-    context = None
-    if workers:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(
-            ["tinyvit.replay_check", "tinyvit.data.training_views", "tinyvit.data.unit_views"]
-        )
-        _start_fork_server()
-    return DataLoader(
-        work,
-        sampler=jobs,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context=context,
-        pin_memory=pin_memory,
-        worker_init_fn=partial(_begin, dict(os.environ)),
+    shares = (
+        item
+        for number, stream in enumerate(streams)
+        for item in stream.read((worker - sum(counts[:number])) % workers, workers)
     )
+    return (item for _, item in zip(requests, shares, strict=False))
 
 
-def _start_fork_server() -> None:
-    """Start it deaf to what may be sent to the reader's whole group while data processes begin: it and they inherit
-    that these signals are blocked, until `_begin`.
-    """
-    # It would be started beside the fork server, and that unblocks them.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+def _do(do: Callable[[Any], Any], jobs: Iterator[Any], _worker: int, _workers: int) -> Iterator[Any]:
+    return map(do, jobs)
+
+
+def _items(make: Make, jobs: Iterable[Any], workers: int, pin_memory: bool, stop: Event | None = None) -> Iterator[Any]:
+    """Items in order, each worker having its turn."""
+    if not workers:
+        items = make(iter(jobs), 0, 1)
+        yield from map(pinned, items) if pin_memory else items
+        return
+    team: list[DataProcess] = []
     try:
-        forkserver.ensure_running()
+        for number in range(workers):
+            team.append(DataProcess(make, number, workers))
+        items = _turns(team, iter(jobs), stop or Event())
+        yield from _ahead(items) if pin_memory else items
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for process in team:
+            process.end()
 
 
-def _begin(environment: dict[str, str], _worker: int) -> None:
-    """Make a data process one that acts and ends as a part of the process that reads from it."""
-    # A fork server's children have the environment of when it started: credentials may be younger.
-    os.environ.update(environment)
-    # The reader decides what a signal to its group means, and may want another batch.
-    os.setpgid(0, 0)
-    for number in GROUP_SIGNALS:
-        # Ignoring one discards what was sent meanwhile.
-        signal.signal(number, signal.SIG_IGN)
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
-    end_with_parent()
-    # multiprocessing's thread that hands tensors over calls this hook, and nothing else here does: a reader that
-    # is stopped (Ctrl-C) while it takes a tensor has its own line to print, not a traceback from each worker.
-    sys.excepthook = _reader_may_leave
+def _turns(team: list[DataProcess], jobs: Iterator[Any], stop: Event) -> Iterator[Any]:
+    """What the processes make of the jobs. One that has no more loses its turn."""
+    turns, asked = deque(team), deque[DataProcess]()
+
+    def ask() -> None:
+        for job in islice(jobs, 1 if turns else 0):
+            turns[0].ask(job)
+            asked.append(turns[0])
+            turns.rotate(-1)
+
+    for _ in range(AHEAD * len(team)):
+        ask()
+    while asked:
+        process = asked.popleft()
+        item = process.take(stop) if process in turns else Ended()
+        if isinstance(item, Ended):
+            if process in turns:
+                turns.remove(process)
+        else:
+            yield item
+        ask()
 
 
-def _reader_may_leave(kind: type[BaseException], fault: BaseException, trace: TracebackType | None) -> None:
-    if not issubclass(kind, EOFError | ConnectionError):
-        sys.__excepthook__(kind, fault, trace)
+def _ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The items in page-locked memory: a thread takes and copies one ahead of what is read."""
+    begin = partial(torch.cuda.set_device, torch.cuda.current_device()) if torch.cuda.is_available() else None
+    thread, over = ThreadPoolExecutor(1, initializer=begin), Ended()
+
+    def take() -> Any:
+        return pinned(next(items, over))
+
+    try:
+        coming = thread.submit(take)
+        while (item := coming.result()) is not over:
+            coming = thread.submit(take)
+            yield item
+    finally:
+        # It may be waiting for a data process, which is ended next.
+        thread.shutdown(wait=False)
 
 
-def end_with_parent() -> None:
-    """End this process when the one that asked for it is gone, even by kill -9.
-
-    torch's own watchdog compares parent ids; a fork server's children have the server as their parent, which in
-    turn lives as long as they do: without this, both would stay for ever.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _items(loader: DataLoader[Any]) -> Iterator[Any]:
-    for item in loader:
-        if isinstance(item, Exception):
-            raise item
-        yield item
+def pinned(item: Any) -> Any:
+    """An item in page-locked memory, from which it travels to a GPU that computes meanwhile."""
+    if isinstance(item, tuple | list):
+        return type(item)(map(pinned, item))
+    return item.pin_memory() if hasattr(item, "pin_memory") else item
 
 
 def default_workers(ranks: int = 1) -> int:

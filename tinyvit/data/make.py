@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,10 +27,10 @@ from storage import whole_file, write_whole
 from tinyvit.classes import class_list
 from tinyvit.data.folders import hidden
 from tinyvit.data.images import BrokenImage, reading
-from tinyvit.data.loader import end_with_parent
+from tinyvit.data.processes import ending_with_this
 from tinyvit.data.rgb import ORIENTATION, UPRIGHT, eight_bits, opened, orientation_of, stored_size, turn_left, turned
 from tinyvit.data.sources import Picture, safe
-from tinyvit.errors import UserError
+from tinyvit.errors import ProcessLost, UserError
 from tinyvit.progress import Progress
 
 PLAN = "plan.sha256"
@@ -71,9 +72,15 @@ def write_shards(
     with progress.task("pack", sum(len(plan.pictures) for plan in todo), "pictures") as bar:
         if workers and len(todo) > 1:
             context = multiprocessing.get_context("forkserver")
-            with ProcessPoolExecutor(min(workers, len(todo)), context, end_with_parent) as pool:
-                for count in pool.map(work, todo):
-                    bar.advance(count)
+            try:
+                with ProcessPoolExecutor(min(workers, len(todo)), context, ending_with_this()) as pool:
+                    for count in pool.map(work, todo):
+                        bar.advance(count)
+            except BrokenProcessPool:
+                raise ProcessLost(
+                    "a process that packs pictures was killed (out of memory?); shards that are whole stay: run the "
+                    "same command again, with fewer --workers if memory is short"
+                ) from None
         else:
             for plan in todo:
                 bar.advance(work(plan))

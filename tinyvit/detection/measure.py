@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ class DetectionEvaluator:
     """Measures detectors on one set, `times` times, with the same data processes.
 
     `classes` are what a detector tells apart, by the set's names; `whose` they are is for a message. UserError where
-    the set has others.
+    the set has others. `stop` as in `run_streams`.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class DetectionEvaluator:
         dtype: torch.dtype,
         times: int = 1,
         batch_size: int = 8,
+        stop: Event | None = None,
     ) -> None:
         # Said before anything is trained.
         pycocotools_mask()
@@ -46,7 +48,7 @@ class DetectionEvaluator:
         self._coco, self._world, self._dtype = coco, world, dtype
         streams = [EvaluationScenes(coco, batch_size)] * times
         # Every rank sees every picture: COCO's metrics are not sums over pictures.
-        self._passes = run_streams(streams, workers)
+        self._passes = run_streams(streams, workers, stop=stop)
 
     @torch.inference_mode()
     def measure(self, model: nn.Module, bar: Bar | None = None) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class Detecting:
         assert run.recipe.data.val
         coco, train = CocoSet(Path(run.recipe.data.val), run.recipe.data.decode), self._coco
         evaluator = DetectionEvaluator(
-            coco, train.classes, str(train.annotations), run.world, run.workers, dtype, times
+            coco, train.classes, str(train.annotations), run.world, run.workers, dtype, times, stop=run.stop
         )
         self._check(coco, measured=True)
         return evaluator.measure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from threading import Event
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class Evaluator:
 
     Classes are matched by name (tinyvit/classes.py), and are taken for the network's own numbers where names are not
     known. The network chooses among all its classes, with `restrict` only among those of the data, as the protocols of
-    some published sets have it.
+    some published sets have it. `stop` as in `run_streams`.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Evaluator:
         restrict: bool = False,
         skip_broken: bool = False,
         batch_size: int = 250,
+        stop: Event | None = None,
     ) -> None:
         self._world, self._workers, self._dtype = world, workers, dtype
         self._mean, self._std = subject.mean, subject.std
@@ -112,7 +114,7 @@ class Evaluator:
             )
             for pictures in sets
         ]
-        self._passes = run_streams(self._streams, workers, pin_memory=world.device.type == "cuda")
+        self._passes = run_streams(self._streams, workers, world.device.type == "cuda", stop)
 
     def check_pictures(self, classes: int, progress: Progress) -> None:
         """Look whether the pictures of the first set can be measured on by a network of so many classes, before hours

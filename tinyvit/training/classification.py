@@ -126,6 +126,7 @@ class Classification:
             run.workers,
             dtype,
             skip_broken=run.recipe.data.broken == "skip",
+            stop=run.stop,
         )
         if (looked := (run.recipe.data.val, self._num_classes)) not in run.looked_at:
             evaluator.check_pictures(self._num_classes, run.progress)

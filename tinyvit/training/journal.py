@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from storage import digest_of, write_whole
-from tinyvit.errors import UserError
+from tinyvit.curves import import_wandb
 
 METRICS = "metrics.jsonl"
 
@@ -52,10 +52,6 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _start_wandb(folder: Path, name: str, project: str, config: dict[str, Any]) -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("Weights & Biases is not installed: pip install wandb, or leave --wandb out") from None
     # The same id again: a resumed stage goes on in its own curve.
     curve = digest_of(str(folder.resolve()))[:16]
-    return wandb.init(project=project, name=name, id=curve, resume="allow", config=config, dir=str(folder))
+    return import_wandb().init(project=project, name=name, id=curve, resume="allow", config=config, dir=str(folder))

@@ -55,7 +55,7 @@ class Trainer:
         journal = self._journal() if run.world.chief else None
         images = (self.task.steps * len(views) - self.step) * stage.batch_size
         with run.progress.task(self.name, images, "images") as bar:
-            streams = run_streams(views, run.workers, pin_memory=run.world.device.type == "cuda")
+            streams = run_streams(views, run.workers, run.world.device.type == "cuda", run.stop)
             for epoch, batches in zip(views, streams, strict=True):
                 metrics = self._train_epoch(epoch, batches, journal, bar)
                 if validation:
@@ -81,7 +81,7 @@ class Trainer:
         note = f"epoch {self.epoch + 1}/{stage.epochs}"
         for step in range(self.step, steps):
             for part in range(self.task.parts):
-                batch = tally.next_batch(batches)
+                batch = self._next_batch(tally, batches)
                 # Drop path and dropout draw from here: what they draw follows from the step, so that a resume repeats
                 # it. After the batch is there, because the loader draws too when it begins.
                 torch.manual_seed(_seed(stage.seed, self.name, self.epoch, step, part, world.rank))
@@ -112,6 +112,19 @@ class Trainer:
                     f"the same command goes on from there"
                 )
         return {**self._metrics(tally.totals), "left_out": views.left_out}
+
+    def _next_batch(self, tally: Tally, batches: Iterator[Batch]) -> Batch:
+        try:
+            return tally.next_batch(batches)
+        except Stopped as told:
+            # Others would have to agree on what was done since the last look.
+            if self.settings.world.size == 1:
+                self.totals = tally.look()[0]
+                self._save()
+            raise Stopped(
+                f"stage {self.name}: {told}, after epoch {self.epoch} and {self.step} steps; the same command goes on "
+                f"from the last saved state"
+            ) from None
 
     def _number(self, step: int, steps: int) -> int:
         """A step's number on the way through all epochs, also where an epoch has fewer than others."""

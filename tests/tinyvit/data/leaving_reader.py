@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import Iterator
-from multiprocessing import connection
 
 import torch
 
+from tinyvit.data import handover
 from tinyvit.data.loader import run_stream
 
 
 class Tensors:
     def read(self, worker: int, workers: int) -> Iterator[torch.Tensor]:
-        yield from (torch.zeros(1000) for _ in range(8))
+        yield from (torch.zeros(10_000) for _ in range(8))
 
 
 def stopped(*_: object) -> None:
@@ -19,8 +19,8 @@ def stopped(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    # What a connection to the data process does first, after it is made.
-    connection.answer_challenge = stopped  # type: ignore[attr-defined]
+    # The last thing that it waits for.
+    handover.recv_handle = stopped
     try:
         list(run_stream(Tensors(), 1))
     except KeyboardInterrupt:

@@ -1,14 +1,24 @@
 """Data processes as parts of the process that reads from them."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from threading import Event, Timer
 
+import numpy as np
 import pytest
+import torch
+from support import left_running, marked_environment
 
-from tinyvit.data.loader import run_stream
+from tinyvit.data import loader, processes
+from tinyvit.data.loader import run_jobs, run_stream
+from tinyvit.errors import ProcessLost, Stopped
 
 
 class Variable:
@@ -35,3 +45,136 @@ def test_signals_to_the_whole_group_are_for_the_reader_alone_also_while_data_pro
     script = Path(__file__).with_name("signalled_reader.py")
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, start_new_session=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "4950 2\n", "")
+
+
+class Items:
+    """A stream of `count` items of each worker, at one of which it does something else first."""
+
+    def __init__(self, count: int, do: Callable[[], object] | None = None, at: int = 0) -> None:
+        self.count, self.do, self.at = count, do, at
+
+    def read(self, worker: int, workers: int) -> Iterator[tuple[int, torch.Tensor, np.ndarray]]:
+        for number in range(worker, self.count, workers):
+            if self.do and number == self.at:
+                self.do()
+            yield number, torch.full((300, 100), number), np.arange(number)
+
+
+def kill_oneself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave() -> None:
+    os._exit(7)
+
+
+def fail() -> None:
+    raise ZeroDivisionError("nothing to divide by")
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6])
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+def test_items_come_in_order_whatever_the_number_of_processes(count: int, workers: int) -> None:
+    items = list(run_stream(Items(count), workers))
+    assert [number for number, _, _ in items] == list(range(count))
+    for number, tensor, array in items:
+        assert torch.equal(tensor, torch.full((300, 100), number))
+        assert array.tolist() == list(range(number))
+        tensor += 1
+
+
+def test_jobs_are_done_in_order_and_asked_for_a_few_ahead() -> None:
+    asked: list[int] = []
+    jobs = (asked.append(number) or number for number in range(-20, 0))  # type: ignore[func-returns-value]
+    done = run_jobs(abs, jobs, 2)
+    assert next(done) == 20
+    assert asked == [-20, -19, -18, -17]
+    assert list(done) == list(range(19, 0, -1))
+
+
+def test_large_items_take_none_of_the_shared_memory_that_containers_keep_small() -> None:
+    held = [tensor for _, tensor, _ in run_stream(Items(4), 2)]
+    maps = Path("/proc/self/maps").read_text()
+    assert maps.count("/memfd:item") == len(held)
+    assert "/dev/shm/torch" not in maps
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system can be mounted by root alone")
+def test_a_full_dev_shm_stops_nothing() -> None:
+    mounted = "mount -t tmpfs -o size=64k tmpfs /dev/shm && head -c 64k /dev/zero > /dev/shm/full && exec "
+    script = Path(__file__).with_name("signalled_reader.py")
+    shell = ["unshare", "-m", "sh", "-c", f"{mounted} {sys.executable} {script}"]
+    run = subprocess.run(shell, capture_output=True, text=True, timeout=60, start_new_session=True)
+    if "unshare" in run.stderr or "mount" in run.stderr:
+        pytest.skip("not allowed here")
+    assert (run.returncode, run.stdout) == (0, "4950 2\n"), run.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("do", "line"),
+    [
+        (kill_oneself, r"data process \d+ was killed by SIGKILL \(out of memory\?\); what was committed"),
+        (leave, r"data process \d+ ended with exit code 7"),
+    ],
+)
+def test_a_data_process_that_is_gone_is_one_line(do: Callable[[], None], line: str, workers: int) -> None:
+    items = run_stream(Items(9, do, at=5), workers)
+    # What it had handed over before is not lost.
+    assert [next(items)[0] for _ in range(5)] == list(range(5))
+    with pytest.raises(ProcessLost, match=line) as caught:
+        next(items)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_job_for_a_process_that_is_gone_is_one_line() -> None:
+    with pytest.raises(ProcessLost, match="ended with exit code 3"):
+        list(run_jobs(os._exit, iter([3] * 9), 1))
+
+
+def test_what_fails_in_a_data_process_is_told_with_its_place() -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)in a data process:.*in fail.*nothing to divide by"):
+        list(run_stream(Items(3, fail, at=1), 2))
+
+
+def test_a_reader_that_waits_says_so_and_ends_when_it_is_told_to(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(processes, "LOOK", 0.05)
+    monkeypatch.setattr(processes, "WARN", 0.1)
+    monkeypatch.setattr(processes, "PATIENCE", 0.2)
+    stop = Event()
+    waiting = run_jobs(time.sleep, [0, 60], 1, stop=stop)
+    next(waiting)
+    Timer(0.5, stop.set).start()
+    with pytest.raises(Stopped, match="told to stop while it waited for data"):
+        next(waiting)
+    assert "data process" in caplog.text
+    assert "is alive, so it is waited for" in caplog.text
+
+
+def test_a_thread_takes_items_ahead_and_does_not_outlive_its_reader() -> None:
+    assert list(loader._ahead(iter(range(5)))) == list(range(5))
+    before = set(threading.enumerate())
+    team = [processes.DataProcess(partial(loader._do, time.sleep), 0, 1)]
+    items = loader._ahead(loader._turns(team, iter([0, 60]), Event()))
+    next(items)
+    items.close()
+    team[0].end()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=5)
+        assert not thread.is_alive()
+
+
+def test_a_killed_reader_leaves_neither_processes_nor_folders(tmp_path: Path) -> None:
+    waiting = "jobs = run_jobs(time.sleep, [0, 60], 1); next(jobs); print(flush=True); next(jobs)"
+    code = f"import time; from tinyvit.data.loader import run_jobs; {waiting}"
+    environment = marked_environment(str(tmp_path)) | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as run:
+        assert run.stdout
+        run.stdout.readline()
+        assert list(tmp_path.glob("pymp-*"))
+        run.kill()
+    assert left_running(str(tmp_path)) == []
+    # Of torch's compiler, for all processes of the user.
+    assert [path for path in tmp_path.iterdir() if not path.name.startswith("torchinductor")] == []

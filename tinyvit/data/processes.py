@@ -1,0 +1,204 @@
+"""Data processes: started beside the process that reads from them, and looked at while it waits."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from multiprocessing import forkserver, resource_tracker, util
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from storage import StoreError
+from tinyvit.data.handover import receive, send
+from tinyvit.errors import ProcessLost, Stopped, UserError
+
+log = logging.getLogger("tinyvit")
+
+# What a data process does: (requests, its number, how many there are) to an item for each request, until there are no
+# more.
+Make = Callable[[Iterator[Any], int, int], Iterator[Any]]
+
+# What Ctrl-C and torchrun send to every process of a group.
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Seconds between looks at what else there is while an item is waited for, until the first line says so, and for how
+# long it is still waited for when this process was told to stop.
+LOOK, WARN, PATIENCE = 0.5, 60.0, 10.0
+
+
+class Ended:
+    """In place of an item: there are no more."""
+
+
+class Fault:
+    """In place of an item: what went wrong. DataLoader would bury its one line in a traceback."""
+
+    def __init__(self, fault: Exception) -> None:
+        self.fault = fault
+
+
+class DataProcess:
+    """A process that makes items, and this end of the connection to it.
+
+    It comes from a fork server: the parent holds threads (Zarr's, Prefect's) that a plain fork would copy in whatever
+    state they are.
+    """
+
+    def __init__(self, make: Make, number: int, count: int) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(
+            ["tinyvit.replay_check", "tinyvit.data.training_views", "tinyvit.data.unit_views"]
+        )
+        _start_fork_server()
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, make, number, count, dict(os.environ), ending_with_this()), daemon=True
+        )
+        self._process.start()
+        # The only one is now the process's own, so that its end is seen at once.
+        theirs.close()
+
+    def ask(self, request: Any) -> None:
+        """Ask for an item; it is made while this process does something else."""
+        # Of one that has no more, or is gone, one learns by what it left to be taken.
+        with suppress(ConnectionError):
+            self._connection.send(request)
+
+    def take(self, stop: threading.Event) -> Any:
+        """The item of the oldest request; `Ended` where there are no more.
+
+        The fault that the process met; ProcessLost where it is gone; Stopped when `stop` is set and no item comes.
+        """
+        try:
+            self._wait(stop)
+            item = receive(self._connection)
+        except (EOFError, ConnectionError):
+            raise self._lost() from None
+        if isinstance(item, Fault):
+            raise item.fault
+        return item
+
+    def _wait(self, stop: threading.Event) -> None:
+        began = time.monotonic()
+        told, warned = None, WARN
+        while not self._connection.poll(LOOK):
+            now = time.monotonic()
+            if stop.is_set():
+                told = told or now
+                if now - told > PATIENCE:
+                    raise Stopped("told to stop while it waited for data")
+            if now - began > warned:
+                log.warning(
+                    "no data for %d seconds; data process %d is alive, so it is waited for (slow disk or network?)",
+                    now - began, self._process.pid,
+                )  # fmt: skip
+                warned *= 2
+
+    def end(self) -> None:
+        """End it, wherever it is: it has nothing that must not be lost."""
+        self._process.kill()
+        self._process.join(PATIENCE)
+        self._connection.close()
+
+    def _lost(self) -> ProcessLost:
+        self._process.join(PATIENCE)
+        code = self._process.exitcode
+        how = f"ended with exit code {code}"
+        if code is not None and code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+            how += " (out of memory?)" if code == -signal.SIGKILL else ""
+        return ProcessLost(
+            f"data process {self._process.pid} {how}; what was committed or saved stays: run the same command again, "
+            f"with fewer data processes (--workers) if memory is short"
+        )
+
+
+def _start_fork_server() -> None:
+    """Start it deaf to what may be sent to the reader's whole group while data processes begin: it and they inherit
+    that these signals are blocked, until `_begin`.
+    """
+    # It would be started beside the fork server, and that unblocks them.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(
+    connection: Connection, make: Make, number: int, count: int, environment: dict[str, str], watch: Callable[[], None]
+) -> None:
+    """The life of a data process."""
+    _begin(environment)
+    watch()
+    items = make(_requests(connection), number, count)
+    item: Any = None
+    while not isinstance(item, Ended | Fault):
+        try:
+            item = next(items, Ended())
+        except (UserError, StoreError, OSError) as fault:
+            item = Fault(fault)
+        except Exception:
+            item = Fault(RuntimeError(f"in a data process:\n{traceback.format_exc()}"))
+        try:
+            send(connection, item)
+        except ConnectionError:
+            return
+
+
+def _requests(connection: Connection) -> Iterator[Any]:
+    while True:
+        try:
+            yield connection.recv()
+        except (EOFError, ConnectionError):
+            return
+
+
+def _begin(environment: dict[str, str]) -> None:
+    """Make a data process one that acts and ends as a part of the process that reads from it."""
+    # A fork server's children have the environment of when it started: credentials may be younger.
+    os.environ.update(environment)
+    # The reader decides what a signal to its group means, and may want another batch.
+    os.setpgid(0, 0)
+    for number in GROUP_SIGNALS:
+        # Ignoring one discards what was sent meanwhile.
+        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
+    # The processes share the cores.
+    torch.set_num_threads(1)
+
+
+def ending_with_this() -> Callable[[], None]:
+    """What a process calls as it begins, to end when this one is gone, even by kill -9.
+
+    A fork server's children have the server as their parent, which in turn lives as long as they do: without this,
+    both would stay for ever.
+    """
+    # Where the fork server listens: the folder is that of the first of processes that started each other.
+    folder = None if multiprocessing.parent_process() else util.get_temp_dir()
+    return partial(_end_with_parent, folder)
+
+
+def _end_with_parent(folder: str | None) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
