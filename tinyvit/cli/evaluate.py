@@ -127,6 +127,7 @@ def _found(
     from tinyvit.detection.folder import load_detector
     from tinyvit.detection.measure import DetectionEvaluator, detect
     from tinyvit.detection.picture import draw_found
+    from tinyvit.detection.survey import check_set
     from tinyvit.progress import default_progress
     from tinyvit.training.network import precision_of
     from tinyvit.world import World
@@ -136,10 +137,10 @@ def _found(
     coco = CocoSet(Path(val or train), detector.decode)
     model, dtype = detector.model.to(world.device).eval(), precision_of(precision, world.device)
     count = default_workers() if workers is None else workers
+    progress = default_progress()
+    coco = check_set(coco, detector.masks, True, world, count, progress)
     evaluator = DetectionEvaluator(coco, detector.classes, str(folder), world, count, dtype, batch_size=batch_size or 8)
-    if detector.masks:
-        coco.refuse_missing_masks(measured=True)
-    with default_progress().task("evaluate", len(coco), "pictures") as bar:
+    with progress.task("evaluate", len(coco), "pictures") as bar:
         figures = evaluator.measure(model, bar)
     if png:
         numbers = list(range(0, len(coco), max(1, len(coco) // DRAWN)))[:DRAWN]

@@ -199,13 +199,50 @@ class CocoSet:
                 f"first is {faults[0]}; mend them, or look for boxes only (detection.head=faster_rcnn)"
             )
 
+    def file(self, number: int) -> Path:
+        """Where a picture is."""
+        return self.folder / self._objects.files[number]
+
+    def size(self, number: int) -> tuple[int, int]:
+        """Width and height of a picture, by the file."""
+        height, width = self._objects.sizes[number]
+        return width, height
+
     def picture(self, number: int) -> NDArray[np.uint8]:
-        """Pixels [H, W, 3] of a picture. UserError when it is not there or cannot be decoded."""
-        file = self.folder / self._objects.files[number]
+        """Pixels [H, W, 3] of a picture, of the size that the file says: read as `decode` has it, or where only that
+        agrees, the other way. UserError when it is not there, cannot be decoded or has another size.
+        """
         try:
-            return EncodedImage(file.read_bytes(), self.decode).pixels()
+            content = self.file(number).read_bytes()
+            image = EncodedImage(content, self.decode)
+            if image.size != self.size(number):
+                other = "ignore" if self.decode.orientation == "exif" else "exif"
+                image = EncodedImage(content, self.decode.model_copy(update={"orientation": other}))
+            if image.size != self.size(number):
+                raise self.other_size(number, image.size)
+            return image.pixels()
         except (OSError, BrokenImage) as fault:
-            raise UserError(f"the picture {file} cannot be read ({fault}); {self.annotations.name} names it") from None
+            raise self.unreadable(number, fault) from None
+
+    def other_size(self, number: int, found: tuple[int, int]) -> UserError:
+        """That a picture has not the size that the file says."""
+        there, said = (f"{width} x {height}" for width, height in (found, self.size(number)))
+        return UserError(
+            f"the picture {self.file(number)} has {there} pixels, {self.annotations.name} says {said}; "
+            f"give the pictures that were annotated"
+        )
+
+    def unreadable(self, number: int, fault: Exception) -> UserError:
+        """That a picture is missing or broken."""
+        why = fault.strerror if isinstance(fault, OSError) else fault
+        return UserError(f"the picture {self.file(number)}, which {self.annotations.name} names, cannot be read: {why}")
+
+    def read_as(self, decode: Decode) -> CocoSet:
+        """The same set, read otherwise."""
+        other = CocoSet(self.annotations, decode)
+        # With all that was read of it.
+        vars(other).update(vars(self) | {"decode": decode})
+        return other
 
     def target(self, number: int, masks: bool) -> Target:
         """Boxes [n, 4] (left, top, right, bottom in pixels) and labels [n] of a picture's objects, with `masks` also

@@ -17,6 +17,7 @@ from tinyvit.detection.folder import load_detector, save_detector
 from tinyvit.detection.measure import DetectionEvaluator
 from tinyvit.detection.model import create_detector
 from tinyvit.detection.scenes import Scenes, TrainingScenes
+from tinyvit.detection.survey import check_set
 from tinyvit.errors import UserError
 from tinyvit.training.network import Network
 from tinyvit.training.run import Run
@@ -58,7 +59,6 @@ class Detecting:
             )
         if not self._coco.census.objects:
             raise UserError(f"{self._coco.annotations} has nothing to learn: {self._coco.census}; give another")
-        self._check(self._coco, measured=False)
         if before is None:
             classes = len(self._coco.classes)
             self.model: nn.Module = create_detector(recipe.student, self._detection, classes, stage.seed)
@@ -108,29 +108,23 @@ class Detecting:
     def validation(self, times: int, dtype: torch.dtype) -> Validation | None:
         run = self._run
         assert run.recipe.data.val
-        coco, train = CocoSet(Path(run.recipe.data.val), run.recipe.data.decode), self._coco
+        train, masks = self._coco, self._detection.head == "mask_rcnn"
+        coco = CocoSet(Path(run.recipe.data.val), run.recipe.data.decode)
+        coco = check_set(coco, masks, True, run.world, run.workers, run.progress)
         evaluator = DetectionEvaluator(
             coco, train.classes, str(train.annotations), run.world, run.workers, dtype, times, stop=run.stop
         )
-        self._check(coco, measured=True)
         return evaluator.measure
 
     def save(self, folder: Path, model: nn.Module) -> None:
-        student, coco = self._run.recipe.student, self._coco
-        save_detector(folder, model, student, self._detection, coco.categories, coco.decode)
+        recipe = self._run.recipe
+        save_detector(folder, model, recipe.student, self._detection, self._coco.categories, recipe.data.decode)
 
     def announce(self) -> None:
         log.info("%s: %s", self._coco.annotations, self._coco.census)
 
     def counted(self) -> dict[str, Any]:
         return {"data": asdict(self._coco.census)}
-
-    def _check(self, coco: CocoSet, measured: bool) -> None:
-        """UserError for a set that cannot be trained on, or `measured` on, to its end. One rank looks for all."""
-        world = self._run.world
-        if world.chief and self._detection.head == "mask_rcnn":
-            coco.refuse_missing_masks(measured)
-        world.meet()
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -15,6 +15,7 @@ from tinyvit.config import Recipe, Stage
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.training_views import counts_of
 from tinyvit.detection.coco import CocoSet
+from tinyvit.detection.survey import check_set
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 from tinyvit.teachers import Teacher
@@ -136,17 +137,24 @@ def open_run(
     """A run of these stages, with its data at hand. UserError for a stage that there is not."""
     check_stages(recipe, stages)
     world = world or World()
+    data = _open_scenes if recipe.detection else _open_shards
+    return Run(recipe, folder, data(recipe, workers, progress, world), world, workers, progress)
+
+
+def _open_scenes(recipe: Recipe, workers: int, progress: Progress, world: World) -> CocoSet:
+    assert recipe.detection
+    coco = CocoSet(Path(recipe.data.train), recipe.data.decode)
+    return check_set(coco, recipe.detection.head == "mask_rcnn", False, world, workers, progress)
+
+
+def _open_shards(recipe: Recipe, _workers: int, progress: Progress, world: World) -> ShardIndex:
     # The first one makes the index where there is none yet, the others read it.
     if not world.chief:
         world.meet()
-    data = (
-        CocoSet(Path(recipe.data.train), recipe.data.decode)
-        if recipe.detection
-        else index_shards(recipe.data.train, progress)
-    )
+    index = index_shards(recipe.data.train, progress)
     if world.chief:
         world.meet()
-    return Run(recipe, folder, data, world, workers, progress)
+    return index
 
 
 def check_stages(recipe: Recipe, stages: Sequence[str]) -> None:
