@@ -48,7 +48,7 @@ def test_what_is_not_cocos_format_is_told(tmp_path: Path) -> None:
             _ = CocoSet(broken).document
     lost = written(tmp_path, [])
     (tmp_path / "some" / "a.jpg").unlink()
-    with pytest.raises(UserError, match=r"the picture .*a.jpg cannot be read"):
+    with pytest.raises(UserError, match=r"the picture .*a.jpg, which .* names, cannot be read"):
         lost.picture(0)
     done = tinyvit("train", "detect-example", "--data", tmp_path / "none", "--run-dir", tmp_path / "run")
     assert done.returncode == 2
