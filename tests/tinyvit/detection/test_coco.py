@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from coco_sets import measured, written
 from support import tinyvit
 
 from tinyvit.detection.coco import Census, CocoSet
-from tinyvit.detection.masks import mask_fault
+from tinyvit.detection.masks import mask_fault, pycocotools_mask
 from tinyvit.errors import UserError
 
 SQUARE = [4, 6, 14, 6, 14, 16, 4, 16]
@@ -121,7 +122,10 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         ({"size": [40, 30], "counts": [1200]}, "its mask is 30 x 40, the picture 40 x 30"),
         ({"size": [30, 40], "counts": [60, 1200]}, "its run lengths are of 1260 pixels, the picture has 1200"),
         ({"size": [30, 40], "counts": [-60, 1200]}, "its run lengths are of 1140 pixels"),
-        ({"size": [30, 40], "counts": "abc"}, "cannot be read"),
+        ({"size": [30, 40], "counts": [60, 90]}, "its run lengths are of 150 pixels"),
+        ({"size": [30, 40], "counts": "lRRP1"}, "its run lengths are of"),
+        ({"size": [30, 40], "counts": ""}, "its run lengths are of 0 pixels"),
+        ({"size": [30, 40], "counts": 7}, "cannot be read"),
     ],
 )
 def test_what_is_no_mask_is_told(shape: Any, line: str, tmp_path: Path) -> None:
@@ -129,6 +133,16 @@ def test_what_is_no_mask_is_told(shape: Any, line: str, tmp_path: Path) -> None:
     assert line in (mask_fault(one, (30, 40)) or "")
     with pytest.raises(UserError, match=r"1 of 2 annotations have no mask .* the first is annotation 2 of a.jpg: "):
         written(tmp_path, [BOX | {"segmentation": [SQUARE]}, one]).refuse_missing_masks(measured=False)
+
+
+def test_compressed_run_lengths_are_read_as_pycocotools_does() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.001, 0.1, 0.5, 1.0):
+        shown = (rng.random((123, 77)) < share).astype(np.uint8)
+        compressed = pycocotools_mask().encode(np.asfortranarray(shown))
+        for counts in (compressed["counts"], compressed["counts"].decode()):
+            assert mask_fault({"segmentation": compressed | {"counts": counts}}, (123, 77)) is None
+    assert mask_fault({"segmentation": compressed}, (77, 123)) is not None
 
 
 def test_a_mask_is_needed_of_what_is_trained_on_or_measured(tmp_path: Path) -> None:
