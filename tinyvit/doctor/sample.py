@@ -12,7 +12,8 @@ from torch import Tensor
 from tinyvit.config import Decode
 from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.index import ShardIndex
-from tinyvit.evaluation.pictures import EvaluationViews, Labelled
+from tinyvit.evaluation.pictures import Labelled
+from tinyvit.evaluation.views import EvaluationViews
 from tinyvit.progress import Progress
 from tinyvit.teachers import Teacher
 

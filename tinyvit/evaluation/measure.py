@@ -15,8 +15,9 @@ from tinyvit.classes import class_index_map
 from tinyvit.data.loader import run_stream, run_streams
 from tinyvit.errors import UserError
 from tinyvit.evaluation.matching import Matching
-from tinyvit.evaluation.pictures import EvaluationViews, LabelledPictures, UsableViews
+from tinyvit.evaluation.pictures import LabelledPictures
 from tinyvit.evaluation.subject import Subject
+from tinyvit.evaluation.views import EvaluationViews, UsableViews
 from tinyvit.pixels import normalise
 from tinyvit.progress import Bar, Progress
 from tinyvit.signal import refuse_probabilities

@@ -1,24 +1,17 @@
-"""Labelled pictures in batches, from shards, an image folder or a CSV file, prepared as timm does for evaluation."""
+"""Labelled pictures of shards, an image folder or a CSV file, as they are or by other names of their classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from timm.data.transforms_factory import transforms_imagenet_eval
-from torch import Tensor
 
 from storage import ShardTable, digest_of
 from tinyvit.classes import named_classes
-from tinyvit.config import Decode
-from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import key_digest
 from tinyvit.data.sources import Picture, is_image_folder, pictures_of
@@ -202,144 +195,3 @@ def with_classes(pictures: DataSet, names: str | None, data: str) -> DataSet:
             f"{names} names {len(listed)} classes, the classes.txt of {data} {len(own)}; give a list of these"
         )
     return Relabelled(pictures, listed, partial(renumbered, None))
-
-
-class EvaluationBatch(NamedTuple):
-    """Centre crops `views` [n, H, W, 3] uint8, and the classes that are right `labels` [n, L], filled up with -1.
-
-    Left out are `unlabelled` pictures for which none is right and `broken` ones that cannot be decoded.
-    """
-
-    views: Tensor
-    labels: Tensor
-    unlabelled: int
-    broken: int
-
-
-@dataclass(frozen=True)
-class EvaluationViews:
-    """The centre crops of pictures, read as `decode` says, of which each of `world` ranks takes a share."""
-
-    pictures: LabelledPictures
-    size: int
-    crop_pct: float
-    crop_mode: str
-    interpolation: str
-    batch_size: int
-    decode: Decode
-    skip_broken: bool = False
-    rank: int = 0
-    world: int = 1
-
-    @property
-    def items(self) -> int:
-        """How many batches this rank reads."""
-        return len(self.spans)
-
-    @property
-    def spans(self) -> list[tuple[int, range]]:
-        """The part of each batch that this rank reads, and where it is in the part."""
-        found = [span for part in range(len(self.pictures.counts)) for span in self.spans_of(part)]
-        return found[self.rank :: self.world]
-
-    def spans_of(self, part: int) -> list[tuple[int, range]]:
-        """The batches of a part."""
-        count, size = self.pictures.counts[part], self.batch_size
-        return [(part, range(first, min(first + size, count))) for first in range(0, count, size)]
-
-    def read(self, worker: int, workers: int) -> Iterator[EvaluationBatch]:
-        """Batches of one worker, as `batch` makes them."""
-        return map(self.batch, self.spans[worker::workers])
-
-    def batch(self, span: tuple[int, range]) -> EvaluationBatch:
-        """Some pictures of a part; there may be none left. UserError for one without a label, and for one that is
-        broken unless such are to be skipped.
-        """
-        labels = list[tuple[int, ...]]()
-        unlabelled = broken = 0
-        views = np.zeros((len(span[1]), self.size, self.size, 3), np.uint8)
-        for picture in self.pictures.read(*span):
-            right = _labels(picture)
-            if not right:
-                unlabelled += 1
-                continue
-            try:
-                views[len(labels)] = self._prepared(picture)
-            except BrokenImage as fault:
-                if not self.skip_broken:
-                    raise broken_picture(picture, fault) from None
-                broken += 1
-                continue
-            labels.append(right)
-        most = max(map(len, labels), default=1)
-        filled = [[*right, *[-1] * (most - len(right))] for right in labels]
-        return EvaluationBatch(
-            torch.from_numpy(views[: len(labels)]),
-            torch.tensor(filled, dtype=torch.int64).view(len(labels), most),
-            unlabelled,
-            broken,
-        )
-
-    def _prepared(self, picture: Labelled) -> NDArray[np.uint8]:
-        decoded = _decoded(picture, self.decode)
-        try:
-            # The prefetcher's form of timm's transform ends in uint8, channels first.
-            return np.asarray(self._transform(decoded)).transpose(1, 2, 0)
-        except Exception as fault:
-            raise UserError(
-                f"{picture.name} of {decoded.width} x {decoded.height} pixels cannot be prepared "
-                f"({type(fault).__name__}: {fault}); take it out"
-            ) from fault
-
-    @cached_property
-    def _transform(self) -> Any:
-        return transforms_imagenet_eval(
-            img_size=self.size,
-            crop_pct=self.crop_pct,
-            crop_mode=self.crop_mode,
-            interpolation=self.interpolation,
-            use_prefetcher=True,
-        )
-
-
-@dataclass(frozen=True)
-class UsableViews:
-    """Whether pictures can be evaluated on, looked at without a network: a stream of how many each batch has."""
-
-    views: EvaluationViews
-    # Labels must be below it.
-    classes: int
-
-    def read(self, worker: int, workers: int) -> Iterator[int]:
-        """Of one worker. UserError as `EvaluationViews.batch`, and for a label that is too large."""
-        for span in self.views.spans[worker::workers]:
-            for picture in (pictures := self.views.pictures.read(*span)):
-                if (wrong := max(_labels(picture), default=0)) >= self.classes:
-                    raise UserError(
-                        f"{picture.name} has the label {wrong}, but there are {self.classes} classes; mend it, or the "
-                        f"list of classes"
-                    )
-                try:
-                    if not self.views.skip_broken:
-                        _decoded(picture, self.views.decode)
-                except BrokenImage as fault:
-                    raise broken_picture(picture, fault) from None
-            yield len(pictures)
-
-
-def _labels(picture: Labelled) -> tuple[int, ...]:
-    if picture.labels is None or min(picture.labels, default=0) < 0:
-        raise UserError(f"{picture.name} has no label (.cls); only labelled pictures can be evaluated on")
-    return picture.labels
-
-
-def _decoded(picture: Labelled, decode: Decode) -> Image.Image:
-    return Image.fromarray(EncodedImage(picture.content, decode).pixels())
-
-
-def broken_picture(picture: Labelled, fault: BrokenImage) -> UserError:
-    """That a picture cannot be decoded."""
-    return UserError(
-        f"{picture.name} cannot be decoded ({fault}); mend it, or leave such pictures out: data.broken=skip in a "
-        f"recipe, --skip-broken of `tinyvit evaluate`"
-    )

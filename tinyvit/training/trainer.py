@@ -259,5 +259,6 @@ def _metrics_line(metrics: dict[str, Any]) -> str:
     parts += [f"{k.replace('_', ' ')} {metrics[k]:.1f} %" for k in ("agreement", "train_top1") if k in metrics]
     if val := metrics.get("val"):
         parts += [f"val {SHORT[name]} {val[name]:.1f} %" for name in SHORT if val.get(name) is not None]
+        parts += [f"{val['broken']} broken pictures left out of it"] if val.get("broken") else []
     parts += [f"{metrics['images_per_s']:.0f} images/s", f"waiting {100 * metrics['waiting_for_data']:.0f} %"]
     return ", ".join(parts)

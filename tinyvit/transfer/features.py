@@ -16,8 +16,9 @@ from torch import Tensor
 from storage import Claims, Features, FeatureSpec, FeatureStore, StoreError, Unit, digest_of
 from tinyvit.data.loader import run_jobs
 from tinyvit.errors import UserError
-from tinyvit.evaluation.pictures import DataSet, EvaluationViews
+from tinyvit.evaluation.pictures import DataSet
 from tinyvit.evaluation.subject import Subject
+from tinyvit.evaluation.views import EvaluationViews
 from tinyvit.pixels import normalise
 from tinyvit.progress import Progress
 from tinyvit.provenance import library_versions, now, version_changes

@@ -19,7 +19,8 @@ from tinyvit.classes import class_index_map, named_classes
 from tinyvit.config import Decode, Recipe
 from tinyvit.errors import UserError
 from tinyvit.evaluation import Evaluator, Subject, open_pictures
-from tinyvit.evaluation.pictures import DataSet, EvaluationViews, with_classes
+from tinyvit.evaluation.pictures import DataSet, with_classes
+from tinyvit.evaluation.views import EvaluationViews
 from tinyvit.pixels import normalise
 from tinyvit.progress import LogProgress
 from tinyvit.students import create_student, save_student

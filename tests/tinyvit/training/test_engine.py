@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import SMALL, label_all
+from support import SMALL, label_all, samples_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from storage import LogitStore
@@ -163,18 +164,39 @@ def test_answers_and_labels_weigh_what_the_recipe_says(train: Train, small_data:
 
 def renumbered(data: Path, out: Path) -> Path:
     """A copy of shards whose classes have their numbers in reverse."""
+    names = (data / "train" / "classes.txt").read_text().splitlines()
+    copied(data, out, lambda name, content: str(9 - int(content)).encode() if name.endswith(".cls") else content)
+    for part in ("train", "val"):
+        (out / part / "classes.txt").write_text("".join(f"{name}\n" for name in reversed(names)))
+    return out
+
+
+def copied(data: Path, out: Path, change: Callable[[str, bytes], bytes]) -> None:
+    """A copy of shards whose members are changed."""
     for shard in data.glob("*/*.tar"):
         (out / shard.parent.name).mkdir(parents=True, exist_ok=True)
-        names = (shard.parent / "classes.txt").read_text().splitlines()
-        (out / shard.parent.name / "classes.txt").write_text("".join(f"{name}\n" for name in reversed(names)))
+        shutil.copy(shard.parent / "classes.txt", out / shard.parent.name)
         with tarfile.open(shard) as old, tarfile.open(out / shard.parent.name / shard.name, "w") as new:
             for member in old:
-                content = old.extractfile(member).read()  # type: ignore[union-attr]
-                if member.name.endswith(".cls"):
-                    content = str(len(names) - 1 - int(content)).encode()
-                    member.size = len(content)
+                content = change(member.name, old.extractfile(member).read())  # type: ignore[union-attr]
+                member.size = len(content)
                 new.addfile(member, io.BytesIO(content))
-    return out
+
+
+def test_a_broken_picture_of_validation_is_skipped_and_counted_or_refused_before_the_first_step(
+    train: Train, small_data: Path, tmp_path: Path
+) -> None:
+    key = samples_of(small_data / "val")[7].key
+    copied(
+        small_data,
+        tmp_path / "data",
+        lambda name, content: content[:80] if name.startswith(key) and name.endswith(".png") else content,
+    )
+    with pytest.raises(UserError, match=rf"{key} cannot be decoded .*data.broken=skip"):
+        train("finetune", folder="refused", data=tmp_path / "data")
+    assert not [*(tmp_path / "refused").rglob("metrics.jsonl")]
+    result = train("finetune", "data.broken=skip", data=tmp_path / "data")
+    assert (result["val"]["images"], result["val"]["broken"]) == (249, 1)
 
 
 def diverging(step: int, times: int = 1) -> Callable[..., Any]:
