@@ -47,6 +47,7 @@ def evaluate(
     """Accuracy, loss, calibration and speed of a student, or of a teacher, on labelled pictures; of a detector COCO's
     average precision on a folder or annotation file in COCO's format.
     """
+    from tinyvit.data.folders import told
     from tinyvit.data.loader import default_workers
     from tinyvit.detection.folder import is_detector
     from tinyvit.evaluation import Evaluation, load_subject, open_pictures
@@ -108,6 +109,8 @@ def evaluate(
         named = subject.classes is not None and pictures.classes is not None
         result["matched"] = "by name" if named else "by number: one side's classes have no names"
         result["left_out"] = pictures.left_out
+    if not as_json and "left_out" in result:
+        result["left_out"] = told(result["left_out"]) or "nothing"
     show(result | {"size": subject.size}, as_json, model)
 
 

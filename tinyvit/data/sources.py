@@ -184,7 +184,7 @@ def _numbered(source: Path, found: list[_Found], classes: Sequence[str], left_ou
                 f"{source} has a class {name!r}, with white space around it or a control character; rename it"
             )
     class_list(names)
-    out = f"; left out: {told(left_out)}" if left_out.total() else ""
+    out = f"; left out: {told(+left_out)}" if left_out.total() else ""
     if not found:
         raise UserError(f"{source} has no pictures{out}; it needs a sub-folder or archive of them a class, or a .csv")
     numbers = {name: number for number, name in enumerate(names)}
