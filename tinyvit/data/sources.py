@@ -229,7 +229,7 @@ def _refuse_mistaken(source: Path, classes: list[str], found: list[_Found]) -> N
     if count > 1:
         raise UserError(f"{source} has {count} archives of the class {name!r}; rename or join them")
     names = (one.content.name if isinstance(one.content, Member) else one.path for one in found)
-    inside = sorted({name.rpartition("/")[0] for name in names})
+    inside = sorted({name.rpartition("/")[0] or "." for name in names})
     if len(classes) == 1 and len(inside) > 1:
         raise UserError(
             f"{source} holds {classes[0]} alone, and its pictures lie in {inside[0]} and {inside[1]}: if these are the "
