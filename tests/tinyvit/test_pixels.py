@@ -24,7 +24,7 @@ from tinyvit.data.training_views import Replayed, TrainingViews
 from tinyvit.doctor.sample import draw
 from tinyvit.errors import UserError
 from tinyvit.evaluation import Subject, load_subject, open_pictures
-from tinyvit.evaluation.pictures import EvaluationViews
+from tinyvit.evaluation.views import EvaluationViews
 from tinyvit.progress import LogProgress
 from tinyvit.students import create_student, save_student
 from tinyvit.teachers import Teacher
