@@ -10,6 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from storage import digest_of, write_whole
 from tinyvit.curves import import_wandb
+from tinyvit.trial import foreign
 
 METRICS = "metrics.jsonl"
 
@@ -54,4 +55,6 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 def _start_wandb(folder: Path, name: str, project: str, config: dict[str, Any]) -> Any:
     # The same id again: a resumed stage goes on in its own curve.
     curve = digest_of(str(folder.resolve()))[:16]
-    return import_wandb().init(project=project, name=name, id=curve, resume="allow", config=config, dir=str(folder))
+    wandb = import_wandb()
+    with foreign("Weights & Biases cannot be written to", "run wandb login first, or leave --wandb out"):
+        return wandb.init(project=project, name=name, id=curve, resume="allow", config=config, dir=str(folder))

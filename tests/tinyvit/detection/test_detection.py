@@ -289,7 +289,8 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained(scenes: P
             train_stage(open_run(recipe, tmp_path / "run", ["detect"], 0, LogProgress()), "detect", None)
         assert not (tmp_path / "run" / "detect" / "metrics.jsonl").exists()
 
-    del document["annotations"][2]["segmentation"]
+    shape = document["annotations"][2].pop("segmentation")
     refused(r"instances_val.json: 1 of \d+ annotations have no mask .* is annotation 3 of 0000\d\d.png: it has no")
+    document["annotations"][2]["segmentation"] = shape
     document["categories"][0]["name"] = "hat"
     refused(r"instances_val.json has other categories than .*: it lacks 'T-shirt/top' and also has 'hat'")

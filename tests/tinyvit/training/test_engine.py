@@ -310,6 +310,13 @@ def test_weights_and_biases_is_written_where_asked_for(
     train("finetune", wandb="tinyvit-test")
     assert list((tmp_path / "run" / "finetune" / "wandb").glob("offline-run-*/run-*.wandb"))
 
+    def refuse(**_options: Any) -> None:
+        raise RuntimeError("api_key not configured (no-tty)")
+
+    monkeypatch.setattr("wandb.init", refuse)
+    with pytest.raises(UserError, match=r"Weights & Biases cannot be written to .* run wandb login first"):
+        train("finetune", folder="other", wandb="tinyvit-test")
+
 
 def test_a_live_teacher_gives_the_losses_of_an_exact_store(
     small_recipe: Recipe, teacher: Teacher, small_data: Path, tmp_path: Path, train: Train
