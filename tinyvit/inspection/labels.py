@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from storage import LogitStore
-from tinyvit.classes import class_index_map
+from tinyvit.classes import match_classes
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.place import train_and_val
 from tinyvit.errors import UserError
@@ -35,10 +35,14 @@ def label_rows(answers: Answers, store: LogitStore, index: ShardIndex | None, pr
     if index is None:
         return Labelled(answers, "no shards were given (--data), so there is neither a label nor a picture")
     own, theirs = store.class_names, index.place.class_names()
-    try:
-        classes = class_index_map(theirs, own)
-    except UserError as fault:
-        return Labelled(answers, f"nothing is said of agreement: {fault}")
+    classes = None
+    if own is not None and theirs is not None:
+        try:
+            classes = match_classes(theirs, own, ("the data", "the teacher"))
+        except UserError as fault:
+            return Labelled(answers, f"nothing is said of agreement: {fault}")
+        if max(classes) < 0:
+            return Labelled(answers, "the labels are of other classes than the teacher's: nothing is said of agreement")
     found = with_labels(answers, index, classes, progress)
     if (found.label == NO_LABEL).all():
         return Labelled(found, "the shards have no labels, so nothing is said of agreement")
