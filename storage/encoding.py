@@ -249,7 +249,8 @@ class Plain(Encoding):
         return probability.astype(np.float32)
 
     def decode(self, values: NDArray[Any], absent: Absent, residual: Floats, top_k: int) -> Floats:
-        return values
+        # What is decoded belongs to who asked, as with every encoding.
+        return values.copy()
 
     def describe(self, top_k: int) -> str:
         return "the probability of the entry; 0: there is none"

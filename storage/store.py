@@ -13,6 +13,9 @@ from storage.rows import Rows, UnitRows
 from storage.spec import ShardTable, StoreError, StoreSpec, Unit
 from storage.units import UnitStore
 
+# What is wrong with a store that has rows, but no answers.
+NOTHING = "no row of it is an answer: every picture was broken, or nothing that the teacher said was finite"
+
 
 class LogitStore(UnitStore[StoreSpec]):
     """A sparse record of a teacher's answers; made with `create` or `open`."""
@@ -46,6 +49,30 @@ class LogitStore(UnitStore[StoreSpec]):
         epochs = len(self.spec.epochs_of(unit))
         rows.check(self.spec, epochs, self.samples[unit.shard])
         self._write(unit, [pack(rows, number, self.spec, self.arrays) for number in range(epochs)])
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether any row that can be read is valid; seldom looks further than the first unit."""
+        absent = set(self.missing())
+        for unit in self.units():
+            for epoch in self.spec.epochs_of(unit) if unit not in absent else ():
+                try:
+                    if self.read(epoch, unit.shard).valid.any():
+                        return True
+                except StoreError:
+                    continue
+        return False
+
+    def seal(self) -> str:
+        """As of every store; StoreError too where no row is valid."""
+        if not self.missing() and not self.has_answers:
+            raise StoreError(f"{self.location}: {NOTHING}; see what the teacher says, and label into a new store")
+        return super().seal()
+
+    def faults(self) -> list[str]:
+        """As of every store, and that none of its rows is valid."""
+        found = super().faults()
+        return found if found or not self.sealed or self.has_answers else [NOTHING]
 
     def read(self, epoch: int, shard: int) -> Rows:
         """One epoch of one shard, decoded. StoreError when its unit is not committed or anything is damaged."""

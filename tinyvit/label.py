@@ -28,7 +28,7 @@ from tinyvit.errors import Stopped, UserError, refuse_mismatch
 from tinyvit.progress import Progress
 from tinyvit.provenance import library_versions, now
 from tinyvit.replay import probe_slots, view_seeds
-from tinyvit.signal import TeacherSignal
+from tinyvit.signal import TeacherSignal, answered
 from tinyvit.store_check import data_differences, faulty_units
 from tinyvit.teachers import Teacher
 
@@ -169,7 +169,7 @@ class Labeller:
         """Label those of these units that no other run has claimed; each is committed before it is reported.
 
         The next unit's images are decoded while the present one is computed. UserError for shards that are not
-        the indexed ones, or a broken image where the recipe says `error`.
+        the indexed ones, a broken image where the recipe says `error`, or a unit without a single answer.
         """
         store, teacher, recipe = self.store, self.teacher, self.recipe
         label, free = recipe.label, self.claims.free(units)
@@ -201,6 +201,7 @@ class Labeller:
                 draft.add(chunk, teacher)
                 bar.advance(chunk.digest.numel())
                 if draft.complete:
+                    draft.refuse_nothing(teacher)
                     rows, draft = draft.rows, None
                     store.write_unit(chunk.unit, rows)
                     self.claims.drop(chunk.unit)
@@ -219,7 +220,8 @@ class _Draft:
         planned, samples = store.spec.epochs_of(unit), store.table.samples[unit.shard]
         epochs, name = len(planned), store.table.name[unit.shard]
         self._spec = spec = store.spec
-        self._filled = 0
+        self._place = store.place(unit)
+        self._filled = self._decoded = 0
         self._digest = np.zeros((epochs, samples), np.uint32)
         self._probes = probe_slots(samples, spec.probes)
         self._rows = UnitRows(
@@ -244,7 +246,7 @@ class _Draft:
         """Ask the teacher about a chunk [e, n] and keep the answer."""
         shape, here = tuple(chunk.digest.shape), np.ix_(chunk.epochs.numpy(), chunk.slots.numpy())
         logits = teacher.answer(chunk.views.flatten(0, 1))
-        finite = torch.isfinite(logits).all(dim=1)
+        finite = answered(logits)
         spec, seeds = self._spec, torch.from_numpy(self._rows.seed[here].astype(np.int64)).flatten()
         logits = torch.where(finite[:, None], logits, 0.0)
         signal = TeacherSignal.selected(logits, spec.selection, spec.top_k, spec.mass, seeds)
@@ -254,6 +256,21 @@ class _Draft:
         self._rows.valid[here] = finite.view(shape).cpu().numpy() & chunk.decoded.numpy()
         self._digest[here] = chunk.digest.numpy()
         self._filled += chunk.digest.numel()
+        self._decoded += int(chunk.decoded.sum())
+
+    def refuse_nothing(self, teacher: Teacher) -> None:
+        """UserError where not a single view has an answer: something is wrong with all of them."""
+        if self._rows.valid.any():
+            return
+        if not self._decoded:
+            raise UserError(
+                f"{self._place}: none of the {self._filled} views can be made, as no picture can be decoded; run "
+                f"`tinyvit data check` on the shards, and mend this one or leave it out"
+            )
+        raise UserError(
+            f"{self._place}: the teacher {teacher.name} answers none of the {self._decoded} views: what it says is NaN "
+            f"or infinite for each; look at its weights, its mean and std, and its precision"
+        )
 
 
 def finish(store: LogitStore, progress: Progress, claims: Claims) -> None:

@@ -43,6 +43,11 @@ def open_for_training(recipe: Recipe, path: str | Path, workers: int, progress: 
                 f"the store {path} is not sealed ({units - missing} of {units} units are there); "
                 f"run teacher-logits again to complete it"
             )
+        if not store.has_answers:
+            raise UserError(
+                f"the store {path} has not a single answer: nothing was labelled yet, every picture was broken, or "
+                f"nothing that the teacher said was finite; run `tinyvit store verify` on it, or label again"
+            )
         index = index_shards(recipe.data.train, progress)
         differences = [*_recipe_differences(recipe, store), *data_differences(store, index)]
         refuse_mismatch(path, differences, "give the store that was made for it")

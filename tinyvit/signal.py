@@ -32,17 +32,18 @@ class TeacherSignal:
 
     @classmethod
     def from_logits(cls, logits: Tensor, top_k: int) -> TeacherSignal:
-        """The K best classes of logits [B, C]. Needs 1 <= top_k <= C.
+        """The K best classes of logits [B, C], fewer where the others are impossible. Needs 1 <= top_k <= C.
 
-        The residual is the mass of the other logits, never one minus a sum: that difference loses all its digits
-        where the teacher is sure.
+        A logit of minus infinity (a masked class) is probability 0. The residual is the mass of the other logits, never
+        one minus a sum: that difference loses all its digits where the teacher is sure.
         """
         log_p = logits.float().log_softmax(dim=1)
         best, class_id = log_p.topk(top_k, dim=1)
         outside = log_p.scatter(1, class_id, float("-inf")).logsumexp(dim=1)
-        # A class that was kept has some probability, even where float32 has none left.
+        # A class that is possible has some probability, even where float32 has none left.
         tiny = torch.finfo(torch.float32).tiny
-        return cls(class_id, best.exp().clamp_min(tiny), outside.exp().clamp(max=1.0), logits.shape[1])
+        kept = best.exp().clamp_min(tiny).masked_fill(best.isneginf(), 0.0)
+        return _with_absent(class_id, kept, outside.exp().clamp(max=1.0), logits.shape[1])
 
     @classmethod
     def from_logits_by_mass(cls, logits: Tensor, top_k: int, mass: float) -> TeacherSignal:
@@ -67,7 +68,9 @@ class TeacherSignal:
         p = logits.double().softmax(dim=1)
         starts = _uniform(seeds).to(p.device)
         points = (torch.arange(draws, device=p.device) + starts[:, None]) / draws
-        hit = torch.searchsorted(p.cumsum(dim=1), points, right=True).clamp(max=p.shape[1] - 1)
+        # A point that rounding puts past the end hits the last class that can be hit.
+        last = p.shape[1] - 1 - (p > 0).flip(1).int().argmax(dim=1, keepdim=True)
+        hit = torch.minimum(torch.searchsorted(p.cumsum(dim=1), points, right=True), last)
         counts = torch.zeros_like(p, dtype=torch.float32).scatter_add_(
             1, hit, torch.ones_like(hit, dtype=torch.float32)
         )
@@ -106,6 +109,13 @@ class TeacherSignal:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> TeacherSignal:
         return TeacherSignal(change(self.class_id), change(self.probability), change(self.residual), self.num_classes)
+
+
+def answered(logits: Tensor) -> Tensor:
+    """[B] bool: rows of logits [B, C] that are an answer: no NaN, nothing infinite but what is impossible, and not all
+    of it.
+    """
+    return logits.amax(dim=1).isfinite()
 
 
 def refuse_probabilities(logits: Tensor, name: str) -> None:

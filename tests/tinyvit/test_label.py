@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,15 +26,18 @@ from support import (
     tinyvit,
     wait_until,
 )
+from webdataset.writer import TarWriter
 
 from storage import Claims, LogitStore, Unit
+from tinyvit.answer_check import replay_faults
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.made_views import make_views
+from tinyvit.errors import UserError
 from tinyvit.label import Labeller, open_for_labelling
 from tinyvit.progress import LogProgress
 from tinyvit.signal import TeacherSignal
-from tinyvit.teachers import Teacher
+from tinyvit.teachers import Teacher, load_teacher
 from tinyvit.training.losses import distillation_loss
 
 
@@ -142,8 +147,6 @@ def test_a_teacher_of_ones_own_answers_what_is_not_finite_as_invalid(
         "    return Net()\n"
     )
     monkeypatch.chdir(tmp_path)
-    from tinyvit.teachers import load_teacher
-
     own = load_teacher("python:own_teacher:make", torch.device("cpu"), None)
     label = small_recipe.label.model_copy(update={"teacher": own.name, "top_k": 2})
     recipe = small_recipe.model_copy(update={"labelling": label})
@@ -171,3 +174,82 @@ def test_ctrl_c_is_one_line_and_the_store_goes_on_from_there(
     assert left_running(str(path)) == []
     assert tinyvit("label", "example", "--store", path, *small_arguments(small_data)).returncode == 0
     assert_equal_stores(LogitStore.open(path), small_store)
+
+
+# Four classes by the brightness of a view, as `answer` has it, where nothing else is said.
+OWN_TEACHER = """
+import torch
+class Net(torch.nn.Module):
+    def forward(self, x):
+        m = x.mean(dim=(1, 2, 3))
+        out = torch.stack([m, -m, m * 0, m + 1], dim=1)
+        {change}
+        return out
+def make():
+    return Net()
+"""
+
+
+def own(
+    recipe: Recipe, folder: Path, name: str, change: str, monkeypatch: pytest.MonkeyPatch, **label: Any
+) -> tuple[Recipe, Teacher]:
+    """A teacher in a module of this name, whose logits are changed by a line of code, and a recipe that asks it."""
+    (folder / f"{name}.py").write_text(OWN_TEACHER.format(change=change))
+    monkeypatch.chdir(folder)
+    labelling = recipe.label.model_copy(update={"teacher": f"python:{name}:make", "top_k": 3, **label})
+    asked = load_teacher(labelling.teacher, torch.device("cpu"), None)
+    return recipe.model_copy(update={"labelling": labelling}), asked
+
+
+@pytest.mark.parametrize(
+    ("select", "encoding"), [("top_k", "compact"), ("top_k", "exact"), ("mass", "compact"), ("sampled", "counts")]
+)
+def test_a_masked_class_is_impossible_offline_as_online(
+    small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: str, encoding: str
+) -> None:
+    changes = {"select": select, "mass": 1.0 if select == "mass" else None, "encoding": encoding}
+    change = "out[:, 1:3] = float('-inf')"
+    recipe, masked = own(small_recipe, tmp_path, "masked_teacher", change, monkeypatch, **changes)
+    store = label_all(recipe, tmp_path / "s", masked)
+    rows = store.read(0, 0)
+    assert rows.valid.all()
+    assert set(rows.class_id.flatten().tolist()) <= {0, 3}
+    assert ((rows.probability > 0).sum(axis=1) <= 2).all()
+    assert (rows.residual < 1e-6).all()
+    logits = masked.answer(live_views(store, recipe, 0, 0, 64))
+    seeds = torch.from_numpy(rows.seed[:64].astype(np.int64))
+    live = TeacherSignal.selected(logits, select, 3, changes["mass"], seeds)
+    ids, p = torch.from_numpy(rows.class_id[:64].astype(np.int64)), torch.from_numpy(rows.probability[:64])
+    one = torch.zeros(64, 4).scatter_add(1, ids, p)
+    two = torch.zeros(64, 4).scatter_add(1, live.class_id, live.probability)
+    assert torch.allclose(one, two, rtol=0, atol=0.01 if encoding == "compact" else 1e-6)
+    asked, faults = replay_faults(store, recipe.data.train, masked, store.units(), 16, 0, LogProgress())
+    assert (asked, faults) == (16, [])
+
+
+@pytest.mark.parametrize("change", ["out[:] = float('nan')", "out[:] = float('-inf')", "out[:, 2] = float('inf')"])
+def test_a_unit_without_an_answer_stops_the_run(
+    small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    recipe, silent = own(small_recipe, tmp_path, "silent_teacher", change, monkeypatch)
+    with pytest.raises(
+        UserError, match=r"epochs \d to \d of train-00000\d.tar: the teacher .* answers none of the \d+ views"
+    ):
+        label_all(recipe, tmp_path / "s", silent)
+    opened = LogitStore.open(tmp_path / "s")
+    assert len(opened.missing()) == len(opened.units())
+    monkeypatch.delitem(sys.modules, "silent_teacher")
+
+
+def test_a_shard_of_broken_pictures_stops_the_run(
+    small_recipe: Recipe, teacher: Teacher, small_data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    with TarWriter(str(folder / "a.tar"), encoder=False) as tar:
+        for number in range(3):
+            tar.write({"__key__": f"p{number}", "png": b"no picture", "cls": b"0"})
+    recipe = small_recipe.with_data(folder)
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"broken": "skip"})})
+    with pytest.raises(UserError, match=r"a.tar: none of the 6 views can be made, as no picture can be decoded"):
+        label_all(recipe, tmp_path / "s", teacher)

@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support import SMALL, Bucket, assert_equal_stores, label_all, small_arguments, tinyvit
 from toy import forget
 
-from storage import LogitStore, Unit
+from storage import LogitStore, StoreError, Unit
+from storage.units import UnitStore
 from tinyvit import store_facts
+from tinyvit.answer_check import replay_faults
 from tinyvit.config import load_recipe
+from tinyvit.progress import LogProgress
 from tinyvit.teachers import Teacher
 
 
@@ -162,6 +166,58 @@ def test_no_more_views_are_counted_than_there_are(copied: Path, small_data: Path
     found = run("verify", copied, "--data", small_data / "train", "--replay", "600", rc=1)
     assert (found["missing"], found["faults"]) == (3, [])
     assert found["views_replayed"] == 500
+
+
+@pytest.fixture
+def silent(copied: Path) -> Path:
+    """A sealed store without a single answer, as earlier releases made them."""
+    store = LogitStore.open(copied)
+    for unit in store.units():
+        rows = store.read_unit(unit)
+        store.write_unit(unit, replace(rows, valid=np.zeros_like(rows.valid)))
+    with pytest.raises(StoreError, match="no row of it is an answer"):
+        store.seal()
+    UnitStore.seal(store)
+    return copied
+
+
+def test_a_store_without_an_answer_is_told_from_a_sound_one(silent: Path, small_data: Path, tmp_path: Path) -> None:
+    assert "no row of it is an answer" in run("verify", silent, rc=1)["faults"][0]
+    found = run("verify", silent, "--data", small_data / "train", "--replay", "8", rc=1)
+    assert (found["views_replayed"], len(found["faults"])) == (0, 1)
+    assert run("info", silent)["answers"] == {"rows_drawn": 1500, "rows_without_answer": 1500}
+    assert "none of 1,500 rows is an answer" in tinyvit("store", "info", silent).stdout
+    for arguments in (
+        ("store", "report", silent, "--out", tmp_path / "page.html"),
+        ("train", "example", "--store", silent, "--run-dir", tmp_path / "r", *small_arguments(small_data)),
+    ):
+        done = tinyvit(*arguments)
+        assert done.returncode == 2
+        assert "run `tinyvit store verify`" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_replay_that_compares_nothing_is_not_well(copied: Path, small_data: Path, teacher: Teacher) -> None:
+    store = LogitStore.open(copied)
+    rows = store.read_unit(Unit(0, 0))
+    store.write_unit(Unit(0, 0), replace(rows, valid=np.zeros_like(rows.valid)))
+    store.seal()
+    data, units = small_data / "train", store.units()
+    asked, faults = replay_faults(store, data, teacher, units[:1], 8, 0, LogProgress())
+    assert (asked, faults) == (0, ["no view was compared: there is no answer to compare with"])
+    # Where other units have answers, as many are compared as were asked for.
+    assert replay_faults(store, data, teacher, units, 24, 0, LogProgress()) == (24, [])
+
+
+def test_a_teacher_that_answers_no_more_is_a_fault(copied: Path, small_data: Path, teacher: Teacher) -> None:
+    class Silent(Teacher):
+        def answer(self, views: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(views), 1000), torch.nan)
+
+    store, now_silent = LogitStore.open(copied), Silent(**vars(teacher))
+    asked, faults = replay_faults(store, small_data / "train", now_silent, store.units(), 8, 0, LogProgress())
+    assert (asked, len(faults)) == (8, 8)
+    assert faults[0].endswith("is now another one: it is not finite")
 
 
 def test_another_teacher_is_not_asked(small_store: LogitStore, small_data: Path, tmp_path: Path) -> None:

@@ -59,13 +59,13 @@ def _answers(store: LogitStore, data: str | None) -> dict[str, Any] | None:
         answers = draw(store, LOOKED_AT, 0, default_progress())
     except StoreError:
         return None
+    count = {"rows_drawn": answers.drawn, "rows_without_answer": answers.drawn - len(answers)}
     if not len(answers):
-        return None
+        return count if answers.drawn else None
     labelled = label_rows(answers, store, index, default_progress())
     agreement = statistics.agreement(labelled.answers)
     return {
-        "rows_drawn": answers.drawn,
-        "rows_without_answer": answers.drawn - len(answers),
+        **count,
         "mean_kept_mass": float(statistics.kept_mass(answers)[:, -1].mean()),
         "mean_confidence": float(answers.confidence.mean()),
         "mean_entropy": float(statistics.entropy(answers).mean()),
@@ -115,6 +115,10 @@ def _sections(facts: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]
         )
     if said is None:
         yield "What the teacher said", [("", "no row can be read; `tinyvit store verify` says why, if there are some")]
+        return
+    if said["rows_drawn"] == said["rows_without_answer"]:
+        why = "their pictures were broken, or what the teacher said was not finite"
+        yield "What the teacher said", [("", f"nothing: none of {said['rows_drawn']:,} rows is an answer ({why})")]
         return
     agreed = said["agreement"]
     yield (

@@ -19,6 +19,7 @@ from tinyvit.teachers import Teacher
 
 # Views that are made again and shown to the teacher.
 ASKED_AGAIN = 16
+MENDS = "tinyvit store verify says more, --repair mends damaged units"
 OTHER = "give the teacher that labelled it, or label into another store"
 
 
@@ -41,7 +42,7 @@ def check_store(
     missing, units = len(store.missing()), len(store.units())
     faults = store.faults()
     if faults:
-        return Finding("store", "failed", "; ".join(faults[:3]), "tinyvit store verify says more, --repair mends units")
+        return Finding("store", "failed", "; ".join(faults[:3]), MENDS)
     if teacher and (differences := list(_differences(store, teacher))):
         return Finding("store", "failed", f"it was labelled by another teacher: {'; '.join(differences)}", OTHER)
     if index and (lines := data_differences(store, index)):
@@ -85,7 +86,8 @@ def check_views(
     except UserError as fault:
         return Finding.of_fault("replay", fault)
     if faults:
-        told = f"views are what they were, but {len(faults)} of {asked} answers are not: {faults[0]}"
+        told = f"{len(faults)} of {asked} answers are not: {faults[0]}" if asked else faults[0]
+        told = f"views are what they were, but {told}"
         return Finding("replay", "failed", told, OTHER)
     return Finding(
         "replay", "ok", f"views made again have the stored checksums, and {asked} of them the stored answers"

@@ -57,6 +57,9 @@ def write_run_page(
             continue
         opened, index = source
         answers = draw(opened, views, seed, progress)
+        if not len(answers):
+            notes.append(f"{run.name} is not compared with its teacher: {opened.location} has no answer")
+            continue
         if found := compare(load_student(run.folder), answers, opened, index, progress):
             compared.append(_compared(run, found, _namer(opened)))
         shown = shown or _views(opened, index, answers)

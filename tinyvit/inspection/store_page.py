@@ -38,7 +38,12 @@ def write_store_page(
     index = shards_of(store, data, progress) if data is not None else None
     answers = draw(store, most, seed, progress)
     if not len(answers):
-        raise UserError(f"{store.location} has no answers yet: label first, then look at what was said")
+        if not answers.drawn:
+            raise UserError(f"{store.location} has no answers yet: label first, then look at what was said")
+        raise UserError(
+            f"none of {answers.drawn:,} rows of {store.location} is an answer: their pictures were broken, or what the "
+            f"teacher said was not finite; run `tinyvit store verify`"
+        )
     labelled = label_rows(answers, store, index, progress)
     answers = labelled.answers
     facts, agreement = describe(store), statistics.agreement(answers)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tinyvit.signal import TeacherSignal
+from tinyvit.signal import TeacherSignal, answered
 from tinyvit.training.losses import agreement, distillation_loss, label_loss
 
 CLASSES = 30
@@ -72,13 +72,53 @@ def test_fewer_classes_at_read_time_are_what_a_smaller_k_would_have_kept(logits:
     assert torch.allclose(short.residual, cut.residual, atol=1e-6)
 
 
+def test_a_logit_of_minus_infinity_is_probability_zero(logits: torch.Tensor) -> None:
+    masked = torch.arange(CLASSES) % 3 > 0
+    some = logits[:, ~masked]
+    logits = logits.masked_fill(masked, -torch.inf)
+    few, many = TeacherSignal.from_logits(logits, 4), TeacherSignal.from_logits(logits, 15)
+    plain = TeacherSignal.from_logits(some, 4)
+    assert torch.equal(few.class_id, plain.class_id * 3)
+    assert torch.allclose(few.probability, plain.probability)
+    assert torch.allclose(few.residual, plain.residual)
+    # Ten classes are possible.
+    assert (many.present.sum(dim=1) == 10).all()
+    assert (many.residual == 0).all()
+    assert torch.allclose(many.probability.sum(dim=1), torch.ones(64))
+    assert (many.class_id % 3 == 0).all()
+    seeds = torch.arange(64)
+    mass = TeacherSignal.from_logits_by_mass(logits, 15, 1.0)
+    drawn = TeacherSignal.sampled_from_logits(logits, 15, seeds)
+    for signal in (mass, drawn, many.truncate(12)):
+        assert (signal.class_id % 3 == 0).all()
+        assert torch.allclose(signal.probability.sum(dim=1) + signal.residual, torch.ones(64))
+    one, two = (TeacherSignal.sampled_from_logits(x, 8, seeds) for x in (logits, some))
+    assert torch.equal(dense(one, "ghost")[:, :-1:3], dense(two, "ghost")[:, :10])
+
+
+def test_the_last_draw_hits_a_class_that_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyvit.signal._uniform", lambda seeds: torch.full((len(seeds),), 1.0, dtype=torch.float64))
+    logits = torch.tensor([[0.0, 0.0, -torch.inf], [-torch.inf, 0.0, 1e3]])
+    signal = TeacherSignal.sampled_from_logits(logits, 2, torch.zeros(2, dtype=torch.int64))
+    assert signal.class_id.tolist() == [[1, 1], [2, 2]]
+
+
+def test_what_is_no_answer_is_told_from_what_is() -> None:
+    inf, nan = torch.inf, torch.nan
+    logits = torch.tensor([[0.0, 1, 2], [-inf, -inf, 0], [-inf, -inf, -inf], [nan, 0, 0], [inf, 0, 0], [-inf, nan, 0]])
+    assert answered(logits).tolist() == [True, True, False, False, False, False]
+
+
 @pytest.mark.parametrize("residual", ["uniform", "ghost", "renormalise"])
-@pytest.mark.parametrize("kind", ["mass", "sampled", "truncated"])
+@pytest.mark.parametrize("kind", ["mass", "sampled", "truncated", "masked"])
 def test_the_loss_of_rows_of_several_lengths_equals_the_dense_one(
     logits: torch.Tensor, residual: str, kind: str
 ) -> None:
     if kind == "sampled":
         signal = TeacherSignal.sampled_from_logits(logits, 12, torch.arange(64))
+    elif kind == "masked":
+        possible = torch.arange(CLASSES) <= torch.arange(64)[:, None] % 20
+        signal = TeacherSignal.from_logits(logits.masked_fill(~possible, -torch.inf), 12)
     else:
         signal = TeacherSignal.from_logits_by_mass(logits, 12, 0.9)
         signal = signal.truncate(5) if kind == "truncated" else signal
