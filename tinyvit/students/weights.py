@@ -68,6 +68,10 @@ def adopt_weights(model: nn.Module, state: dict[str, Tensor], before: Names = No
         kept = sum(row >= 0 for row in found)
         log.info("the classifier begins with the rows of %d of %d classes", kept, len(now))
         given |= {key: _taken(given[key], found) if kept else own[key] for key in head if key in given}
+    elif (before is None or now is None) and all(key in given and given[key].shape == own[key].shape for key in head):
+        log.info(
+            "the classifier keeps its rows by their numbers: the classes of the checkpoint or the stage have no names"
+        )
     if afresh := [key for key in head if key not in given or given[key].shape != own[key].shape]:
         there = f"of shape {list(given[afresh[0]].shape)} in the checkpoint" if afresh[0] in given else "not there"
         log.info("the classifier begins afresh: %s %s is %s", afresh[0], list(own[afresh[0]].shape), there)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -158,6 +159,15 @@ def test_reassessed_labels_are_those_of_timm(
     wanted = open_set("real", str(flat.parent), LogProgress())
     assert isinstance(wanted, Relabelled)
     assert ours(subject, replace(wanted, labels=partial(reassessed, labels))).top1 == found.top1
+    # As shards, whose samples need no labels of their own.
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "val-000000.tar", "w") as tar:
+        for file in sorted(flat.iterdir()):
+            tar.add(file, file.name.replace(".JPEG", ".jpeg"))
+    wanted = open_set("real", str(tmp_path / "shards"), LogProgress())
+    assert ours(subject, replace(wanted, labels=partial(reassessed, labels))).top1 == found.top1
+    with pytest.raises(UserError, match=r"ILSVRC2012_val_00000001 has no label \(.cls\)"):
+        ours(subject, open_set("in1k", str(tmp_path / "shards"), LogProgress()))
 
 
 def test_corruptions(pictures: list[Image.Image], logits: Tensor, subject: Subject, tmp_path: Path) -> None:

@@ -40,6 +40,24 @@ def test_what_was_said_and_how_it_agrees(foreign: tuple[LogitStore, Path]) -> No
     assert info(store.location)["answers"]["agreement"] is None
 
 
+def test_labels_are_matched_by_name_and_those_of_no_class_are_counted(
+    foreign: tuple[LogitStore, Path], tmp_path: Path
+) -> None:
+    """Of 602 classes two, which have a third of the pictures each, are called otherwise, the others renumbered."""
+    store, data = foreign
+    names = (data / "classes.txt").read_text().splitlines()[:603]
+    shutil.copytree(data, tmp_path / "data")
+    listed = [*names[600:603], *names[:600]]
+    mapped = [*listed[:600], "neither", "nor", listed[602]]
+    (tmp_path / "data" / "classes.txt").write_text("".join(f"{name}\n" for name in mapped))
+    said = info(store.location, "--data", str(tmp_path / "data"))["answers"]
+    assert "but 2 of the data's 603 classes are none of its; 81 of 120 rows have no label that is one" in said["labels"]
+    answers = draw(store, 1000, 0, SilentProgress())
+    # Label 602 is class 599 now.
+    of_602 = [int(best) for best, slot in zip(answers.best, answers.slot.tolist(), strict=True) if slot % 3 == 2]
+    assert said["agreement"]["top1"] == pytest.approx(100 * of_602.count(599) / len(of_602))
+
+
 def test_progress_of_an_unfinished_store_by_epochs(copied: LogitStore) -> None:
     for unit in copied.units()[3:]:
         copied.uncommit(unit)
