@@ -86,6 +86,26 @@ class Claims:
         """The store is sealed."""
         self._forget(SEAL)
 
+    def sweep(self) -> int:
+        """Remove what runs have left that were killed: their objects, and claims that none of the living has.
+
+        Returns how many objects. By the place's own clock, which has stamped our object just now.
+        """
+        self._objects.put(RUNS + self._run, self._sign(0))
+        runs = [key.removeprefix(RUNS) for key, _ in self._objects.sizes(RUNS)]
+        living = {run for run in runs if run == self._run or (self._lives(run) and not self._silent(run))}
+        left = [RUNS + run for run in runs if run not in living]
+        for key, _ in self._objects.sizes(CLAIMS):
+            if (self._objects.get(key) or b"").decode() not in living:
+                left.append(key)
+        for key in left:
+            self._objects.delete(key)
+        return len(left)
+
+    def _silent(self, run: str) -> bool:
+        stamp, now = self._objects.stamps([RUNS + run, RUNS + self._run])
+        return stamp is None or now is None or now[1] - stamp[1] > self._patience * 1e9
+
     def _take(self, name: str) -> bool:
         number = self._numbers().get(name, 0)
         if number:

@@ -292,3 +292,4 @@ def finish(store: LogitStore, progress: Progress, claims: Claims) -> None:
         )
     store.seal()
     claims.drop_seal()
+    claims.sweep()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import threading
 import time
 from dataclasses import replace
@@ -38,6 +39,12 @@ def hold(location: str, unit: Unit) -> None:
     """A run that claims a unit and never does it."""
     with Claims(LogitStore.open(location)) as claims:
         assert list(claims.free([unit])) == [unit]
+        time.sleep(1000)
+
+
+def rest(location: str) -> None:
+    """A run that has nothing."""
+    with Claims(LogitStore.open(location)):
         time.sleep(1000)
 
 
@@ -123,6 +130,36 @@ def test_one_run_seals(tmp_path: Path) -> None:
         assert not two.take_seal()
         one.drop_seal()
         assert two.take_seal()
+
+
+def test_what_killed_runs_left_is_swept_away_and_what_living_ones_have_stays(tmp_path: Path) -> None:
+    store = made_store(tmp_path / "s", MANY)
+    objects = store.objects
+    holder = SPAWN.Process(target=rest, args=(store.location,))
+    holder.start()
+    while not (living := [key for key, _ in objects.sizes(RUNS)]):
+        assert holder.is_alive()
+        time.sleep(0.05)
+    elsewhere = json.dumps({"machine": "elsewhere", "pid": 1, "beats": 3}).encode()
+    gone = {**json.loads(objects.get(living[0]) or b""), "pid": 2**22 + 1}
+    objects.put(f"{RUNS}gone", json.dumps(gone).encode())
+    objects.put(f"{RUNS}far-dead", elsewhere)
+    objects.put(f"{RUNS}far", elsewhere)
+    os.utime(tmp_path / "s" / RUNS / "far-dead", (time.time() - 61, time.time() - 61))
+    for number, run in enumerate(("gone", "far-dead", "far", living[0].removeprefix(RUNS), "never-seen")):
+        objects.put_new(f"committed/claims/0-{number}.1", run.encode())
+    with Claims(store) as claims:
+        assert claims.sweep() == 5
+        assert claims.sweep() == 0
+    assert {key for key, _ in objects.sizes(RUNS)} == {f"{RUNS}far", *living}
+    assert {key for key, _ in objects.sizes("committed/claims/")} == {
+        "committed/claims/0-2.1",
+        "committed/claims/0-3.1",
+    }
+    holder.kill()
+    holder.join()
+    with Claims(store) as claims:
+        assert claims.sweep() == 2
 
 
 def test_of_many_that_write_a_new_object_one_succeeds(tmp_path: Path, bucket: Bucket) -> None:

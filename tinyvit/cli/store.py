@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from storage import LogitStore, Unit, copy_spec
+from storage import Claims, LogitStore, Unit, copy_spec
 from storage import copy as copy_store
 from storage import diff as diff_stores
 from storage import merge as merge_stores
@@ -55,7 +55,10 @@ def verify(
     replay: Annotated[int, typer.Option(min=0, help="make this many random views again and ask the teacher")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="which views --replay takes")] = 0,
     repair: Annotated[
-        bool, typer.Option("--repair", help="un-commit the faulty units: label then does them anew")
+        bool,
+        typer.Option(
+            "--repair", help="un-commit faulty units, for label to do them anew; remove what killed runs left"
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -72,6 +75,7 @@ def verify(
         "faulty": 0,
         "faults": opened.faults(),
         "uncommitted_now": 0,
+        "leftovers_removed": 0,
         "views_replayed": 0,
     }
     # Without its index a store cannot even say which units it should have.
@@ -92,6 +96,8 @@ def verify(
             for unit in units:
                 opened.uncommit(unit)
             result["uncommitted_now"] = len(units)
+            with Claims(opened) as claims:
+                result["leftovers_removed"] = claims.sweep()
         result |= {"units": len(opened.units()), "missing": len(missing), "faulty": len(units)}
     show(result, as_json, store)
     if result["faults"] or result["missing"]:

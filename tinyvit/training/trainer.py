@@ -119,7 +119,8 @@ class Trainer:
         except Stopped as told:
             # Others would have to agree on what was done since the last look.
             if self.settings.world.size == 1:
-                self.totals = tally.look()[0]
+                tally.look()
+                self.totals = tally.totals
                 self._save()
             raise Stopped(
                 f"stage {self.name}: {told}, after epoch {self.epoch} and {self.step} steps; the same command goes on "

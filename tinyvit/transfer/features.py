@@ -66,6 +66,7 @@ class Extractor:
                     if not self._make(store, pictures, missing, claims):
                         # What is missing is with another run.
                         time.sleep(LOOK_AGAIN)
+                claims.sweep()
             shards = [store.read_shard(number) for number in range(len(store.samples))]
         except StoreError as fault:
             raise UserError(str(fault)) from None

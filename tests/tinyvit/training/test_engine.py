@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tinyvit.teachers import Teacher, load_teacher
 from tinyvit.training.classification import Classification
 from tinyvit.training.journal import read_lines
 from tinyvit.training.run import open_run
+from tinyvit.training.tally import Tally
 from tinyvit.training.train import train as run_stages
 from tinyvit.training.train import train_stage
 
@@ -277,6 +278,28 @@ def test_stopping_saves_and_the_same_run_goes_on_to_the_same_weights(train: Trai
     assert all(torch.equal(one[name], two[name]) for name in one)
     # Lines of steps that were done again are there once.
     assert [line["step"] for line in read_lines(journal)] == [2, 4, 6, 8, 10]
+
+
+def test_told_to_stop_while_no_batch_comes_it_saves_too(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train("distill", folder="whole")
+    given, real = iter(range(3)), Tally.next_batch
+
+    def none_comes(tally: Tally, batches: Iterator[Any]) -> Any:
+        if next(given, None) is None:
+            raise Stopped("told to stop while it waited for data")
+        return real(tally, batches)
+
+    monkeypatch.setattr(Tally, "next_batch", none_comes)
+    with pytest.raises(
+        Stopped, match="stage distill: told to stop while it waited for data, after epoch 0 and 3 steps"
+    ):
+        train("distill")
+    monkeypatch.undo()
+    resumed = train("distill")
+    for name in ("loss", "agreement", "images", "lr"):
+        assert resumed["last"][name] == whole["last"][name]
 
 
 @pytest.mark.parametrize("precisions", [("float32", "float16"), ("float16", "float32")])
