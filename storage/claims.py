@@ -92,12 +92,12 @@ class Claims:
         Returns how many objects. By the place's own clock, which has stamped our object just now.
         """
         self._objects.put(RUNS + self._run, self._sign(0))
+        # Claims first: a run that begins meanwhile is there before its claims are.
+        claims = {key: (self._objects.get(key) or b"").decode() for key, _ in self._objects.sizes(CLAIMS)}
         runs = [key.removeprefix(RUNS) for key, _ in self._objects.sizes(RUNS)]
         living = {run for run in runs if run == self._run or (self._lives(run) and not self._silent(run))}
         left = [RUNS + run for run in runs if run not in living]
-        for key, _ in self._objects.sizes(CLAIMS):
-            if (self._objects.get(key) or b"").decode() not in living:
-                left.append(key)
+        left += [key for key, run in claims.items() if run not in living]
         for key in left:
             self._objects.delete(key)
         return len(left)

@@ -65,7 +65,7 @@ def test_bad_input_ends_in_failed_with_the_one_line(server: dict[str, str], tmp_
     assert failed.returncode == 1
     runs = ask(server, "flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["FAILED"]}}}})
     assert [run["state"]["message"] for run in runs] == [
-        "there is no data folder /nowhere; give a folder of WebDataset .tar shards"
+        "there is no data folder /nowhere; give a folder of WebDataset .tar shards, as `tinyvit data make` makes them"
     ]
     tasks = ask(server, "task_runs/filter", {"flow_runs": {"id": {"any_": [runs[0]["id"]]}}})
     assert [(t["state_name"], t["run_count"]) for t in tasks] == [("Bad input", 1)]

@@ -141,7 +141,7 @@ def other_data(tmp_path: Path) -> Path:
         ),
         (reset("data.orientation", "ignore"), ["decode.orientation is 'exif' in the store, 'ignore' here"]),
         (reset("stages.distill.top_k", "500"), ["wants top_k 500, the store holds 20"]),
-        (reset("label.classes", "CLASSES"), ["class list"]),
+        (reset("label.classes", "CLASSES"), ["class 0 is called"]),
         (["--data", "OTHER"], ["is in the store, not in the data"]),
     ],
 )

@@ -244,6 +244,12 @@ def coco_places(folder: str | Path) -> tuple[str, str | None]:
     found = {split: sorted(Path(folder).glob(f"annotations/instances_{split}*.json")) for split in ("train", "val")}
     if not found["train"]:
         raise UserError(f"{folder} has no annotations/instances_train*.json; give a folder in COCO's layout")
+    for split, files in found.items():
+        if len(files) > 1:
+            raise UserError(
+                f"{folder} has {' and '.join(file.name for file in files)}; say which: --set data.{split}=FILE without "
+                f"--data, or leave one in it"
+            )
     return str(found["train"][0]), str(found["val"][0]) if found["val"] else None
 
 

@@ -11,6 +11,7 @@ import torch
 from coco_sets import measured, written
 from support import tinyvit
 
+from tinyvit.data.place import coco_places
 from tinyvit.detection.coco import Census, CocoSet
 from tinyvit.detection.masks import mask_fault, pycocotools_mask
 from tinyvit.errors import UserError
@@ -173,3 +174,14 @@ def test_categories_are_matched_by_name(tmp_path: Path) -> None:
     assert measured(coco, [answer])["ap"] == 0
     with pytest.raises(UserError, match=r"than the detector: it lacks 'cow', 'hen' and also has 'cat'; give"):
         measured(coco, [answer], ["dog", "cow", "hen"])
+
+
+def test_of_several_annotation_files_none_is_taken_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    for name in ("train2014", "val2017"):
+        (tmp_path / "annotations" / f"instances_{name}.json").touch()
+    train, val = coco_places(tmp_path)
+    assert (Path(train).name, Path(str(val)).name) == ("instances_train2014.json", "instances_val2017.json")
+    (tmp_path / "annotations" / "instances_train2017.json").touch()
+    with pytest.raises(UserError, match=r"instances_train2014.json and instances_train2017.json; say which"):
+        coco_places(tmp_path)
