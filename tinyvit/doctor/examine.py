@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from storage import LogitStore
 from tinyvit.config import Decode, Recipe
 from tinyvit.data.index import ShardIndex
 from tinyvit.doctor.class_order import Judge
 from tinyvit.doctor.finding import Finding
 from tinyvit.doctor.geometry import Shown, check_interpolation, check_resolution
-from tinyvit.doctor.machine import check_disk, check_gpu, check_prefect
+from tinyvit.doctor.machine import check_disk, check_gpu, check_prefect, check_shared_memory
 from tinyvit.doctor.preparation import SCREENED, check_preparation, rescue
 from tinyvit.doctor.sample import ask, draw
 from tinyvit.doctor.shards import Shards
@@ -65,6 +67,7 @@ def examine(case: Case, progress: Progress) -> Iterator[Finding]:
         yield check_libraries(store)
     yield check_disk(case.store or ".", _bytes_needed(case, store, shards.index, teacher))
     yield check_gpu()
+    yield check_shared_memory(torch.cuda.device_count())
     yield check_prefect(Path.cwd())
 
 

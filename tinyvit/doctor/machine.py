@@ -19,6 +19,9 @@ from tinyvit.doctor.finding import Finding, State
 
 DEPLOYMENTS = ("teacher-logits", "distill-student", "contract-student", "evaluate-student")
 SECONDS = 5
+SHARED = Path("/dev/shm")  # noqa: S108, looked at only
+# What NVIDIA's guide to NCCL gives a container ("Troubleshooting", shared memory).
+SHARED_BYTES = 10**9
 
 
 def check_disk(store: str, needed: int | None) -> Finding:
@@ -54,6 +57,21 @@ def check_gpu() -> Finding:
     return Finding(
         "GPU", "hint", "none: the CPU labels and trains", "enough for small data; `tinyvit plan --measure` says"
     )
+
+
+def check_shared_memory(gpus: int, place: Path = SHARED) -> Finding:
+    """What NCCL passes gradients through between the `gpus` of a machine, which containers keep small. Data processes
+    do without (tinyvit/data/handover.py).
+    """
+    check = "shared memory"
+    if not place.is_dir():
+        return Finding(check, "skipped", f"there is no {place}")
+    free = shutil.disk_usage(place).free
+    told = f"{decimal(free)} free at {place}; data processes need none"
+    if gpus > 1 and free < SHARED_BYTES:
+        told += f", NCCL between {gpus} GPUs needs up to {decimal(SHARED_BYTES)}"
+        return Finding(check, "hint", told, "start the container with --shm-size=1g, or mount a larger /dev/shm")
+    return Finding(check, "ok", told)
 
 
 def check_prefect(folder: Path) -> Finding:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from torch import Tensor, nn
 
-from tinyvit.checkpoint import read_checkpoint
+from tinyvit.checkpoint import read_weights
 from tinyvit.classes import imagenet_classes
 from tinyvit.config import Decode, Student
 from tinyvit.errors import UserError
@@ -36,13 +34,15 @@ RENAMED = (
 COMPUTED = "attention_bias_idxs"
 
 
-def import_released(file: Path, out: Path) -> dict[str, Any]:
-    """Write a released checkpoint as a student's folder; returns what it is.
+def import_released(file: Path, out: Path, entry: str | None = None) -> dict[str, Any]:
+    """Write a released checkpoint as a student's folder; returns what it is. `entry` names the weights in the file
+    where it has several (see read_weights).
 
     The architecture is the one of timm's TinyViTs whose every tensor it fits. UserError where there is none, or the
     file is no checkpoint. Nothing in the file is run: torch reads tensors and plain values only.
     """
-    state = {_timm_name(name): value for name, value in _read(file).items() if not name.endswith(COMPUTED)}
+    weights = read_weights(file, entry, "give a .pth of the paper's model zoo")
+    state = {_timm_name(name): value for name, value in weights.state.items() if not name.endswith(COMPUTED)}
     head = state.get("head.fc.weight")
     if head is None:
         raise UserError(f"{file} has no TinyViT classifier (head.weight); give a .pth of the paper's model zoo")
@@ -55,7 +55,15 @@ def import_released(file: Path, out: Path) -> dict[str, Any]:
             model.load_state_dict(state)
             save_student(out, model, student, imagenet_classes(len(head)), Decode())
             parameters = sum(p.numel() for p in model.parameters())
-            return {"folder": str(out), "architecture": name, "classes": len(head), "parameters": parameters}
+            return {
+                "folder": str(out),
+                "architecture": name,
+                "classes": len(head),
+                "parameters": parameters,
+                "weights": weights.entry or "the file's only ones",
+                "other_weights": list(weights.others),
+                "tensors_of_other_parts": weights.left,
+            }
         misfits[name] = misfit
     closest = max(misfits, key=lambda name: misfits[name][0])
     raise UserError(f"{file} is none of timm's TinyViTs; the nearest, {closest}, {misfits[closest][1]}")
@@ -79,16 +87,3 @@ def _misfit(model: nn.Module, state: dict[str, Tensor]) -> tuple[int, str] | Non
         return fit, f"has no {extra[0]}"
     have = f"here it is {list(state[wrong[0]].shape)}" if wrong[0] in state else "there is none here"
     return fit, f"wants {wrong[0]} of shape {list(own[wrong[0]].shape)}, {have}"
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    advice = "give a .pth of the paper's model zoo"
-    if not file.is_file():
-        raise UserError(f"there is no file {file}; {advice}")
-    # The checkpoints carry a yacs node, a kind of dict: its entries are read, its code is not.
-    with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
-        content = read_checkpoint(file, torch.device("cpu"), advice)
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{file} holds no weights under 'model'; {advice}")
-    return state

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tinyvit.doctor.machine import check_disk, check_gpu, check_prefect
+from tinyvit.doctor.machine import check_disk, check_gpu, check_prefect, check_shared_memory
 
 
 def test_disk(tmp_path: Path) -> None:
@@ -15,6 +17,16 @@ def test_disk(tmp_path: Path) -> None:
     assert full.state == "failed"
     assert "about 1.0 EB" in full.told
     assert check_disk("s3://bucket/store", 10**18).state == "skipped"
+
+
+def test_shared_memory_is_looked_at_where_gpus_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_shared_memory(8, tmp_path / "none").state == "skipped"
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=64 * 10**6))
+    assert check_shared_memory(1, tmp_path).state == "ok"
+    small = check_shared_memory(8, tmp_path)
+    assert small.state == "hint"
+    assert "64.0 MB free" in small.told
+    assert "--shm-size=1g" in small.remedy
 
 
 def test_gpu_is_said_as_torch_sees_it() -> None:
