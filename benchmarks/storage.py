@@ -32,6 +32,8 @@ from tinyvit.progress import Progress
 REPEATS = 15
 # A unit of the size that a shard of ImageNet-21k in 2,048 shards has.
 UNIT_ROWS = 6400
+# Shards so small that what is fixed of a read is seen, and so large that it is not.
+SHARD_ROWS = (250, 2000)
 RANDOM_READS = 200
 UNIT_ARRAYS = ("class_step", "value", "residual", "seed", "valid", "view_digest", "committed")
 TOP_K = (100, 10)
@@ -53,7 +55,7 @@ IN_TERMINAL = ("kept", "bytes_per_row", "kl_mean", "kl_max", "read_rows_per_s", 
 def measure(views: Views, progress: Progress) -> dict[str, Any]:
     """Every encoding, K and selection, and the baseline, on these rows."""
     found: dict[str, Any] = {"rows": len(views.seed), "classes": views.num_classes, "encodings": {}, "baseline": {}}
-    cases = len(TOP_K) + len(CASES) + 1
+    cases = len(TOP_K) + len(CASES) + 2
     with tempfile.TemporaryDirectory() as folder, one_core(), progress.task("measure", cases, "cases") as bar:
         for top_k in TOP_K:
             found["baseline"][str(top_k)] = _baseline(Path(folder), views, views.cut[f"top {top_k}"])
@@ -66,6 +68,9 @@ def measure(views: Views, progress: Progress) -> dict[str, Any]:
             "mass 0.99": _store(Path(folder), views, views.cut["mass"], "compact", "mass"),
             "sampled 50": _store(Path(folder), views, views.cut["sampled"], "counts", "sampled"),
         }
+        bar.advance(1)
+        answers = views.cut[f"top {TOP_K[0]}"]
+        found["shards"] = {str(rows): _by_shard(Path(folder), views, answers, rows) for rows in SHARD_ROWS}
         bar.advance(1)
     return found
 
@@ -112,11 +117,32 @@ for shard in range({len(units)}): store.read(0, shard)
     }
 
 
+def _by_shard(folder: Path, views: Views, answers: Answers, rows: int) -> dict[str, Any]:
+    """How fast shards of so many rows are read, in turn with the same rows of a flat file."""
+    store, units = _empty_store(folder / f"shards-{rows}", views, answers, "compact", "top_k", rows)
+    for unit, unit_rows in units:
+        store.write_unit(unit, unit_rows)
+    path = folder / "flat.bin"
+    flat_file.write(path, views.keys, views.seed, answers.class_id, answers.probability)
+    file = flat_file.FlatFile(path, answers.class_id.shape[1])
+    keys = file.keys()
+    pairs = [
+        (
+            seconds(lambda: [store.read(0, shard) for shard in range(len(units))], 1),
+            seconds(lambda: [file.read(key) for key in keys], 1),
+        )
+        for _ in range(REPEATS)
+    ]
+    none: dict[str, Any] = dict.fromkeys(COLUMNS)
+    speeds = [len(keys) / statistics.median(times) for times in zip(*pairs, strict=True)]
+    return {name: none | {"read_rows_per_s": speed} for name, speed in zip(("store", "flat"), speeds, strict=True)}
+
+
 def _empty_store(
-    path: Path, views: Views, answers: Answers, encoding: str, selection: str
+    path: Path, views: Views, answers: Answers, encoding: str, selection: str, unit_rows: int = UNIT_ROWS
 ) -> tuple[LogitStore, list[tuple[Unit, UnitRows]]]:
     count = len(views.seed)
-    parts = [slice(first, min(first + UNIT_ROWS, count)) for first in range(0, count, UNIT_ROWS)]
+    parts = [slice(first, min(first + unit_rows, count)) for first in range(0, count, unit_rows)]
     spec = StoreSpec(
         data="bench", epochs=1, epochs_per_unit=1, top_k=answers.class_id.shape[1], num_classes=views.num_classes,
         encoding=encoding, selection=selection, mass=0.99 if selection == "mass" else None, run_seed=0, teacher={},
@@ -256,6 +282,9 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{encoding}, K={top_k}", case
     for name, case in found["selections"].items():
         yield name, case
+    for rows, cases in found["shards"].items():
+        yield f"compact, K={TOP_K[0]}, {rows} a shard", cases["store"]
+        yield "flat file, read in turn with it", cases["flat"]
 
 
 def cells(case: dict[str, Any]) -> list[str]:

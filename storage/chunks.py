@@ -16,7 +16,7 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-from numcodecs import Blosc
+from numcodecs import Blosc, blosc
 from numpy.typing import NDArray
 
 from storage.objects import Part
@@ -27,9 +27,6 @@ ABSENT = 2**64 - 1
 # Level 1: higher ones look for repetitions that rows of a teacher do not have, and come out larger.
 LEVEL = 1
 BLOCK_BYTES = 1 << 20
-# What it decodes says how it was encoded.
-DECODER = Blosc()
-
 
 # The values of one epoch of a unit, by array.
 Values = dict[str, NDArray[Any]]
@@ -119,7 +116,7 @@ class UnitArray:
         body = checked(chunk, self.name)
         shape = self.shape[::-1] if self.entry_first else self.shape
         try:
-            values = np.frombuffer(DECODER.decode(body), self.dtype)
+            values = np.frombuffer(blosc.decompress(body), self.dtype)
         except (RuntimeError, ValueError) as fault:
             raise DamagedObject(f"{self.name} is damaged: {fault}") from None
         if values.size != math.prod(shape):

@@ -10,11 +10,10 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import unquote
 
 from storage.durable import is_temporary, sync_folder, write_new, write_whole
@@ -34,8 +33,7 @@ BLOCK = 8 << 20
 RETRIES: dict[str, Any] = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """Bytes of an object: all of it, `length` from `start` on, or with a negative start its last bytes."""
 
     key: str

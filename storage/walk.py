@@ -8,6 +8,8 @@ say already; and as similar classes have near ids, small steps are common.
 
 from __future__ import annotations
 
+from math import isqrt
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,13 +58,14 @@ def absent_entries(steps: Unsigned) -> NDArray[np.bool_] | None:
 
 def class_ids(steps: Unsigned, num_classes: int) -> Unsigned:
     """Undo `walk`: ids [K, S] from steps [K, S], an entry a row of memory so that the sums run along S."""
-    ids = np.empty_like(steps)
-    ids[0] = steps[0]
-    around = steps.dtype.type(num_classes)
-    over = np.empty_like(steps[0])
-    for entry in range(1, len(steps)):
-        np.add(ids[entry - 1], steps[entry], out=ids[entry])
-        # Below num_classes the difference wraps to a large number, so the smaller one is the remainder.
-        np.subtract(ids[entry], around, out=over)
-        np.minimum(ids[entry], over, out=ids[entry])
-    return ids
+    ids = steps.copy()
+    # Sums within blocks of entries, then of the blocks: an operation takes a microsecond to begin, so few on many.
+    block = max(1, isqrt(len(steps)))
+    for place in range(1, block):
+        into = ids[place::block]
+        into += ids[place - 1 :: block][: len(into)]
+    for first in range(block, len(ids), block):
+        ids[first : first + block] += ids[first - 1]
+    # A walk is less than two rounds. Below num_classes the difference wraps to a large number, so the smaller one is
+    # the remainder.
+    return np.minimum(ids, ids - steps.dtype.type(num_classes), out=ids)
