@@ -81,7 +81,8 @@ def class_index_map(data: Names, model: Names) -> list[int] | None:
     if max(found, default=-1) < 0:
         raise UserError(
             f"the model tells apart {model[0]!r} and {len(model) - 1} others, the data has {data[0]!r} and "
-            f"{len(data) - 1} others, none in common; give data of its classes, or name them in the order of its labels"
+            f"{len(data) - 1} others, none in common; give data of its classes; what numbers mean is said by a list of "
+            f"names: classes.txt, or --classes of `tinyvit evaluate`"
         )
     return found
 

@@ -90,7 +90,8 @@ def _class_difference(stored: Sequence[str], given: Sequence[str], file: Path) -
     return f"class {number} is called {own!r} in the store, {other!r} in {file}"
 
 
-OTHERWISE = "read pictures as it does (data.orientation, data.background), label again, or use the release that made it"
+AS_IT_DOES = "read pictures as it does (data.orientation, data.background), "
+OTHERWISE = "label again, or use the release that made it"
 
 
 def reading_differences(store: LogitStore, decode: Decode) -> list[str]:
@@ -103,7 +104,8 @@ def check_replay(store: LogitStore, augment: Augment, decode: Decode, index: Sha
 
     UserError naming the versions when a pixel differs, and for a store whose pictures were read by other rules.
     """
-    refuse_mismatch(store.location, reading_differences(store, decode), OTHERWISE)
+    remedy = (AS_IT_DOES if store.spec.decode else "") + OTHERWISE
+    refuse_mismatch(store.location, reading_differences(store, decode), remedy)
     absent = frozenset(store.missing()) if not store.sealed else frozenset[Unit]()
     probes = _Probes(index, store.location, augment, decode, absent)
     # In a process of its own: Prefect's threads draw from the generators that a view is made with.

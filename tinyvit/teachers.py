@@ -101,6 +101,11 @@ class Teacher:
         while True:
             try:
                 logits = torch.cat([self._forward(piece) for piece in torch.split(views, self.fitting.batch)])
+                if logits.shape[1] != self.num_classes:
+                    raise UserError(
+                        f"{self.name} answers {len(views)} views with {logits.shape[1]} numbers each, one with "
+                        f"{self.num_classes}; mend it"
+                    )
                 if not self.fitting.looked_at and len(logits):
                     refuse_probabilities(logits, self.name)
                     self.fitting.looked_at = True

@@ -87,3 +87,12 @@ def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
     mine.write_text("base: next.yaml\n")
     with pytest.raises(UserError, match=r"is based on itself: .*mine.yaml -> .*next.yaml -> .*mine.yaml"):
         load_recipe(str(mine))
+
+
+def test_a_colour_is_no_comment(tmp_path: Path) -> None:
+    assert load_recipe("example", ["data.background=#808080"]).data.background == "#808080"
+    (tmp_path / "r.yaml").write_text("base: example\ndata:\n  background: #808080\n")
+    with pytest.raises(UserError, match="is a comment to YAML; quote it"):
+        load_recipe(str(tmp_path / "r.yaml"))
+    (tmp_path / "r.yaml").write_text("base: example\ndata:\n  background: '#808080'\n")
+    assert load_recipe(str(tmp_path / "r.yaml")).data.background == "#808080"

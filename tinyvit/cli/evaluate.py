@@ -101,8 +101,10 @@ def evaluate(
         )
     elif published:
         of_set = open_set(published, data, progress)
-        result = found_on([of_set], "evaluate")[0].as_dict()
-        result |= {"set": SETS[published].title, "classes_of_the_set": of_set.coverage, "left_out": of_set.left_out}
+        (found,) = found_on([of_set], "evaluate")
+        coverage = f"{found.classes_seen:,} of {len(of_set.classes):,}"
+        result = found.as_dict()
+        result |= {"set": SETS[published].title, "classes_of_the_set": coverage, "left_out": of_set.left_out}
     else:
         pictures = with_classes(open_pictures(data, progress), classes, data)
         result = found_on([pictures], "evaluate")[0].as_dict()

@@ -8,6 +8,7 @@ folders: those are arguments of the commands.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -99,6 +100,10 @@ class Recipe(Section):
         return self.model_copy(update={"data": self.data.model_copy(update=here)})
 
 
+# A colour that YAML takes for a comment.
+UNQUOTED = re.compile(r"^\s*background\s*:\s*#\w+", re.MULTILINE)
+
+
 def recipe_names() -> list[str]:
     """The recipes that come with the package."""
     folder = resources.files("tinyvit") / "recipes"
@@ -134,6 +139,8 @@ def _read(name: str, derived: tuple[str, ...]) -> dict[str, Any]:
             known = ", ".join(recipe_names())
             raise UserError(f"there is no recipe {name!r}; choose one of {known}, or give a .yaml file")
         tree = yaml.safe_load(text)
+        if found := UNQUOTED.search(text):
+            raise UserError(f"the recipe {name}: {found.group().strip()} is a comment to YAML; quote it: '#808080'")
     except OSError as fault:
         raise UserError(f"the recipe {name} cannot be read: {fault.strerror}") from None
     except yaml.YAMLError as fault:
@@ -171,6 +178,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise UserError(f"the override {override!r}: {part} is a value, not a section")
     try:
-        node[last] = yaml.safe_load(value)
+        # A colour such as #808080, which YAML would take for a comment.
+        node[last] = value.strip() if value.strip().startswith("#") else yaml.safe_load(value)
     except yaml.YAMLError:
         raise UserError(f"the override {override!r} has a value that is not valid YAML") from None

@@ -24,6 +24,8 @@ log = logging.getLogger("tinyvit")
 
 # What the parts of a data set are called, and what they become.
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# How other names of parts begin.
+SPLIT = re.compile(r"(?i)(train|val|dev|eval|test|hold)")
 NO_CLASS = "pictures in no class"
 # Such a class would be lost in lists and on screens, and is a slip of the pen.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -130,7 +132,7 @@ def unsorted(folder: Path) -> Source:
         for entry in entries(folder, left_out)
         if not is_folder(entry) and is_file(entry, left_out) and _taken(entry.name, left_out)
     ]
-    return Source(_unique(pictures), [], dict(left_out))
+    return Source(_unique(pictures), [], dict(+left_out))
 
 
 def _found(source: Path) -> tuple[list[_Found], list[str], Counter[str]]:
@@ -228,12 +230,28 @@ def _refuse_mistaken(source: Path, classes: list[str], found: list[_Found]) -> N
     name, count = Counter(classes).most_common(1)[0] if classes else ("", 1)
     if count > 1:
         raise UserError(f"{source} has {count} archives of the class {name!r}; rename or join them")
+    _refuse_parts(source, classes, found)
     names = (one.content.name if isinstance(one.content, Member) else one.path for one in found)
     inside = sorted({name.rpartition("/")[0] or "." for name in names})
     if len(classes) == 1 and len(inside) > 1:
         raise UserError(
             f"{source} holds {classes[0]} alone, and its pictures lie in {inside[0]} and {inside[1]}: if these are the "
             f"classes, give the folder that they are in (unpacked); if not, put all pictures into one"
+        )
+
+
+def _refuse_parts(source: Path, classes: list[str], found: list[_Found]) -> None:
+    """Refuse classes that are called like parts of a data set and hold the same folders."""
+    if len(classes) < 2 or not all(SPLIT.match(name) for name in classes):
+        return
+    inside: dict[str, set[str]] = {name: set() for name in classes}
+    for one in found:
+        _, *folders, _ = one.path.split("/")
+        inside[one.label].update(folders[:1])
+    if shared := sorted(set.intersection(*inside.values())):
+        raise UserError(
+            f"{source} holds {' and '.join(classes)}, each with {shared[0]} inside: parts of a data set, it seems; "
+            f"call them train, val and test, or give one of them"
         )
 
 

@@ -111,9 +111,13 @@ class CocoSet:
         return [str(category["name"]) for category in self.categories]
 
     def category_ids(self, names: Sequence[str], whose: str) -> list[int]:
-        """The ids of the categories with these names. UserError, which says which, where the file has others."""
+        """The ids of the categories with these names. UserError, which says which, where the file lacks some, or has
+        objects of others.
+        """
         ids = {str(category["name"]): int(category["id"]) for category in self.categories}
-        lacks, besides = [n for n in names if n not in ids], [n for n in ids if n not in set(names)]
+        used = {int(one["category_id"]) for one in self.document["annotations"]}
+        lacks = [name for name in names if name not in ids]
+        besides = [name for name, number in ids.items() if name not in set(names) and number in used]
         if lacks or besides:
             parts = [f"{verb} {_listed(found)}" for verb, found in (("lacks", lacks), ("also has", besides)) if found]
             raise UserError(

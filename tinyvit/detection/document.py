@@ -66,6 +66,8 @@ def _check(document: dict[str, Any]) -> None:
 
 def _check_annotation(one: dict[str, Any], name: str, known: dict[str, set[Any]]) -> None:
     box = one["bbox"]
+    if not isinstance(box, list) or not all(isinstance(side, int | float) for side in box):
+        raise ValueError(f"{name} has the box {box!r}: left, top, width and height in pixels are wanted")
     if len(box) != 4 or not all(map(isfinite, box)) or min(box[2:]) < 0:
         raise ValueError(f"{name} has the box {box}: left, top, width and height in pixels are wanted")
     if not (isfinite(area := one.get("area", 0)) and area >= 0):

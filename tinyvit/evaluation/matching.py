@@ -50,9 +50,13 @@ class Matching:
         """Labels [N, L], -1 where there is none, as places among them. UserError for a label that means nothing."""
         count = self.labels or outputs
         if (most := int(labels.max())) >= count:
-            whose = "the model has" if self.labels is None else "there are names of"
+            if self.labels is None:
+                raise UserError(
+                    f"the data has labels up to {most}, the model has {count} classes; give data with the classes that "
+                    f"it was trained for"
+                )
             raise UserError(
-                f"the data has labels up to {most}, {whose} {count} classes; give data with the classes that it was "
-                f"trained for"
+                f"the data has labels up to {most}, the list of its classes names {count}; mend the list (classes.txt, "
+                f"--classes)"
             )
         return labels if self.numbers is None else torch.where(labels < 0, -1, self.numbers[labels.clamp(min=0)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,8 @@ from tinyvit.evaluation.subject import Subject
 from tinyvit.evaluation.views import EvaluationViews, UsableViews
 from tinyvit.pixels import normalise
 from tinyvit.progress import Bar, Progress
-from tinyvit.signal import refuse_probabilities
+from tinyvit.signal import answered, refuse_probabilities
+from tinyvit.trial import foreign
 from tinyvit.world import World
 
 # Of the confidence, for the calibration error (Guo et al. 2017 use 15).
@@ -30,11 +32,12 @@ BINS = 15
 @dataclass(frozen=True)
 class Evaluation:
     """top1, top5 and the expected calibration error in percent, over `images` pictures; loss in nats, over those of
-    classes that the network has, None where there are none.
+    classes that the network has; None where there are none, and where it calls what is right impossible.
 
-    The network chooses among `classes` classes. It does not have `unknown_classes` of the data's, and so is wrong about
-    `unknown_images` pictures. Left out are `unlabelled` pictures, for which a set calls no class right, and `broken`
-    ones. `images_per_s` is the rate of everything, `forward_images_per_s` that of the network alone, on all devices.
+    The network chooses among `classes` classes, of which `classes_seen` have pictures. It does not have
+    `unknown_classes` of the data's, and so is wrong about `unknown_images` pictures. Left out are `unlabelled`
+    pictures, for which a set calls no class right, and `broken` ones. `images_per_s` is the rate of everything,
+    `forward_images_per_s` that of the network alone, on all devices.
     """
 
     top1: float
@@ -45,6 +48,7 @@ class Evaluation:
     images_per_s: float
     forward_images_per_s: float
     classes: int
+    classes_seen: int
     unknown_classes: int
     unknown_images: int
     unlabelled: int
@@ -121,10 +125,15 @@ class Evaluator:
         """Look whether the pictures of the first set can be measured on by a network of so many classes, before hours
         are spent. UserError where not.
         """
-        usable = UsableViews(self._streams[0], self._matching.labels or classes)
+        looked_at = UsableViews(self._streams[0], self._matching.labels or classes)
+        counts = torch.zeros(2, dtype=torch.float64, device=self._world.device)
         with progress.task("check validation", sum(len(span) for _, span in self._streams[0].spans), "pictures") as bar:
-            for count in run_stream(usable, self._workers):
-                bar.advance(count)
+            for pictures, usable in run_stream(looked_at, self._workers):
+                counts += counts.new_tensor([pictures, usable])
+                bar.advance(pictures)
+        pictures, usable = self._world.sum(counts).tolist()
+        if not usable:
+            raise UserError(f"none of the {pictures:.0f} pictures for validation can be used; give others, or none")
 
     @torch.inference_mode()
     def measure(self, model: nn.Module, bar: Bar | None = None) -> Evaluation:
@@ -137,7 +146,7 @@ class Evaluator:
         began, forward = time.monotonic(), 0.0
         sums = torch.zeros(7, dtype=torch.float64, device=self._world.device)
         bins = torch.zeros(3, BINS, dtype=torch.float64, device=self._world.device)
-        told_apart = 0
+        told_apart, seen = 0, list[Tensor]()
         for views, labels, unlabelled, broken in next(self._passes):
             sums[5:] += sums.new_tensor([unlabelled, broken])
             if not len(labels):
@@ -147,12 +156,18 @@ class Evaluator:
             forward += time.monotonic() - started
             if not told_apart:
                 refuse_probabilities(logits, "the network")
+            if wrong := int((~answered(logits)).sum()):
+                raise UserError(
+                    f"the network's answers to {wrong} of {len(logits)} pictures are NaN or infinite; look at its "
+                    f"weights, its mean and std, and the precision"
+                )
             target = self._matching.target(labels.to(logits.device), logits.shape[1])
             logits = self._matching.told_apart(logits)
             told_apart = logits.shape[1]
             best = logits.topk(min(5, told_apart), dim=1).indices
             right = (best[:, :, None] == target[:, None, :]).any(dim=2)
             known = (target >= 0).any(dim=1)
+            seen.append(target[target >= 0])
             # Of the mass on all classes that are right: cross-entropy where it is one.
             mass = logits.log_softmax(dim=1).gather(1, target.clamp(min=0)).masked_fill(target < 0, -torch.inf)
             loss = -mass.logsumexp(dim=1).masked_fill(~known, 0.0).sum()
@@ -169,6 +184,11 @@ class Evaluator:
         top1, top5, loss_sum, known_images, unknown_images, unlabelled, broken, forward = self._world.sum(sums).tolist()
         _, sure, correct = self._world.sum(bins)
         images = known_images + unknown_images
+        told_apart = self._world.highest(told_apart)
+        of_classes = torch.zeros(told_apart, dtype=torch.float64, device=self._world.device)
+        for classes in seen:
+            of_classes[classes] = 1
+        classes_seen = int((self._world.sum(of_classes) > 0).sum())
         if not images:
             raise UserError(
                 f"none of the pictures can be evaluated on: {unlabelled:.0f} have no right class, {broken:.0f} cannot "
@@ -178,12 +198,13 @@ class Evaluator:
         return Evaluation(
             top1=100 * top1 / images,
             top5=100 * top5 / images,
-            loss=loss_sum / known_images if known_images else None,
+            loss=loss_sum / known_images if known_images and math.isfinite(loss_sum) else None,
             calibration_error=100 * float((sure - correct).abs().sum()) / images,
             images=int(images),
             images_per_s=images / seconds,
             forward_images_per_s=images / forward,
-            classes=self._world.highest(told_apart),
+            classes=told_apart,
+            classes_seen=classes_seen,
             unknown_classes=self._matching.unknown_classes,
             unknown_images=int(unknown_images),
             unlabelled=int(unlabelled),
@@ -192,7 +213,8 @@ class Evaluator:
 
     def _logits(self, model: nn.Module, views: Tensor) -> Tensor:
         device = self._world.device
-        with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
+        autocast = torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32)
+        with foreign(f"the network has no answer to {len(views)} pictures", "mend it"), autocast:
             logits: Tensor = model(normalise(views, self._mean, self._std, device)).float()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

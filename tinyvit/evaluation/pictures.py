@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from storage import ShardTable, digest_of
-from tinyvit.classes import named_classes
+from tinyvit.classes import match_classes, named_classes
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import key_digest
 from tinyvit.data.sources import Picture, is_image_folder, pictures_of
@@ -134,23 +134,15 @@ def open_pictures(data: str, progress: Progress) -> DataSet:
 
 @dataclass(frozen=True)
 class Relabelled:
-    """Pictures of which `labels`, a picklable function, says anew which of `classes` are right; `present` of these have
-    pictures, where that is known.
-    """
+    """Pictures of which `labels`, a picklable function, says anew which of `classes` are right."""
 
     pictures: DataSet
     classes: list[str]
     labels: Callable[[Labelled], tuple[int, ...] | None]
-    present: int | None = None
 
     @property
     def left_out(self) -> Mapping[str, int]:
         return self.pictures.left_out
-
-    @property
-    def coverage(self) -> str:
-        """How many of the classes there are pictures of."""
-        return "not known" if self.present is None else f"{self.present:,} of {len(self.classes):,}"
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -175,23 +167,21 @@ def renumbered(numbers: Sequence[int] | None, picture: Labelled) -> tuple[int, .
 def with_classes(pictures: DataSet, names: str | None, data: str) -> DataSet:
     """The pictures of `data` with labels that are called by a list of names: a file, or imagenet-1k; None: as they are.
 
-    Folders that are called by decimal numbers are its lines of these numbers. UserError where the list does not fit,
-    and where folders say by themselves what they are.
+    Classes that are called by decimal numbers are its lines of these numbers. UserError where the list does not fit,
+    and where the data says by itself what its classes are, otherwise than the list.
     """
     if names is None:
         return pictures
     listed, own = named_classes(names), pictures.classes
-    if own is not None and isinstance(pictures, FolderPictures):
-        if not all(name.isdecimal() for name in own):
-            raise UserError(f"{data} names its classes itself, such as {own[0]!r}; leave --classes out")
+    if own is None:
+        return Relabelled(pictures, listed, partial(renumbered, None))
+    if all(name.isdecimal() for name in own):
         numbers = tuple(map(int, own))
         if max(numbers) >= len(listed):
             raise UserError(
                 f"{data} has a class {max(numbers)}, {names} names {len(listed)} classes, from 0 on; mend it"
             )
         return Relabelled(pictures, listed, partial(renumbered, numbers))
-    if own is not None and len(own) != len(listed):
-        raise UserError(
-            f"{names} names {len(listed)} classes, the classes.txt of {data} {len(own)}; give a list of these"
-        )
-    return Relabelled(pictures, listed, partial(renumbered, None))
+    if match_classes(own, listed, (data, names)) != list(range(len(listed))):
+        raise UserError(f"{data} names its classes itself, such as {own[0]!r}; leave --classes out")
+    return pictures

@@ -120,11 +120,7 @@ def open_set(name: str, place: str, progress: Progress) -> Relabelled:
     labels: Callable[[Labelled], tuple[int, ...] | None] = (
         partial(reassessed, real_labels()) if name == "real" else partial(renumbered, numbers)
     )
-    present = None
-    if numbers is not None:
-        used = {p.label for p in pictures.pictures} if isinstance(pictures, FolderPictures) else range(len(numbers))
-        present = len({numbers[label] for label in used})
-    return Relabelled(pictures, published.classes, labels, present)
+    return Relabelled(pictures, published.classes, labels)
 
 
 def missing(name: str, place: str | Path) -> str:

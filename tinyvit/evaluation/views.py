@@ -120,15 +120,18 @@ class EvaluationViews:
 
 @dataclass(frozen=True)
 class UsableViews:
-    """Whether pictures can be evaluated on, looked at without a network: a stream of how many each batch has."""
+    """Whether pictures can be evaluated on, looked at without a network: a stream of how many each batch has, and how
+    many of them can be: those without a right class cannot, nor broken ones where these are skipped.
+    """
 
     views: EvaluationViews
     # Labels must be below it.
     classes: int
 
-    def read(self, worker: int, workers: int) -> Iterator[int]:
+    def read(self, worker: int, workers: int) -> Iterator[tuple[int, int]]:
         """Of one worker. UserError as `EvaluationViews.batch`, and for a label that is too large."""
         for span in self.views.spans[worker::workers]:
+            usable = 0
             for picture in (pictures := self.views.pictures.read(*span)):
                 if (wrong := max(_labels(picture), default=0)) >= self.classes:
                     raise UserError(
@@ -136,11 +139,12 @@ class UsableViews:
                         f"list of classes"
                     )
                 try:
-                    if not self.views.skip_broken:
-                        _decoded(picture, self.views.decode)
+                    _decoded(picture, self.views.decode)
+                    usable += bool(picture.labels)
                 except BrokenImage as fault:
-                    raise broken_picture(picture, fault) from None
-            yield len(pictures)
+                    if not self.views.skip_broken:
+                        raise broken_picture(picture, fault) from None
+            yield len(pictures), usable
 
 
 def _labels(picture: Labelled) -> tuple[int, ...]:

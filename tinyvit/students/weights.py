@@ -39,8 +39,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def classes_of(path: Path) -> Names:
-    """The class names that a student's folder gives; None for another file, or where they are not known."""
-    file = path / CONFIG
+    """The class names that a student's folder gives, also for the weights in it; None where they are not known."""
+    file = (path.parent if path.name == WEIGHTS else path) / CONFIG
     return json.loads(file.read_text()).get("label_names") if file.is_file() else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from tinyvit.classes import shared_classes
 from tinyvit.config import Stage
 from tinyvit.data.images import record_of
 from tinyvit.data.training_views import Batch, TrainingViews
+from tinyvit.errors import UserError
 from tinyvit.evaluation import Evaluator, Subject, open_pictures
 from tinyvit.pixels import normalise
-from tinyvit.signal import TeacherSignal
+from tinyvit.signal import TeacherSignal, answered
 from tinyvit.students import (
     adopt_weights,
     classes_of,
@@ -30,6 +32,8 @@ from tinyvit.training.losses import agreement, distillation_loss, label_loss
 from tinyvit.training.network import Network
 from tinyvit.training.run import Run
 from tinyvit.training.task import Validation
+
+log = logging.getLogger("tinyvit")
 
 
 class Classification:
@@ -108,16 +112,23 @@ class Classification:
         teacher, label = self._run.teacher, self._run.recipe.label
         assert teacher
         assert batch.teacher_views is not None
-        return TeacherSignal.selected(
-            teacher.answer(batch.teacher_views), label.select, label.top_k, label.mass, batch.seeds
-        )
+        logits = teacher.answer(batch.teacher_views)
+        if wrong := int((~answered(logits)).sum()):
+            raise UserError(
+                f"stage {self._name}: what the teacher {teacher.name} says of {wrong} of {len(logits)} views is NaN or "
+                f"infinite; look at its weights, its mean and std, and its precision"
+            )
+        return TeacherSignal.selected(logits, label.select, label.top_k, label.mass, batch.seeds)
 
     def validation(self, times: int, dtype: torch.dtype) -> Validation | None:
         run = self._run
         assert run.recipe.data.val
         pictures = open_pictures(run.recipe.data.val, run.progress)
         if self._stage.target == "teacher" and not shared_classes(self._classes, pictures.classes):
-            # What the teacher tells apart is not what the pictures are labelled with.
+            log.info(
+                "%s: nothing is measured on %s: its classes have no names, or none in common with the teacher's",
+                self._name, run.recipe.data.val,
+            )  # fmt: skip
             return None
         evaluator = Evaluator(
             Subject.of(self.model, self._classes, run.recipe.data.decode),

@@ -107,8 +107,9 @@ class Run:
             return tuple(range(len(labels)))
         if teacher is None or not labels:
             raise UserError(
-                f"a stage has {why}, but the data's classes.txt names {len(labels)} classes, the teacher "
-                f"{self.num_classes(stage)}"
+                f"a stage has {why}, but the data's classes.txt names {len(labels)} classes, the teacher tells "
+                f"{self.num_classes(stage)} apart; name those of both (classes.txt, label.classes), or learn from "
+                f"answers alone"
             )
         found = match_classes(labels, teacher, ("the data", "the teacher"))
         if -1 in found:

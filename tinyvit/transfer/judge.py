@@ -150,7 +150,7 @@ class Judge:
 
         def judged() -> Figures:
             (figure,) = self._top1(subject, pictures, restrict=True).values()
-            return {SETS[name].title: figure | {"of": f"{figure['of']}, classes of the set: {pictures.coverage}"}}
+            return {SETS[name].title: figure}
 
         return self._kept(name, subject, [pictures], judged)
 
@@ -174,6 +174,9 @@ class Judge:
             raise UserError("it tells other classes apart")
         (found,) = self._evaluations(subject, [pictures], "evaluate", restrict)
         figure = Accuracy.counted(round(found.top1 * found.images / 100), found.images).as_dict()
+        if restrict:
+            assert pictures.classes
+            figure["of"] += f", {found.classes_seen:,} of {len(pictures.classes):,} classes of the set"
         if found.unknown_images:
             figure["of"] += f", {found.unknown_images:,} of them of classes that it does not have"
         return {"top-1": figure}

@@ -405,3 +405,13 @@ def test_the_order_depends_on_names_alone(tmp_path: Path) -> None:
     assert keys(one) == keys(two)
     assert one.classes == ["B", "a", "a-b", "b"]
     assert [key for _, key in keys(one)] == ["B_1", "a_x_1", "a_x-y_1", "a_x", "a-b_1", "b_2"]
+
+
+@pytest.mark.parametrize("names", [("train", "dev"), ("Training", "Testing"), ("train_set", "val_set")])
+def test_parts_of_a_data_set_by_other_names_are_no_classes(names: tuple[str, str], tmp_path: Path) -> None:
+    for name in names:
+        for number, colour in enumerate(("red", "green")):
+            (tmp_path / name / colour).mkdir(parents=True)
+            Image.new("RGB", (8, 8), colour).save(tmp_path / name / colour / f"{number}.png")
+    with pytest.raises(UserError, match="each with green inside: parts of a data set, it seems"):
+        pictures_of(tmp_path)

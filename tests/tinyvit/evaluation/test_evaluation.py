@@ -118,10 +118,12 @@ def test_the_command_line_takes_size_crop_precision_and_class_names(
     assert (found["classes"], found["unknown_classes"], found["matched"]) == (10, 0, "by name")
     others = tmp_path / "others.txt"
     others.write_text("".join(f"other {n}\n" for n in range(10)))
-    for given, told in (("imagenet-1k", "imagenet-1k names 1000 classes, the classes.txt"), (others, "none in common")):
+    for given in ("imagenet-1k", others):
         refused = tinyvit("evaluate", tmp_path / "student", "--data", small_data / "val", "--classes", given)
         assert refused.returncode == 2
-        assert told in " ".join(refused.stderr.split())
+        assert "names its classes itself, such as 'T-shirt/top'; leave --classes out" in " ".join(
+            refused.stderr.split()
+        )
     with pytest.raises(UserError, match="there is no precision 'int8'"):
         precision_of("int8", CPU.device)
     with pytest.raises(UserError, match="there is no class list no-such"):
@@ -245,8 +247,15 @@ def test_a_list_of_classes_must_fit(tmp_path: Path) -> None:
             with_classes(open_pictures(str(data), LogProgress()), str(listed), str(data))
     made = tmp_path / "shards"
     assert tinyvit("data", "make", tmp_path / "numbers", made).returncode == 0
-    with pytest.raises(UserError, match=r"names 3 classes, the classes.txt of .* 2"):
+    with pytest.raises(UserError, match=r"has a class 3, .* names 3 classes"):
         with_classes(open_pictures(str(made), LogProgress()), str(listed), str(made))
+    # What the shards say themselves is not said again in another order.
+    (made / "classes.txt").write_text("b\na\n")
+    with pytest.raises(UserError, match="names its classes itself, such as 'b'"):
+        with_classes(open_pictures(str(made), LogProgress()), str(listed), str(made))
+    listed.write_text("B\na\n")
+    assert with_classes(open_pictures(str(made), LogProgress()), str(listed), str(made)).classes == ["b", "a"]
+    listed.write_text("a\nb\nc\n")
     (made / "classes.txt").unlink()
     called = with_classes(open_pictures(str(made), LogProgress()), str(listed), str(made))
     assert called.classes == ["a", "b", "c"]
@@ -280,3 +289,39 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "class").mkdir()
     with pytest.raises(UserError, match="has no pictures"):
         open_pictures(str(tmp_path), LogProgress())
+
+
+class Sick(torch.nn.Module):
+    """A network that says so of every picture, or says it only of one picture at a time."""
+
+    def __init__(self, logits: list[float], most: int = 1000) -> None:
+        super().__init__()
+        self.logits, self.most = torch.tensor(logits), most
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > self.most:
+            raise KeyError("too many")
+        return self.logits.expand(len(pixels), -1)
+
+
+def test_answers_that_are_none_are_one_line(model: torch.nn.Module, tmp_path: Path) -> None:
+    data = coloured(tmp_path / "data", {"red": 2, "green": 2})
+    named = replace(Subject.of(model), classes=["red", "green"])
+    for logits in ([torch.nan, 0.0], [torch.inf, 0.0], [-torch.inf, -torch.inf]):
+        with pytest.raises(UserError, match="answers to 4 of 4 pictures are NaN or infinite"):
+            evaluate(replace(named, model=Sick(logits)), data)
+    with pytest.raises(UserError, match=r"no answer to 4 pictures \(KeyError"):
+        evaluate(replace(named, model=Sick([0.0, 1.0], most=1)), data)
+    # What is impossible is wrong, and has no loss that JSON could say.
+    found = evaluate(replace(named, model=Sick([-torch.inf, 1.0])), data)
+    assert (found["top1"], found["loss"]) == (50, None)
+
+
+def test_validation_of_broken_pictures_alone_is_refused(model: torch.nn.Module, tmp_path: Path) -> None:
+    data = coloured(tmp_path / "data", {"red": 1, "green": 1})
+    for file in data.rglob("*.png"):
+        file.write_bytes(file.read_bytes()[:60])
+    pictures = open_pictures(str(data), LogProgress())
+    evaluator = Evaluator(sure(Subject.of(model), [1], COLOURS), [pictures], CPU, 0, torch.float32, skip_broken=True)
+    with pytest.raises(UserError, match="none of the 2 pictures for validation can be used"):
+        evaluator.check_pictures(4, LogProgress())

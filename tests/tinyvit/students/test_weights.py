@@ -10,7 +10,7 @@ import torch
 
 from tinyvit.config import Decode, Student
 from tinyvit.errors import UserError
-from tinyvit.students import adopt_weights, create_student, save_student
+from tinyvit.students import adopt_weights, classes_of, create_student, save_student
 
 TINY = {"embed_dims": [16, 32, 48, 64], "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}
 
@@ -93,3 +93,10 @@ def test_a_student_may_begin_with_a_folder_or_a_teacher_by_name(tmp_path: Path) 
     for checkpoint in (str(tmp_path / "s"), f"timm:local-dir:{tmp_path / 's'}"):
         begun = create_student(tiny.model_copy(update={"checkpoint": checkpoint}), 1, 0, ["dog"])
         assert torch.equal(begun.state_dict()["head.fc.weight"][0], model.state_dict()["head.fc.weight"][1])
+
+
+def test_the_weights_in_a_students_folder_have_its_class_names(tmp_path: Path) -> None:
+    made = student(3)
+    save_student(tmp_path, made, Student(name="tiny_vit_5m_224", kwargs=dict(TINY)), ("a", "b", "c"), Decode())
+    assert classes_of(tmp_path) == classes_of(tmp_path / "model.safetensors") == ["a", "b", "c"]
+    assert classes_of(tmp_path / "other.safetensors") is None

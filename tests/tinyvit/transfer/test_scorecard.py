@@ -104,7 +104,7 @@ def test_published_sets_that_are_there(small_data: Path, tmp_path: Path) -> None
     assert list(row["figures"]) == ["ImageNet's sets"]
     found = row["figures"]["ImageNet's sets"]
     assert list(found) == ["ImageNet-A", "ImageNet-Sketch"]
-    assert found["ImageNet-A"]["of"] == "1 pictures, classes of the set: 1 of 200"
+    assert found["ImageNet-A"]["of"] == "1 pictures, 1 of 200 classes of the set"
     assert "a class 'cats', which ImageNet-Sketch has not" in found["ImageNet-Sketch"]["why"]
 
 
