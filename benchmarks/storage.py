@@ -283,8 +283,9 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, case in found["selections"].items():
         yield name, case
     for rows, cases in found["shards"].items():
-        yield f"compact, K={TOP_K[0]}, {rows} a shard", cases["store"]
-        yield "flat file, read in turn with it", cases["flat"]
+        # The K of these is TOP_K[0].
+        yield f"compact, {rows}/shard", cases["store"]
+        yield "flat file, in turn", cases["flat"]
 
 
 def cells(case: dict[str, Any]) -> list[str]:

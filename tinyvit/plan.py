@@ -27,7 +27,7 @@ OBJECTS_PER_UNIT, OBJECTS_PER_STORE, OBJECTS_PER_GROUP, SHARDS_PER_GROUP = 7, 18
 # Reads: whether it was committed meanwhile, its objects read back, read again by the verification, and the seal's look.
 WRITES_PER_UNIT, READS_PER_UNIT = OBJECTS_PER_UNIT + 3, 1 + 2 * OBJECTS_PER_UNIT + 1
 # Bytes of an entry's value by encoding (benchmarks/results/storage_*), and of the rest of a row: residual, seed, valid.
-VALUE_BYTES = {"compact": 0.6, "fine": 1.1, "exact": 1.7, "counts": 0.3}
+VALUE_BYTES = {"compact": 0.6, "fine": 1.1, "exact": 3.5, "counts": 0.3}
 ROW_BYTES = 2.0
 # The record of the paper's release: a seed, and of each class an id and a probability in 16 bits.
 RELEASED_ROW = (4, 4)

@@ -49,7 +49,7 @@ class Batch:
         return len(self.views)
 
     def pin_memory(self) -> Batch:
-        """Called by the DataLoader: page-locked copies, which travel to the GPU while it computes."""
+        """Called by the loader: page-locked copies, which travel to the GPU while it computes."""
         pinned: dict[str, Any] = {
             name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor | TeacherSignal)
         }

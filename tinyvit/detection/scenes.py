@@ -26,7 +26,7 @@ class Scenes:
         return len(self.pictures)
 
     def pin_memory(self) -> Scenes:
-        """Called by the DataLoader: page-locked copies, which travel to the GPU while it computes."""
+        """Called by the loader: page-locked copies, which travel to the GPU while it computes."""
         targets = [{name: value.pin_memory() for name, value in target.items()} for target in self.targets]
         return Scenes([picture.pin_memory() for picture in self.pictures], targets)
 
