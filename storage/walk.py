@@ -68,4 +68,5 @@ def class_ids(steps: Unsigned, num_classes: int) -> Unsigned:
         ids[first : first + block] += ids[first - 1]
     # A walk is less than two rounds. Below num_classes the difference wraps to a large number, so the smaller one is
     # the remainder.
-    return np.minimum(ids, ids - steps.dtype.type(num_classes), out=ids)
+    np.minimum(ids, ids - steps.dtype.type(num_classes), out=ids)
+    return ids
