@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from tinyvit.data.processes import DataProcess, Ended, Make
+from tinyvit.data.processes import GRACE, DataProcess, Ended, Make
 
 # So many items are asked of each process ahead of what is read.
 AHEAD = 2
@@ -101,7 +102,10 @@ def _items(make: Make, jobs: Iterable[Any], workers: int, pin_memory: bool, stop
         yield from _ahead(items) if pin_memory else items
     finally:
         for process in team:
-            process.end()
+            process.dismiss()
+        deadline = time.monotonic() + GRACE
+        for process in team:
+            process.end(deadline)
 
 
 def _turns(team: list[DataProcess], jobs: Iterator[Any], stop: Event) -> Iterator[Any]:

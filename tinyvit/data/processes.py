@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -34,6 +35,8 @@ GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Seconds between looks at what else there is while an item is waited for, until the first line says so, and for how
 # long it is still waited for when this process was told to stop.
 LOOK, WARN, PATIENCE = 0.5, 60.0, 10.0
+# And for a process to end by itself, as it then removes what libraries have made for it (named semaphores).
+GRACE = 2.0
 
 
 class Ended:
@@ -104,10 +107,16 @@ class DataProcess:
                 )  # fmt: skip
                 warned *= 2
 
-    def end(self) -> None:
-        """End it, wherever it is: it has nothing that must not be lost."""
+    def dismiss(self) -> None:
+        """Tell it that no more is wanted; it ends after what it is at."""
+        with suppress(ConnectionError):
+            self._connection.send(Ended())
+
+    def end(self, deadline: float) -> None:
+        """See to it that it has ended, which it should by itself until then; it has nothing that must not be lost."""
+        self._process.join(max(0.0, deadline - time.monotonic()))
         self._process.kill()
-        self._process.join(PATIENCE)
+        self._process.join(GRACE)
         self._connection.close()
 
     def _lost(self) -> ProcessLost:
@@ -158,11 +167,14 @@ def _serve(
 
 
 def _requests(connection: Connection) -> Iterator[Any]:
-    while True:
-        try:
-            yield connection.recv()
-        except (EOFError, ConnectionError):
-            return
+    waiting = deque[Any]()
+    with suppress(EOFError, ConnectionError):
+        while True:
+            while not waiting or connection.poll():
+                waiting.append(connection.recv())
+            if isinstance(waiting[-1], Ended):
+                return
+            yield waiting.popleft()
 
 
 def _begin(environment: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """A reader that is stopped in the middle of taking a tensor from its data process; run by test_loader.py."""
 
+import multiprocessing
 import time
 from collections.abc import Iterator
 
@@ -11,7 +12,9 @@ from tinyvit.data.loader import run_stream
 
 class Tensors:
     def read(self, worker: int, workers: int) -> Iterator[torch.Tensor]:
-        yield from (torch.zeros(10_000) for _ in range(8))
+        # As libraries make them; that of a process that does not end in order is complained of.
+        with multiprocessing.get_context("forkserver").Lock():
+            yield from (torch.zeros(10_000) for _ in range(8))
 
 
 def stopped(*_: object) -> None:

@@ -160,10 +160,39 @@ def test_a_thread_takes_items_ahead_and_does_not_outlive_its_reader() -> None:
     items = loader._ahead(loader._turns(team, iter([0, 60]), Event()))
     next(items)
     items.close()
-    team[0].end()
+    team[0].end(time.monotonic())
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=5)
         assert not thread.is_alive()
+
+
+def test_what_was_asked_for_is_not_made_when_no_more_is_wanted(tmp_path: Path) -> None:
+    made = run_jobs(partial(touch_slowly, tmp_path), range(9), 1)
+    next(made)
+    began = time.monotonic()
+    made.close()
+    assert time.monotonic() - began < processes.GRACE
+    # The one that it was at, perhaps, but not the one after it.
+    assert len(list(tmp_path.iterdir())) <= 2
+
+
+def touch_slowly(folder: Path, number: int) -> None:
+    (folder / str(number)).touch()
+    time.sleep(0.5)
+
+
+def test_processes_that_do_not_end_are_killed_soon() -> None:
+    stuck = run_jobs(stop_itself, range(9), 3)
+    assert next(stuck) == 0
+    began = time.monotonic()
+    stuck.close()
+    assert time.monotonic() - began < processes.GRACE + 2
+
+
+def stop_itself(number: int) -> int:
+    if number:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return number
 
 
 def test_a_killed_reader_leaves_neither_processes_nor_folders(tmp_path: Path) -> None:
