@@ -92,9 +92,10 @@ MANY = torch.randint(256, (40, 8, 8, 3), dtype=torch.uint8, generator=torch.Gene
 
 
 def test_batches_that_are_too_large_for_the_memory_are_halved_once(teacher: Teacher) -> None:
-    whole = replace(teacher, model=Hungry(100)).answer(MANY)
+    small = replace(teacher, num_classes=3)
+    whole = replace(small, model=Hungry(100)).answer(MANY)
     hungry = Hungry(11)
-    asked = replace(teacher, model=hungry, fitting=Fitting())
+    asked = replace(small, model=hungry, fitting=Fitting())
     for _ in range(2):
         assert torch.equal(asked.answer(MANY), whole)
     assert hungry.asked == [40, 20, *[10] * 4, *[10] * 4]
@@ -258,3 +259,8 @@ def test_evaluation_tries_the_size_that_it_is_given(strangers: str) -> None:
     assert load_subject(f"{strangers}:strict", CPU, 64).size == 64
     with pytest.raises(UserError, match="has no answer to views of 32 x 32 pixels"):
         load_subject(f"{strangers}:saying", CPU, 32)
+
+
+def test_a_teacher_that_answers_several_views_otherwise_than_one_is_refused(teacher: Teacher) -> None:
+    with pytest.raises(UserError, match="answers 40 views with 3 numbers each, one with 1000; mend it"):
+        replace(teacher, model=Hungry(100), fitting=Fitting()).answer(MANY)
