@@ -48,16 +48,7 @@ def evaluate(
     average precision on a folder or annotation file in COCO's format.
     """
     from tinyvit.data.folders import told
-    from tinyvit.data.loader import default_workers
     from tinyvit.detection.folder import is_detector
-    from tinyvit.evaluation import Evaluation, load_subject, open_pictures
-    from tinyvit.evaluation import evaluate as evaluate_on
-    from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, open_corrupted, prepared
-    from tinyvit.evaluation.pictures import DataSet, with_classes
-    from tinyvit.evaluation.published import SETS, open_set
-    from tinyvit.progress import default_progress
-    from tinyvit.training.network import precision_of
-    from tinyvit.world import World
 
     if is_detector(model):
         if published or size or crop or classes or restrict or skip_broken:
@@ -71,6 +62,40 @@ def evaluate(
         raise UserError("--png draws what a detector finds; give one, or leave it out")
     if published and (classes or restrict):
         raise UserError(f"--set {published} has classes and a protocol of its own; leave --classes and --restrict out")
+    # The sets' own protocols tell only their classes apart.
+    options = {
+        "restrict": restrict or published is not None,
+        "skip_broken": skip_broken,
+        "batch_size": batch_size or 250,
+    }
+    result = _classified(model, data, published, classes, size, crop, precision, workers, options)
+    if not as_json and "left_out" in result:
+        result["left_out"] = told(result["left_out"]) or "nothing"
+    show(result, as_json, model)
+
+
+def _classified(
+    model: str,
+    data: str,
+    published: str | None,
+    classes: str | None,
+    size: int | None,
+    crop: float | None,
+    precision: str,
+    workers: int | None,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """A classifier's figures; `options` are the evaluator's."""
+    from tinyvit.data.loader import default_workers
+    from tinyvit.evaluation import Evaluation, load_subject, open_pictures
+    from tinyvit.evaluation import evaluate as evaluate_on
+    from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, open_corrupted, prepared
+    from tinyvit.evaluation.pictures import DataSet, with_classes
+    from tinyvit.evaluation.published import SETS, open_set
+    from tinyvit.progress import default_progress
+    from tinyvit.training.network import precision_of
+    from tinyvit.world import World
+
     world, progress = World(), default_progress()
     corrupted = find_corrupted(data) if published == "c" else None
     subject = load_subject(model, world.device, size)
@@ -79,41 +104,23 @@ def evaluate(
     count = default_workers() if workers is None else workers
     dtype = precision_of(precision, world.device)
 
-    def found_on(sets: Sequence[DataSet], title: str) -> list[Evaluation]:
-        return evaluate_on(
-            subject,
-            sets,
-            world,
-            count,
-            dtype,
-            progress,
-            title,
-            # The sets' own protocols tell only their classes apart.
-            restrict=restrict or published is not None,
-            skip_broken=skip_broken,
-            batch_size=batch_size or 250,
-        )
+    def found_on(sets: Sequence[DataSet], title: str = "evaluate") -> list[Evaluation]:
+        return evaluate_on(subject, sets, world, count, dtype, progress, title, **options)
 
-    result: dict[str, Any]
     if corrupted:
-        result = corruption_error(
-            {kind: found_on(open_corrupted(folder, progress), kind) for kind, folder in corrupted.items()}
-        )
-    elif published:
+        errors = {kind: found_on(open_corrupted(folder, progress), kind) for kind, folder in corrupted.items()}
+        return corruption_error(errors) | {"size": subject.size}
+    if published:
         of_set = open_set(published, data, progress)
-        (found,) = found_on([of_set], "evaluate")
+        (found,) = found_on([of_set])
         coverage = f"{found.classes_seen:,} of {len(of_set.classes):,}"
-        result = found.as_dict()
-        result |= {"set": SETS[published].title, "classes_of_the_set": coverage, "left_out": of_set.left_out}
-    else:
-        pictures = with_classes(open_pictures(data, progress), classes, data)
-        result = found_on([pictures], "evaluate")[0].as_dict()
-        named = subject.classes is not None and pictures.classes is not None
-        result["matched"] = "by name" if named else "by number: one side's classes have no names"
-        result["left_out"] = pictures.left_out
-    if not as_json and "left_out" in result:
-        result["left_out"] = told(result["left_out"]) or "nothing"
-    show(result | {"size": subject.size}, as_json, model)
+        more = {"set": SETS[published].title, "classes_of_the_set": coverage, "left_out": of_set.left_out}
+        return found.as_dict() | more | {"size": subject.size}
+    pictures = with_classes(open_pictures(data, progress), classes, data)
+    (found,) = found_on([pictures])
+    named = subject.classes is not None and pictures.classes is not None
+    matched = "by name" if named else "by number: one side's classes have no names"
+    return found.as_dict() | {"matched": matched, "left_out": pictures.left_out, "size": subject.size}
 
 
 # Pictures that are drawn, and the score from which on a box is.
