@@ -151,6 +151,8 @@ def _ahead(items: Iterator[Any]) -> Iterator[Any]:
 
 def pinned(item: Any) -> Any:
     """An item in page-locked memory, from which it travels to a GPU that computes meanwhile."""
+    if isinstance(item, tuple) and hasattr(item, "_fields"):
+        return type(item)(*map(pinned, item))
     if isinstance(item, tuple | list):
         return type(item)(map(pinned, item))
     return item.pin_memory() if hasattr(item, "pin_memory") else item

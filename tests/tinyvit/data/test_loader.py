@@ -1,5 +1,7 @@
 """Data processes as parts of the process that reads from them."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from threading import Event, Timer
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +20,9 @@ import torch
 from support import left_running, marked_environment
 
 from tinyvit.data import loader, processes
-from tinyvit.data.loader import run_jobs, run_stream
+from tinyvit.data.loader import pinned, run_jobs, run_stream
 from tinyvit.errors import ProcessLost, Stopped
+from tinyvit.evaluation.views import EvaluationBatch
 
 
 class Variable:
@@ -207,3 +211,21 @@ def test_a_killed_reader_leaves_neither_processes_nor_folders(tmp_path: Path) ->
     assert left_running(str(tmp_path)) == []
     # Of torch's compiler, for all processes of the user.
     assert [path for path in tmp_path.iterdir() if not path.name.startswith("torchinductor")] == []
+
+
+class Pinnable:
+    """Stands in for a tensor: pinning one needs a GPU."""
+
+    def __init__(self, pinned: bool = False) -> None:
+        self.pinned = pinned
+
+    def pin_memory(self) -> Pinnable:
+        return Pinnable(True)
+
+
+def test_items_of_every_form_are_pinned() -> None:
+    batch: Any = pinned(EvaluationBatch(Pinnable(), Pinnable(), 2, 3))  # type: ignore[arg-type]
+    assert isinstance(batch, EvaluationBatch)
+    assert (batch.views.pinned, batch.labels.pinned, batch.unlabelled, batch.broken) == (True, True, 2, 3)
+    assert [one.pinned for one in pinned([Pinnable(), Pinnable()])] == [True, True]
+    assert pinned((Pinnable(), "key"))[1] == "key"
