@@ -47,7 +47,12 @@ def train(run: Run, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def refuse_stage(run: Run, name: str) -> None:
-    """UserError for a stage that could not begin after others, as far as that is known before they are done."""
+    """UserError for a stage that could not begin after others, as far as that is known before they are done.
+
+    One that is done is not looked at again.
+    """
+    if read_json(run.folder / name, RESULT) is not None:
+        return
     fresh = run.recipe.student.model_copy(update={"checkpoint": None})
     task = _open_task(replace(run, recipe=run.recipe.model_copy(update={"student": fresh})), name, None)
     if run.recipe.data.val:
