@@ -79,6 +79,9 @@ class Recipe(Section):
         document: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
         # Recipes without them are as they were before there were these sections, and so are their digests.
         absent = [name for name in ("contract", "detection") if document[name] is None]
+        for stage in document["stages"].values():
+            if stage["train"] is None:
+                del stage["train"]
         return {name: section for name, section in document.items() if name not in absent}
 
     def digest(self) -> str:

@@ -159,6 +159,10 @@ class Stage(Section):
     target: Literal["teacher", "labels", "boxes"] = Field(
         description="learn the teacher's answers, the labels, or to find objects"
     )
+    train: str | None = Field(
+        default=None,
+        description="for labels only: the labelled shards, where they are not those of data.train",
+    )
     label_weight: float = Field(
         default=0.0, ge=0, lt=1, description="share of the loss that a teacher stage learns from the labels"
     )
@@ -199,6 +203,8 @@ class Stage(Section):
     def _consistent(self) -> Stage:
         if self.target == "teacher" and self.augment is not None:
             raise ValueError("a teacher stage replays the stored views; remove its augment section")
+        if self.target != "labels" and self.train is not None:
+            raise ValueError(f"a stage on {self.target} learns from the shards of data.train; remove its train")
         if self.target != "teacher" and self.label_weight:
             raise ValueError(f"label_weight is for a teacher stage; a stage on {self.target} learns nothing else")
         if self.target == "boxes" and (self.augment or self.layer_decay or self.label_smoothing):

@@ -78,8 +78,8 @@ class Detecting:
         recipe = run.recipe
         assert recipe.detection
         student, detection = (part.model_dump(mode="json") for part in (recipe.student, recipe.detection))
-        decode = record_of(recipe.data.decode)
-        return [student, detection, run.coco.digest(), decode, stage.model_dump(mode="json"), earlier]
+        decode, learned = record_of(recipe.data.decode), stage.model_dump(mode="json", exclude={"train"})
+        return [student, detection, run.coco.digest(), decode, learned, earlier]
 
     def views(self, epoch: int, done: int = 0) -> TrainingScenes:
         run, stage = self._run, self._stage

@@ -62,7 +62,8 @@ class Classification:
         return [
             run.recipe.student.model_dump(mode="json"),
             list(run.index.table.sha256),
-            stage.model_dump(mode="json"),
+            # Which shards they are is said by their bytes.
+            stage.model_dump(mode="json", exclude={"train"}),
             run.recipe.augment_of(stage).model_dump(mode="json"),
             record_of(run.recipe.data.decode),
             run.answers if stage.target == "teacher" else None,

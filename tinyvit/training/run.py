@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -156,6 +156,15 @@ def _open_shards(recipe: Recipe, _workers: int, progress: Progress, world: World
     if world.chief:
         world.meet()
     return index
+
+
+def of_stage(run: Run, name: str) -> Run:
+    """The run with the pictures that a stage is shown, which may be shards of its own."""
+    recipe, train = run.recipe, run.recipe.stages[name].train
+    if train is None:
+        return run
+    own = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": train})})
+    return replace(run, recipe=own, data=_open_shards(own, run.workers, run.progress, run.world))
 
 
 def check_stages(recipe: Recipe, stages: Sequence[str]) -> None:

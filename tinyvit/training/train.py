@@ -21,7 +21,7 @@ from tinyvit.training.beforehand import refuse_untrainable
 from tinyvit.training.classification import Classification
 from tinyvit.training.folder import RESULT, StageFolder, read_json
 from tinyvit.training.network import precision_of
-from tinyvit.training.run import Run
+from tinyvit.training.run import Run, of_stage
 from tinyvit.training.task import Task
 from tinyvit.training.trainer import Trainer
 
@@ -53,6 +53,7 @@ def refuse_stage(run: Run, name: str) -> None:
     """
     if read_json(run.folder / name, RESULT) is not None:
         return
+    run = of_stage(run, name)
     fresh = run.recipe.student.model_copy(update={"checkpoint": None})
     task = _open_task(replace(run, recipe=run.recipe.model_copy(update={"student": fresh})), name, None)
     if run.recipe.data.val:
@@ -66,6 +67,7 @@ def train_stage(run: Run, name: str, before: Path | None) -> dict[str, Any]:
     labels with validation shards), `best` likewise, and `checkpoint`, a folder that timm loads. A finished stage is
     not done again. Stopped when the run is told to stop, after its state was saved.
     """
+    record, run = _record(run), of_stage(run, name)
     stage = run.recipe.stages[name]
     folder = StageFolder(run.folder / name, _stage_digest(run, stage, before))
     state = folder.read_state(run.world.device)
@@ -78,7 +80,7 @@ def train_stage(run: Run, name: str, before: Path | None) -> dict[str, Any]:
         log.info("%s: resumed after epoch %d of %d%s", name, state["epoch"], stage.epochs, within)
     trainer = Trainer(run, name, folder, _open_task(run, name, before))
     if run.world.chief:
-        folder.begin(_record(run))
+        folder.begin(record)
     result = trainer.run(state)
     run.world.meet()
     return result

@@ -184,6 +184,32 @@ def copied(data: Path, out: Path, change: Callable[[str, bytes], bytes]) -> None
                 new.addfile(member, io.BytesIO(content))
 
 
+def test_a_stage_on_labels_may_have_shards_of_its_own(
+    train: Train, small_data: Path, small_store: LogitStore, tmp_path: Path
+) -> None:
+    own = tmp_path / "labelled"
+    own.mkdir()
+    shutil.copy(sorted((small_data / "train").glob("*.tar"))[1], own)
+    shutil.copy(small_data / "train" / "classes.txt", own)
+    changes = ("stages.finetune.batch_size=125", "stages.finetune.epochs=1", "stages.finetune.warmup_epochs=0.2")
+    recipe = load_recipe("example", (*SMALL, *changes, f"stages.finetune.train={own}")).with_data(small_data)
+    whole = replace(open_run(recipe, tmp_path / "both", ["distill", "finetune"], 0, LogProgress()), store=small_store)
+    answers, labels = run_stages(whole, ["distill", "finetune"])
+    # Two shards of 250 are distilled, one is learned the labels of.
+    assert answers["last"]["images"] == 500
+    assert labels["last"]["images"] == 250
+    # It is the stage that it would be with these shards as the recipe's.
+    train("finetune", *changes, f"stages.finetune.train={own}")
+    train("finetune", *changes, data=own, folder="other")
+    digests = [
+        json.loads((tmp_path / folder / "finetune" / "result.json").read_text())["digest"]
+        for folder in ("run", "other")
+    ]
+    assert digests[0] == digests[1]
+    with pytest.raises(UserError, match="remove its train"):
+        load_recipe("example", ["stages.distill.train=x"])
+
+
 def test_a_broken_picture_of_validation_is_skipped_and_counted_or_refused_before_the_first_step(
     train: Train, small_data: Path, tmp_path: Path
 ) -> None:
