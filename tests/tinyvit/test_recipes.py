@@ -10,6 +10,7 @@ import pytest
 import timm
 
 from tinyvit.config import load_recipe, recipe_names
+from tinyvit.data.index import index_shards
 from tinyvit.errors import UserError
 from tinyvit.progress import LogProgress
 from tinyvit.teachers import Teacher
@@ -36,6 +37,7 @@ def test_every_recipe_trains_two_steps(name: str, small_data: Path, teacher: Tea
         for stage in stages
         for change in ("epochs=1", "warmup_epochs=0.5", "batch_size=250", "missing=error")
     ]
+    short += [f"stages.{name}.train={small_data / 'train'}" for name, stage in stages.items() if stage.train]
     labels = ("label.input_size=32",) if load_recipe(name).labelling else ()
     recipe = load_recipe(name, (*TINY, *labels, *short)).with_data(small_data)
     run = replace(open_run(recipe, tmp_path, list(stages), 0, LogProgress()), teacher=teacher)
@@ -51,6 +53,21 @@ def test_every_recipe_says_what_it_takes_and_what_comes_of_it(name: str) -> None
     comment = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#")).lower()
     for word in ("tinyvit train", "hardware", "time", "result"):
         assert word in comment, word
+
+
+@pytest.mark.parametrize(("name", "labelled"), [("few-labels", None), ("few-labels-example", 250)])
+def test_a_student_and_its_twin_on_labels_take_as_many_steps(name: str, labelled: int | None) -> None:
+    recipe = load_recipe(name)
+    pictures = 60_000
+    if labelled:
+        pictures = sum(index_shards(recipe.data.train, LogProgress()).counts)
+        for stage in ("finetune", "labels"):
+            assert sum(index_shards(str(recipe.stages[stage].train), LogProgress()).counts) == labelled
+    # Of few-labels the labelled pictures are repeated until there are as many of them as of all.
+    of = {"distill": pictures, "finetune": labelled or pictures, "labels": labelled or pictures}
+    steps = {stage: recipe.stages[stage].epochs * (of[stage] // recipe.stages[stage].batch_size) for stage in of}
+    assert steps["distill"] + steps["finetune"] == steps["labels"]
+    assert {recipe.stages[stage].batch_size for stage in of} == {125}
 
 
 def test_the_papers_figures() -> None:

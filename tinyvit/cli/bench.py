@@ -84,22 +84,41 @@ def train(
 
 
 @app.command()
-def distillation(
-    folder: Annotated[Path, typer.Argument(help="data, teacher, store and runs are kept here; goes on where stopped")],
-    seeds: Annotated[int, typer.Option(min=1, help="how many students of each kind")] = 3,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="override of fashion-distill")] = None,
-    picture: Annotated[Path | None, typer.Option(help="also draw the accuracies into this PNG")] = None,
+def dividend(
+    folder: Annotated[
+        Path, typer.Argument(help="data, teachers, stores and runs are kept here; goes on where stopped")
+    ],
+    data: Annotated[
+        str | None, typer.Option(help="labelled shards, a folder with train and val; default: Fashion-MNIST, fetched")
+    ] = None,
+    labelled: Annotated[
+        list[int] | None, typer.Option(help="pictures taken for labelled; repeatable; default: 250 to 5,000")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="how often labels are drawn and everything is done")] = 3,
+    settings: Annotated[bool, typer.Option("--settings", help="try what matters, at the first --labelled")] = False,
+    held_out: Annotated[
+        int | None, typer.Option(min=1, help="to choose settings by: judge on so many training pictures, held out")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="trainings at once; default: one a core, one on a GPU")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="override of few-labels; repeatable")] = None,
+    teaching: Annotated[
+        list[str] | None, typer.Option("--teacher-set", help="override of few-labels-teacher; repeatable")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="also draw accuracy against labels into this PNG")] = None,
     out: OutFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """What stored answers are worth: a student of them beside its twin on labels, on Fashion-MNIST, some seeds each."""
-    bench = _benchmark("distillation")
+    """What a student of few labels gains by its teacher's stored answers on all pictures, at equal steps."""
+    bench, found = _benchmark("dividend.report"), _benchmark("dividend.compare")
     from tinyvit.progress import default_progress
 
-    found = bench.compare(folder, seeds, overrides or [], default_progress())
+    plan = found.Plan(folder, tuple(labelled or found.COUNTS), seeds, tuple(overrides or ()), tuple(teaching or ()))
+    lines = found.compare(plan, data, settings, held_out, jobs, default_progress())
     if picture:
-        bench.draw(found, picture)
-    _tell(found, bench, out, as_json)
+        bench.draw(lines, picture)
+    _tell(lines, bench, out, as_json)
 
 
 @app.command()

@@ -240,4 +240,7 @@ class Engine(Section):
     sync_batch_norm: bool = Field(default=False, description="batch norm over the images of all GPUs")
     deterministic: bool = Field(default=False, description="only algorithms that repeat bit for bit; slower on a GPU")
     log_steps: int = Field(default=50, ge=1, description="steps between two lines of metrics")
+    val_interval: int = Field(
+        default=1, ge=1, description="epochs from one validation to the next, where epochs are short; the last has one"
+    )
     save_minutes: float = Field(default=10, ge=0, description="minutes between saved states within an epoch")

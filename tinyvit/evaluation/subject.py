@@ -15,7 +15,7 @@ from tinyvit.config import Decode
 from tinyvit.data.images import record_of
 from tinyvit.errors import UserError
 from tinyvit.students import class_names, colours, decode_of, input_size, load_student, timm_config
-from tinyvit.teachers import SOURCES, load_teacher, logits_of
+from tinyvit.teachers import SOURCES, Teacher, load_teacher, logits_of
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,21 @@ class Subject:
             decode=decode or Decode(),
         )
 
+    @classmethod
+    def of_teacher(cls, teacher: Teacher) -> Subject:
+        """A teacher, prepared as its configuration says or else as most of timm's are."""
+        config = getattr(teacher.model, "pretrained_cfg", None) or {}
+        return cls(
+            model=teacher.model,
+            size=teacher.input_size,
+            crop_pct=config.get("crop_pct", 0.875),
+            crop_mode=config.get("crop_mode", "center"),
+            interpolation=config.get("interpolation", "bicubic"),
+            mean=teacher.mean,
+            std=teacher.std,
+            classes=teacher.classes,
+        )
+
 
 def load_subject(name: str, device: torch.device, size: int | None = None) -> Subject:
     """A stage's folder or an exported student, or a teacher such as `timm:NAME`, on a device.
@@ -78,14 +93,4 @@ def load_subject(name: str, device: torch.device, size: int | None = None) -> Su
         return replace(subject, size=side)
     teacher = load_teacher(name, device, None, size)
     teacher.try_size(size)
-    config = getattr(teacher.model, "pretrained_cfg", None) or {}
-    return Subject(
-        model=teacher.model,
-        size=size or teacher.input_size,
-        crop_pct=config.get("crop_pct", 0.875),
-        crop_mode=config.get("crop_mode", "center"),
-        interpolation=config.get("interpolation", "bicubic"),
-        mean=teacher.mean,
-        std=teacher.std,
-        classes=teacher.classes,
-    )
+    return replace(Subject.of_teacher(teacher), size=size or teacher.input_size)

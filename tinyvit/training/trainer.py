@@ -51,14 +51,15 @@ class Trainer:
         views = [self.task.views(n, self.step if n == self.epoch else 0) for n in range(self.epoch, stage.epochs)]
         refuse_empty_epochs(self.name, self.epoch, self.step, views)
         self._announce(views)
-        validation = self.task.validation(len(views), self.network.dtype) if run.recipe.data.val else None
+        measured = sum(map(self._is_measured, range(self.epoch, stage.epochs)))
+        validation = self.task.validation(measured, self.network.dtype) if run.recipe.data.val and views else None
         journal = self._journal() if run.world.chief else None
         images = (self.task.steps * len(views) - self.step) * stage.batch_size
         with run.progress.task(self.name, images, "images") as bar:
             streams = run_streams(views, run.workers, run.world.device.type == "cuda", run.stop)
             for epoch, batches in zip(views, streams, strict=True):
                 metrics = self._train_epoch(epoch, batches, journal, bar)
-                if validation:
+                if validation and self._is_measured(self.epoch):
                     metrics["val"] = self._validate(validation, journal)
                 self.done.append(metrics)
                 self.epoch, self.step, self.totals = self.epoch + 1, 0, Totals()
@@ -69,6 +70,10 @@ class Trainer:
             self.task.save(self.folder.path, self.optimiser.best_model)
             self.folder.finish(self._result())
         return self._result()
+
+    def _is_measured(self, epoch: int) -> bool:
+        """Whether an epoch ends with a validation: every few of them, and the last."""
+        return (epoch + 1) % self.settings.recipe.engine.val_interval == 0 or epoch + 1 == self.stage.epochs
 
     def _train_epoch(
         self, views: EpochViews, batches: Iterator[Batch], journal: Journal | None, bar: Bar
@@ -176,7 +181,8 @@ class Trainer:
             journal.plot(
                 (self.epoch + 1) * task.steps, {f"val_{key}": val[key] for key in task.plotted if val[key] is not None}
             )
-            best = max((metrics["val"][task.best_by] or 0.0 for metrics in self.done), default=-1.0)
+            measured = [metrics["val"] for metrics in self.done if metrics.get("val")]
+            best = max((earlier[task.best_by] or 0.0 for earlier in measured), default=-1.0)
             if (val[task.best_by] or 0.0) > best:
                 task.save(self.folder.path / BEST, model)
         return val

@@ -388,3 +388,11 @@ def test_a_later_stage_without_a_teacher_is_refused_before_the_first_begins(
     with pytest.raises(UserError, match="the stage 'distill' learns from a store; give one"):
         next(run_stages(run, stages))
     assert not (tmp_path / "run").exists()
+
+
+def test_short_epochs_are_validated_now_and_then_and_at_the_end(train: Train, tmp_path: Path) -> None:
+    result = train("finetune", "stages.finetune.epochs=5", "engine.val_interval=2")
+    epochs = read_lines(tmp_path / "run" / "finetune" / "epochs.jsonl")
+    assert [bool(metrics.get("val")) for metrics in epochs] == [False, True, False, True, True]
+    assert result["val"] == epochs[-1]["val"]
+    assert result["best"]["top1"] == max(metrics["val"]["top1"] for metrics in epochs if metrics.get("val"))
