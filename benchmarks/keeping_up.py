@@ -2,7 +2,8 @@
 
 Compared are the teacher alone on views that lie in memory, labelling into a store by one process with its data
 processes, and by two processes that share the store. The rounds of all take turns; the median round counts. Processes
-begin to count when all have their teacher, have asked it once, and have the server that data processes come from.
+count from when all have their teacher, have asked it once, and have the server that data processes come from, until
+all have done their work; that they end takes as long as a second of it where they have used a GPU.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import multiprocessing
 import os
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -18,7 +21,9 @@ from typing import Any
 
 import timm
 import torch
+from torch import Tensor
 
+from benchmarks.gpu.peak import synchronise
 from storage import Claims, LogitStore
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
@@ -36,9 +41,10 @@ TEACHER = "python:benchmarks.keeping_up:stand_in"
 
 
 def stand_in() -> torch.nn.Module:
-    """ViT-S/16 with random weights: 4.6 GFLOPs a view."""
+    """With random weights, ViT-S/16 (4.6 GFLOPs a view), on a GPU ViT-L/16."""
     torch.manual_seed(0)
-    return timm.create_model("vit_small_patch16_224", num_classes=1000)
+    size = "large" if torch.cuda.is_available() else "small"
+    return timm.create_model(f"vit_{size}_patch16_224", num_classes=1000)
 
 
 def measure(recipe: Recipe, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -70,17 +76,26 @@ def measure(recipe: Recipe, folder: Path, progress: Progress) -> dict[str, Any]:
 def _together(work: Any, count: int, recipe: Recipe, place: Path) -> float:
     """Seconds that so many processes take from when all are ready until all have done their work."""
     context = multiprocessing.get_context("spawn")
-    ready = context.Barrier(count + 1)
-    processes = [context.Process(target=work, args=(recipe, place, count, ready)) for _ in range(count)]
+    ready, done = context.Barrier(count + 1), context.Value("d", 0.0)
+    processes = [context.Process(target=_timed, args=(work, recipe, place, count, ready, done)) for _ in range(count)]
     for process in processes:
         process.start()
     ready.wait(300)
-    began = time.perf_counter()
+    began = time.monotonic()
     for process in processes:
         process.join()
         if process.exitcode:
             raise RuntimeError(f"a process of the benchmark ended with exit code {process.exitcode}")
-    return time.perf_counter() - began
+    return float(done.value) - began
+
+
+def _timed(work: Any, recipe: Recipe, place: Path, count: int, ready: Barrier, done: Any) -> None:
+    """One of `count` processes; `done` is when the last of them has done its work, by the machine's clock."""
+    begin = work(recipe, place, count)
+    ready.wait()
+    begin()
+    with done.get_lock():
+        done.value = max(done.value, time.monotonic())
 
 
 def _teacher(recipe: Recipe, count: int) -> Teacher:
@@ -89,30 +104,50 @@ def _teacher(recipe: Recipe, count: int) -> Teacher:
     return load_teacher(recipe.label.teacher, own_device(), recipe.label.classes)
 
 
-def _ask(recipe: Recipe, place: Path, count: int, ready: Barrier) -> None:
-    """The forward pass alone, on the views that labelling asks about, in the same batches."""
-    teacher, label = _teacher(recipe, count), recipe.label
-    index = index_shards(recipe.data.train, SilentProgress())
-    stream = UnitViews(
-        index, label.augment, recipe.data.decode, label.input_size or 0, label.seed, label.batch_size, 4, True
-    )
-    store = LogitStore.open(place / "index")
-    jobs = (part for unit in store.units() for part in stream.parts(unit, store.spec.epochs_of(unit)))
-    chunks = chain.from_iterable(run_jobs(stream.chunks, jobs, default_workers()))
-    views = [chunk.views.flatten(0, 1) for chunk in chunks]
-    teacher.answer(views[0])
-    ready.wait()
-    for batch in views:
-        teacher.answer(batch).cpu()
+def _ask(recipe: Recipe, place: Path, count: int) -> Callable[[], None]:
+    """Ready for the forward pass alone, on the views that labelling asks about, in the same batches."""
+    teacher = _teacher(recipe, count)
+    views = views_of(recipe, LogitStore.open(place / "index"), teacher, default_workers())
+    ask(teacher, views[:1])
+    return partial(ask, teacher, views)
 
 
-def _label(recipe: Recipe, place: Path, count: int, ready: Barrier) -> None:
+def _label(recipe: Recipe, place: Path, count: int) -> Callable[[], None]:
+    """Ready for labelling, as one of `count` processes that share a store."""
     teacher, store = _teacher(recipe, count), LogitStore.open(place)
     size = recipe.label.input_size or teacher.input_size
     teacher.answer(torch.zeros(recipe.label.batch_size, size, size, 3, dtype=torch.uint8))
     list(run_jobs(abs, [1], 1))
-    ready.wait()
+    return partial(label_all, recipe, store, teacher, default_workers(count), SilentProgress())
+
+
+def views_of(recipe: Recipe, store: LogitStore, teacher: Teacher, workers: int) -> list[Tensor]:
+    """Every view that labelling this store asks about, in its batches, on the teacher's device."""
+    label = recipe.label
+    stream = UnitViews(
+        index=index_shards(recipe.data.train, SilentProgress()),
+        augment=label.augment,
+        decode=recipe.data.decode,
+        size=label.input_size or teacher.input_size,
+        run_seed=label.seed,
+        batch_size=label.batch_size,
+        probes=store.spec.probes,
+        skip_broken=True,
+    )
+    jobs = (part for unit in store.units() for part in stream.parts(unit, store.spec.epochs_of(unit)))
+    chunks = chain.from_iterable(run_jobs(stream.chunks, jobs, workers))
+    return [chunk.views.flatten(0, 1).to(teacher.device) for chunk in chunks]
+
+
+def ask(teacher: Teacher, views: Sequence[Tensor]) -> None:
+    """The forward pass of all these batches, to its end."""
+    for batch in views:
+        teacher.answer(batch)
+    synchronise(teacher.device)
+
+
+def label_all(recipe: Recipe, store: LogitStore, teacher: Teacher, workers: int, progress: Progress) -> None:
+    """Label what is missing of a store and no other process has."""
     with Claims(store) as claims:
-        labeller = Labeller(store, recipe, teacher, default_workers(count), SilentProgress(), claims)
-        for _ in labeller.label_missing(store.units()):
+        for _ in Labeller(store, recipe, teacher, workers, progress, claims).label_missing(store.units()):
             pass

@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.gpu.peak import product_rate, synchronise, training_flops
 from benchmarks.tables import file_table, terminal
 from benchmarks.timm_way import describe_for_timm, link_shards, timm_loader
 from storage import LogitStore
@@ -140,7 +140,7 @@ class _Round:
                     torch.nn.utils.clip_grad_norm_(model.parameters(), stage.clip_grad)
                 optimiser.step()
                 images += len(labels) * (epoch > 0)
-            _wait(device)
+            synchronise(device)
             began = began or time.perf_counter()
         return images / (time.perf_counter() - began)
 
@@ -153,7 +153,7 @@ class _Round:
         # Nothing is evaluated: that is no training.
         data = self.recipe.data.model_copy(update={"val": None})
         recipe = self.recipe.model_copy(update={"stages": {"timed": stage}, "engine": engine, "data": data})
-        times = _Times()
+        times = Times()
         run = open_run(recipe, folder, ["timed"], default_workers(), times)
         if self.way == "online":
             run = replace(run, teacher=load_teacher(recipe.label.teacher, default_device(), recipe.label.classes))
@@ -164,11 +164,12 @@ class _Round:
         return stage.batch_size * steps * (EPOCHS - 1) / (times.ends - times.marks[steps - 1])
 
 
-class _Times:
-    """A progress that notes when each step was done, and when all was."""
+class Times:
+    """A progress that notes when each step was done, and how much it was, and when all was."""
 
     def __init__(self) -> None:
         self.marks: list[float] = []
+        self.amounts: list[float] = []
         self.ends = 0.0
 
     @contextmanager
@@ -178,30 +179,19 @@ class _Times:
 
     def advance(self, amount: float, note: str = "") -> None:
         self.marks.append(time.perf_counter())
+        self.amounts.append(amount)
 
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    @property
+    def rate(self) -> float:
+        """How much was done a second, from the end of the first step to the end of the last."""
+        return sum(self.amounts[1:]) / (self.marks[-1] - self.marks[0])
 
 
 def _share_of_peak(recipe: Recipe, rate: float) -> dict[str, float]:
     """What the compiled way computes, as a share of what a large bfloat16 matrix product reaches on this device."""
     model = create_student(recipe.student, 1000, 0)
-    size = input_size(model)
-    with FlopCounterMode(display=False) as counter, torch.device("cpu"):
-        model(torch.zeros(1, 3, size, size))
-    # A training step computes gradients for inputs and weights: three times the forward pass.
-    used = 3 * counter.get_total_flops() * rate
-    one = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    for _ in range(3):
-        one @ one
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(20):
-        one @ one
-    torch.cuda.synchronize()
-    peak = 20 * 2 * 8192**3 / (time.perf_counter() - began)
+    used = training_flops(model, input_size(model)) * rate
+    peak = product_rate(default_device())
     return {"compiled_flops_per_s": used, "matrix_product_flops_per_s": peak, "share_of_peak": used / peak}
 
 

@@ -1,5 +1,7 @@
 """From batches of uint8 views to what a network takes."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,17 @@ def normalise(views: Tensor, mean: tuple[float, ...], std: tuple[float, ...], de
     the bytes, channels last, which convolutions want on a CPU as on a GPU.
     """
     pixels = views.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    shift = 255 * torch.tensor(mean, device=device).view(1, 3, 1, 1)
-    scale = 255 * torch.tensor(std, device=device).view(1, 3, 1, 1)
-    return pixels.sub_(shift).div_(scale)
+    return pixels.sub_(_in_bytes(mean, device)).div_(_in_bytes(std, device))
+
+
+@lru_cache(maxsize=32)
+def _in_bytes(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """[1, 3, 1, 1] of values per channel, times 255.
+
+    Kept: to send them is to wait until the device has done all that it was given, in every step.
+    """
+    with torch.inference_mode(False):
+        return 255 * torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def default_device() -> torch.device:

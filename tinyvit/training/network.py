@@ -26,7 +26,7 @@ class Network:
 
     def __init__(self, model: nn.Module, engine: Engine, world: World, eval_batch_norm: bool, one_size: bool) -> None:
         cuda = world.device.type == "cuda"
-        _repeat_exactly(engine.deterministic)
+        repeat_exactly(engine.deterministic)
         # Of another size cuDNN would try all its algorithms again, at each step of a detector.
         torch.backends.cudnn.benchmark = one_size and not engine.deterministic
         if engine.sync_batch_norm:
@@ -104,9 +104,9 @@ def precision_of(name: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[name]
 
 
-def _repeat_exactly(wanted: bool) -> None:
-    """Only algorithms that give the same bits each time, or whatever is fastest."""
+def repeat_exactly(wanted: bool) -> None:
+    """Only algorithms that give the same bits each time, or whatever is fastest; for the whole process."""
     if wanted:
-        # cuBLAS repeats its sums only with a workspace of its own.
+        # cuBLAS repeats its sums only with a workspace of its own. torch looks at this once, at the first product.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted)

@@ -19,6 +19,7 @@ from tinyvit.detection.survey import check_set
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress
 from tinyvit.teachers import Teacher
+from tinyvit.training.network import repeat_exactly
 from tinyvit.world import World
 
 log = logging.getLogger("tinyvit")
@@ -137,6 +138,8 @@ def open_run(
 ) -> Run:
     """A run of these stages, with its data at hand. UserError for a stage that there is not."""
     check_stages(recipe, stages)
+    # Before a live teacher makes the first product of the process.
+    repeat_exactly(recipe.engine.deterministic)
     world = world or World()
     data = _open_scenes if recipe.detection else _open_shards
     return Run(recipe, folder, data(recipe, workers, progress, world), world, workers, progress)

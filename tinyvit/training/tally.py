@@ -66,13 +66,12 @@ class Tally:
         self._sums = torch.tensor([getattr(mine, name) for name in COUNTED], dtype=torch.float64, device=world.device)
         self._loss = torch.zeros((), device=world.device)
         self._losses: list[Tensor] = []
+        self._waits = _DeviceWaits() if world.device.type == "cuda" else _Waits()
 
     def next_batch(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch, with the time that it took."""
-        asked = time.monotonic()
-        batch = next(batches)
-        self._waited += time.monotonic() - asked
-        return batch
+        """The next batch, with the time that the device had nothing to do for the want of it."""
+        with self._waits:
+            return next(batches)
 
     def add(self, loss: Tensor, agreed: Tensor, batch: Batch) -> None:
         """Count a batch by the losses [n] and agreements [n] of its views."""
@@ -91,8 +90,7 @@ class Tally:
         self._sums[5] += ~self._loss.isfinite() if self._scaled else ~norm.isfinite() / self._world.size
         self._losses.append(self._loss)
         self._loss = torch.zeros_like(self._loss)
-        mark, self._mark = self._mark, time.monotonic()
-        self._seconds += self._mark - mark
+        self._spend()
 
     def look(self) -> tuple[Totals, list[bool]]:
         """What all ranks did since the last look, and whether this one's loss was finite in each step of it.
@@ -100,14 +98,62 @@ class Tally:
         All ranks must look. Waits for the device.
         """
         sums = self._world.sum(self._sums).tolist()
+        # A GPU is a step or more behind: what it still had to do is time of the steps.
+        self._spend()
+        self._waited += self._waits.idle()
         before, self.totals = self.totals, Totals(*(*sums, self._seconds, self._waited))
         finite = torch.stack(self._losses).isfinite().tolist() if self._losses else []
         self._losses = []
         return self.totals.since(before), finite
 
+    def _spend(self) -> None:
+        """Count the time since it was last counted."""
+        mark, self._mark = self._mark, time.monotonic()
+        self._seconds += self._mark - mark
+
     def go_on(self) -> None:
         """What was done since the last step, such as saving, is not counted as its time."""
         self._mark = time.monotonic()
+
+
+class _Waits:
+    """For how long there was nothing to compute on: what is entered is a wait for data."""
+
+    def __init__(self) -> None:
+        self._seconds, self._asked = 0.0, 0.0
+
+    def __enter__(self) -> None:
+        self._asked = time.monotonic()
+
+    def __exit__(self, *_fault: object) -> None:
+        self._seconds += time.monotonic() - self._asked
+
+    def idle(self) -> float:
+        """Seconds since this was last asked, once the device has done what it was given."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
+class _DeviceWaits(_Waits):
+    """The same of a GPU, which goes on with what it was given while this process waits: only what lies between the end
+    of that and the batch counts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def __enter__(self) -> None:
+        done, there = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        self._marks.append((done, there))
+        done.record()
+
+    def __exit__(self, *_fault: object) -> None:
+        self._marks[-1][1].record()
+
+    def idle(self) -> float:
+        marks, self._marks = self._marks, []
+        return float(sum(done.elapsed_time(there) for done, there in marks)) / 1000
 
 
 def peak_memory_mib(device: torch.device) -> int:

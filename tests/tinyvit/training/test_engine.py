@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from tinyvit.teachers import Teacher, load_teacher
 from tinyvit.training.classification import Classification
 from tinyvit.training.journal import read_lines
 from tinyvit.training.run import open_run
-from tinyvit.training.tally import Tally
+from tinyvit.training.tally import Tally, Totals
 from tinyvit.training.train import train as run_stages
 from tinyvit.training.train import train_stage
+from tinyvit.world import World
 
 LOG = "engine.log_steps=2"
 
@@ -396,3 +398,66 @@ def test_short_epochs_are_validated_now_and_then_and_at_the_end(train: Train, tm
     assert [bool(metrics.get("val")) for metrics in epochs] == [False, True, False, True, True]
     assert result["val"] == epochs[-1]["val"]
     assert result["best"]["top1"] == max(metrics["val"]["top1"] for metrics in epochs if metrics.get("val"))
+
+
+@dataclass
+class Clock:
+    """A clock in place of the module `time`."""
+
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@dataclass(frozen=True)
+class Behind(World):
+    """A world whose device has two seconds of work left when it is asked for what it counted."""
+
+    clock: Clock = field(default_factory=Clock)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        self.clock.now += 2
+        return values
+
+
+def test_what_the_device_still_had_to_do_is_time_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("tinyvit.training.tally.time", clock)
+    tally = Tally(Behind(device=torch.device("cpu"), clock=clock), Totals(), scaled=False)
+    clock.now += 3
+    tally.end_step(torch.ones(()))
+    done, _ = tally.look()
+    assert done.seconds == 3 + 2
+    # Saving, say: no time of theirs.
+    clock.now += 100
+    tally.go_on()
+    tally.end_step(torch.ones(()))
+    done, _ = tally.look()
+    assert done.seconds == 2
+
+
+def test_no_step_sends_mean_and_std_to_the_device_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    views, mean, std, cpu = torch.full((2, 4, 4, 3), 51, dtype=torch.uint8), (0.1, 0.2, 0.3), (0.5, 1.0, 2.0), "cpu"
+    with torch.inference_mode():
+        first = normalise(views, mean, std, torch.device(cpu))
+    monkeypatch.delattr(torch, "tensor")
+    pixels = normalise(views, mean, std, torch.device(cpu))
+    assert torch.equal(pixels, first)
+    assert pixels[0, :, 0, 0].tolist() == pytest.approx([0.2, 0.0, -0.05])
+    # What evaluation has made is of use to training.
+    scale = torch.ones(3, 1, 1, requires_grad=True)
+    (pixels * scale).sum().backward()
+    assert scale.grad is not None
+
+
+def test_a_deterministic_run_is_one_before_a_live_teacher_is_asked(
+    small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for wanted in (True, False):
+        engine = small_recipe.engine.model_copy(update={"deterministic": wanted})
+        open_run(small_recipe.model_copy(update={"engine": engine}), tmp_path, ["distill"], 0, LogProgress())
+        assert torch.are_deterministic_algorithms_enabled() == wanted
+    # torch looks at it once, at the first product of a process.
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
