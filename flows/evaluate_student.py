@@ -17,7 +17,10 @@ from tinyvit.transfer.page import write_page
 from tinyvit.transfer.scorecard import Entry, figure_of, lines, parse_data, parse_measures, scorecard, told
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
-EXAMPLE = ("distilled=runs/example/distilled/finetune", "scratch=runs/example/scratch/finetune")
+EXAMPLE = (
+    "distilled=runs/few-labels-example/distilled/finetune",
+    "labels=runs/few-labels-example/labels/labels",
+)
 
 
 @flow(name="evaluate-student", task_runner=RUNNER, log_prints=True)
