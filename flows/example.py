@@ -136,6 +136,9 @@ def main() -> int:
         places=places(summary),
     )
     table = Table(show_header=False, title="Example run", title_justify="left")
+    table.add_column()
+    # A path that was cut short is of no use.
+    table.add_column(overflow="fold")
     for name, value in figures(summary) + places(summary):
         table.add_row(name, value)
     Console().print(table)
