@@ -9,7 +9,8 @@ Each job is a process of its own with a share of the time: what hangs, dies or b
 leaves a line. The file is written anew after every row, so that a run that is cut off leaves what it found.
 
 A machine without a network needs the wheels of what its Python lacks, at the least zarr, numcodecs, google-crc32c,
-donfig, webdataset, braceexpand, pydantic, pydantic-core, annotated-types and typing-inspection. On a machine with one:
+donfig, webdataset, braceexpand, pydantic, pydantic-core, annotated-types and typing-inspection; on some also typer,
+shellingham, rich, tensorboard, pyyaml and safetensors. On a machine with one:
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux2014_x86_64 \
         --platform manylinux_2_28_x86_64 -d wheels zarr numcodecs ...

@@ -73,18 +73,24 @@ def jobs(settings: Settings) -> list[Job]:
     ]
 
 
+# What can be asked for by itself: the data are always made, the live teacher is asked where its student is trained.
+CHOICES = [name for name in sections() if name not in ("data", "live")]
+
+
 def main(
     minutes: Annotated[float, typer.Option(min=0.05, help="how long it may take")] = 9,
     small: Annotated[
         bool, typer.Option("--tiny", help="the same on small networks and few pictures, for a CPU")
     ] = False,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="SECTION", help=f"of {', '.join(sections())}; repeatable")
+        list[str] | None, typer.Option("--only", metavar="SECTION", help=f"of {', '.join(CHOICES)}; repeatable")
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="in the place of a ViT-L with random weights")] = None,
     out: Annotated[Path, typer.Option(help="the folder for the results")] = RESULTS,
 ) -> None:
     """Everything that takes a GPU to know, into a file of results."""
+    if unknown := set(only or ()) - set(CHOICES):
+        raise typer.BadParameter(f"there is no section {min(unknown)!r}; choose of {', '.join(CHOICES)}")
     logging.basicConfig(level=logging.WARNING)
     # Ended from outside, it ends the job that is at work.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

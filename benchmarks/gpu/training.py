@@ -29,6 +29,8 @@ from tinyvit.teachers import Teacher, load_teacher
 
 COLUMNS = ("student", "step", "batch", "images/s", "of timm's", "target", "of target", "of peak", "memory, MiB")
 LIVE_COLUMNS = ("student", "stored, images/s", "live teacher, images/s", "times", "target")
+# What the step that others are compared with is called.
+TIMMS = "timm's"
 # What compiling may take, seconds, where nothing has been compiled yet.
 COMPILING = 20.0
 
@@ -47,7 +49,7 @@ def measure(student: str, settings: Settings, _figures: Figures, clock: Clock) -
     yield Note("training", f"{student}: batches of {size}, which take {memory:,} MiB when not compiled; {more}")
     batch = resident_batch(settings, size)
     ours, timms = Ours(settings, student, batch), Timms(settings, student, batch)
-    ways: dict[str, Steps] = {"ours": ours, "timm's": timms}
+    ways: dict[str, Steps] = {"ours": ours, TIMMS: timms}
     for steps in ways.values():
         steps(2)
     # Two rounds: most of the time is for what follows.
@@ -159,6 +161,3 @@ class _Table:
                 f"{rate / target:.2f}", f"{figures['share_of_peak']:.3f}", f"{measured.memory_mib:,}",
             )  # fmt: skip
             yield Row("training", cells, figures)
-
-
-TIMMS = "timm's"

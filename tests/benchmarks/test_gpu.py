@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from support import ROOT
 
 from benchmarks.gpu import jobs
+from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.jobs import Clock, Job
 from benchmarks.gpu.report import Note, Report, Row, Section, new_file
 from benchmarks.gpu.settings import tiny
@@ -62,9 +64,19 @@ def test_a_section_that_fails_leaves_its_line_and_the_others_go_on(tmp_path: Pat
         assert note["text"] in text
         assert "Traceback" not in text
     assert len(found["figures"]["training"]) == 4
-    again, _ = run(tmp_path, "--only", "data")
-    assert len(list(tmp_path.glob("gpu_*.md"))) == 2, "the second run has written over the first"
-    assert "32" in again
+
+
+def test_a_second_run_of_a_day_leaves_the_first_alone(tmp_path: Path) -> None:
+    for name in ("x.md", "x_2.md", "x_3.md"):
+        file = new_file(tmp_path, "x")
+        assert file.name == name
+        file.touch()
+
+
+def test_a_section_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(typer.BadParameter, match="no section 'live'; choose of training, loader, labelling, checks"):
+        main(only=["labelling", "live"], out=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def row(cell: str) -> Row:
