@@ -112,6 +112,8 @@ def draw(lines: Sequence[Line], file: Path) -> None:
 
 
 def _curve(axes: Any, values: dict[int, list[float]], words: str, colour: str, style: str) -> None:
+    if not values:
+        return
     means = [statistics.mean(of) for of in values.values()]
     spreads = [statistics.stdev(of) if len(of) > 1 else 0.0 for of in values.values()]
     axes.errorbar(
