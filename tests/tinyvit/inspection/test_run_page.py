@@ -115,7 +115,7 @@ def test_the_command_line_compares_runs(run: Path, tmp_path: Path) -> None:
     text = tinyvit("report", run, "-o", page, "--views", "20")
     assert text.returncode == 0, text.stderr
     assert "2 of 2" in text.stdout
-    assert "r.html: " in text.stdout
+    assert "r.html:" in text.stdout
 
 
 def test_what_there_is_no_page_about(run: Path, tmp_path: Path) -> None:
