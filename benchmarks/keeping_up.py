@@ -28,8 +28,7 @@ from storage import Claims, LogitStore
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import default_workers, run_jobs
-from tinyvit.data.unit_views import UnitViews
-from tinyvit.label import Labeller, open_for_labelling
+from tinyvit.label import Labeller, asked_views, open_for_labelling
 from tinyvit.lease import own_device
 from tinyvit.progress import Progress, SilentProgress
 from tinyvit.teachers import Teacher, load_teacher
@@ -123,17 +122,7 @@ def _label(recipe: Recipe, place: Path, count: int) -> Callable[[], None]:
 
 def views_of(recipe: Recipe, store: LogitStore, teacher: Teacher, workers: int) -> list[Tensor]:
     """Every view that labelling this store asks about, in its batches, on the teacher's device."""
-    label = recipe.label
-    stream = UnitViews(
-        index=index_shards(recipe.data.train, SilentProgress()),
-        augment=label.augment,
-        decode=recipe.data.decode,
-        size=label.input_size or teacher.input_size,
-        run_seed=label.seed,
-        batch_size=label.batch_size,
-        probes=store.spec.probes,
-        skip_broken=True,
-    )
+    stream = asked_views(recipe, store, teacher, SilentProgress())
     jobs = (part for unit in store.units() for part in stream.parts(unit, store.spec.epochs_of(unit)))
     chunks = chain.from_iterable(run_jobs(stream.chunks, jobs, workers))
     return [chunk.views.flatten(0, 1).to(teacher.device) for chunk in chunks]

@@ -132,6 +132,21 @@ def store_spec(recipe: Recipe, teacher: Teacher) -> StoreSpec:
     )
 
 
+def asked_views(recipe: Recipe, store: LogitStore, teacher: Teacher, progress: Progress) -> UnitViews:
+    """The views that the teacher is asked about, to be read unit by unit."""
+    label = recipe.label
+    return UnitViews(
+        index=index_shards(recipe.data.train, progress),
+        augment=label.augment,
+        decode=recipe.data.decode,
+        size=label.input_size or teacher.input_size,
+        run_seed=label.seed,
+        batch_size=label.batch_size,
+        probes=store.spec.probes,
+        skip_broken=recipe.data.broken == "skip",
+    )
+
+
 @dataclass(frozen=True)
 class Labeller:
     """One run that labels a store: whose answers, which units no other run has (`claims`), `workers` data processes.
@@ -176,16 +191,7 @@ class Labeller:
         first = next(free, None)
         if first is None:
             return
-        stream = UnitViews(
-            index=index_shards(recipe.data.train, self.progress),
-            augment=label.augment,
-            decode=recipe.data.decode,
-            size=label.input_size or teacher.input_size,
-            run_seed=label.seed,
-            batch_size=label.batch_size,
-            probes=store.spec.probes,
-            skip_broken=recipe.data.broken == "skip",
-        )
+        stream = asked_views(recipe, store, teacher, self.progress)
 
         def parts() -> Iterator[UnitPart]:
             for unit in chain([first], free):

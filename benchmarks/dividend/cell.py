@@ -9,18 +9,18 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.dividend.sets import write_labelled
-from benchmarks.dividend.setting import ALL_LABELS, ANSWERS, LABELS, Setting
+from benchmarks.dividend.setting import ALL_LABELS, ANSWERS, LABELS, Plan, Setting
 from benchmarks.dividend.teaching import teach
 from storage import LogitStore, digest_of
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.evaluation import Subject, evaluate, load_subject, open_pictures
 from tinyvit.label import label_store
-from tinyvit.progress import Progress
+from tinyvit.progress import LogProgress, Progress
 from tinyvit.teachers import Teacher
 from tinyvit.training.folder import read_json, write_json
 from tinyvit.training.journal import METRICS, read_lines
@@ -37,37 +37,28 @@ TEACHER_EPOCHS = 4
 
 @dataclass(frozen=True)
 class Cell:
-    """So many labels, drawn with a seed from the shards in `train`; accuracies are on those in `test`.
+    """So many labels, drawn with a seed from the shards in `train`; accuracies are on those in `test`."""
 
-    `overrides` are of the recipe few-labels, `teaching` of few-labels-teacher. A teacher is shown `teacher_views`, and
-    of many labels more.
-    """
-
-    folder: Path
+    plan: Plan
     train: str
     test: str
     labelled: int
     seed: int
-    overrides: tuple[str, ...]
-    teaching: tuple[str, ...]
-    teacher_views: int
-    progress: Progress
+    progress: Progress = field(default_factory=LogProgress)
 
     def measure(self, setting: Setting, way: str) -> dict[str, Any]:
         """A student that is trained this way in a setting: for how many steps, and how good it is, in percent."""
-        recipe = load_recipe("few-labels", [*self.overrides, *setting.overrides, f"label.seed={self.seed}"])
+        recipe = load_recipe("few-labels", [*self.plan.overrides, *setting.overrides, f"label.seed={self.seed}"])
         about = {"what": setting.what, "value": setting.value, "labelled": self.labelled, "seed": self.seed}
         return {**about, "way": way, **self._student(way, recipe, setting)}
 
     @property
     def _home(self) -> Path:
-        return self.folder / f"labels-{self.labelled}-seed-{self.seed}"
+        return self.plan.folder / f"labels-{self.labelled}-seed-{self.seed}"
 
     def _student(self, way: str, recipe: Recipe, setting: Setting) -> dict[str, Any]:
-        if way == ALL_LABELS:
-            return self._trained(recipe, ["labels"], self.train, None, None)
-        if way == LABELS:
-            return self._trained(recipe, ["labels"], self._labelled(), None, None)
+        if way in (LABELS, ALL_LABELS):
+            return self._trained(recipe, ["labels"], self.train if way == ALL_LABELS else self._labelled(), None, None)
         pictures = self._labelled() if way == ANSWERS else self._unlabelled(setting.unlabelled)
         teacher, top1 = self._teacher(setting.teacher)
         store = self._answers(recipe, pictures, teacher)
@@ -96,14 +87,14 @@ class Cell:
             tested = self._tested(folder, None)
             line |= {f"{folder.name}_top1": tested["top1"]}
         measured = {name: tested[name] for name in ("top1", "loss", "calibration_error")}
-        return {**line, **measured, "steps": steps, "run": str(home.relative_to(self.folder))}
+        return {**line, **measured, "steps": steps, "run": str(home.relative_to(self.plan.folder))}
 
     def _teacher(self, name: str) -> tuple[Teacher, float]:
         folder = self._home / "teachers"
         with _alone(folder):
-            views = max(self.teacher_views, TEACHER_EPOCHS * self.labelled)
+            views = max(self.plan.teacher_views, TEACHER_EPOCHS * self.labelled)
             shown = self._drawn(self._home / "for-teachers", self.labelled, self.seed, views)
-            teacher = teach(name, shown, folder, self.teaching, self.seed, self.progress)
+            teacher = teach(name, shown, folder, self.plan.teaching, self.seed, self.progress)
             return teacher, self._tested(folder / name, Subject.of_teacher(teacher))["top1"]
 
     def _answers(self, recipe: Recipe, data: str, teacher: Teacher) -> LogitStore:
@@ -115,11 +106,13 @@ class Cell:
 
     def _tested(self, folder: Path, subject: Subject | None) -> dict[str, Any]:
         """How good the network in a stage's folder, or `subject`, is on pictures that nothing was learned of."""
-        if (found := read_json(folder, TESTED)) is None:
+        found = read_json(folder, TESTED)
+        if found is None or found["pictures"] != self.test:
             world = World()
             asked = subject or load_subject(str(folder), world.device)
             pictures, dtype = open_pictures(self.test, self.progress), precision_of("auto", world.device)
-            found = asdict(evaluate(asked, [pictures], world, 0, dtype, self.progress, "test")[0])
+            (evaluation,) = evaluate(asked, [pictures], world, 0, dtype, self.progress, "test")
+            found = asdict(evaluation) | {"pictures": self.test}
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / TESTED, found)
         return found
@@ -128,7 +121,7 @@ class Cell:
         return self._drawn(self._home / "labelled", self.labelled, self.seed, None)
 
     def _unlabelled(self, count: int | None) -> str:
-        return self.train if count is None else self._drawn(self.folder / f"unlabelled-{count}", count, 0, None)
+        return self.train if count is None else self._drawn(self.plan.folder / f"unlabelled-{count}", count, 0, None)
 
     def _drawn(self, out: Path, count: int, seed: int, views: int | None) -> str:
         wanted = {"train": self.train, "count": count, "seed": seed, "views": views}

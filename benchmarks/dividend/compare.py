@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.dividend.cell import Cell
 from benchmarks.dividend.sets import hold_out
-from benchmarks.dividend.setting import ANSWERS, MAIN, MATTERS, UPPER_BOUND, Setting
+from benchmarks.dividend.setting import ANSWERS, MAIN, MATTERS, UPPER_BOUND, Plan, Setting
 from storage import digest_of
 from tinyvit.config import load_recipe
 from tinyvit.data.fetch import fetch_fashion_mnist
@@ -24,27 +24,12 @@ from tinyvit.data.index import index_shards
 from tinyvit.data.place import train_and_val
 from tinyvit.data.processes import ending_with_this
 from tinyvit.errors import ProcessLost, UserError
-from tinyvit.progress import LogProgress, Progress
+from tinyvit.progress import Progress
 from tinyvit.training.folder import read_json, write_json
 
 COUNTS = (250, 500, 1000, 2000, 5000)
 # What was found, and what the processes do, line by line.
 LINES, LOG = "lines.json", "log.txt"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is compared, with how many labels and how often; everything is kept in `folder`.
-
-    `overrides` are of the recipe few-labels, `teaching` of few-labels-teacher, for so many views of labelled pictures.
-    """
-
-    folder: Path
-    labelled: tuple[int, ...]
-    seeds: int
-    overrides: tuple[str, ...]
-    teaching: tuple[str, ...]
-    teacher_views: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -59,17 +44,17 @@ class Task:
     def __call__(self) -> dict[str, Any]:
         """What came of it."""
         torch.set_num_threads(self.threads)
-        file = self.cell.folder / LOG
+        file = self.cell.plan.folder / LOG
         logging.basicConfig(filename=file, level=logging.INFO, format="%(asctime)s %(process)d %(message)s")
         return self.cell.measure(self.setting, self.way)
 
     def digest(self, data: str) -> str:
         """Of all that decides what comes of it; `data` is that of all pictures."""
-        cell = self.cell
-        taught = load_recipe("few-labels", [*cell.overrides, *self.setting.overrides]).digest()
-        teacher = load_recipe("few-labels-teacher", cell.teaching).digest()
+        cell, plan = self.cell, self.cell.plan
+        taught = load_recipe("few-labels", [*plan.overrides, *self.setting.overrides]).digest()
+        teacher = load_recipe("few-labels-teacher", plan.teaching).digest()
         setting = [self.setting.what, self.setting.value, self.setting.teacher, self.setting.unlabelled]
-        return digest_of([data, cell.labelled, cell.seed, cell.teacher_views, setting, self.way, taught, teacher])
+        return digest_of([data, cell.labelled, cell.seed, plan.teacher_views, setting, self.way, taught, teacher])
 
 
 def compare(
@@ -79,14 +64,17 @@ def compare(
 
     The main comparison with each number of labels; with `settings`, what matters with the first of them. With
     `held_out`, on so many of the training pictures in place of the test pictures. UserError for `data` without shards
-    to test on.
+    to test on, or with fewer pictures than are to be labelled.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     train, test = _pictures(plan.folder, data, held_out, progress)
     pictures = digest_of([list(index_shards(place, progress).table.sha256) for place in (train, test)])
     cores = os.cpu_count() or 1
     jobs = jobs or (1 if torch.cuda.is_available() else cores)
-    chosen = _chosen(plan, train, test, settings, sum(index_shards(train, progress).counts))
+    total = sum(index_shards(train, progress).counts)
+    if max(plan.labelled) > total:
+        raise UserError(f"{train} has {total:,} pictures, fewer than --labelled {max(plan.labelled):,}; ask for fewer")
+    chosen = _chosen(plan, train, test, settings, total)
     students = [Task(cell, setting, way, max(1, cores // jobs)) for cell, setting in chosen for way in setting.ways]
     # What the comparison is for comes first.
     tasks = {task.digest(pictures): task for task in sorted(students, key=lambda task: task.way == ANSWERS)}
@@ -120,20 +108,7 @@ def _chosen(plan: Plan, train: str, test: str, settings: bool, pictures: int) ->
         main = [(count, MAIN) for count in plan.labelled] + [(pictures, UPPER_BOUND)]
         chosen = [(plan.labelled[0], setting) for setting in MATTERS] if settings else main
         for count, setting in chosen:
-            yield (
-                Cell(
-                    folder=plan.folder,
-                    train=train,
-                    test=test,
-                    labelled=count,
-                    seed=seed,
-                    overrides=plan.overrides,
-                    teaching=plan.teaching,
-                    teacher_views=plan.teacher_views,
-                    progress=LogProgress(),
-                ),
-                setting,
-            )
+            yield Cell(plan, train, test, count, seed), setting
 
 
 def _pictures(folder: Path, data: str | None, held_out: int | None, progress: Progress) -> tuple[str, str]:

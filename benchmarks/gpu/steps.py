@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
@@ -52,6 +52,7 @@ def resident_batch(settings: Settings, size: int) -> Batch:
 class _Resident:
     """In place of an epoch's views: so many steps of a batch that is there."""
 
+    batch: Batch
     steps: int
     first: int = 0
     rank: int = 0
@@ -61,8 +62,8 @@ class _Resident:
     def items(self) -> int:
         return self.steps
 
-    def read(self, worker: int, workers: int) -> Any:
-        raise NotImplementedError("the batch is there already")
+    def read(self, worker: int, workers: int) -> Iterator[Batch]:
+        return repeat(self.batch, self.steps)
 
     def keys(self, step: int) -> list[str]:
         return ["a batch of random views"]
@@ -96,7 +97,8 @@ class Ours:
     def _train(self, task: Classification, batch: Batch, steps: int) -> None:
         trainer = self._trainer
         trainer.task, trainer.step, trainer.totals = task, 0, Totals()
-        trainer._train_epoch(_Resident(steps), repeat(batch, steps), None, SilentProgress())
+        views = _Resident(batch, steps)
+        trainer._train_epoch(views, views.read(0, 1), None, SilentProgress())
 
 
 class Timms:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.jobs import Clock, Figures, faulty, one_line
+from benchmarks.gpu.jobs import Clock, Figures, faulty
 from benchmarks.gpu.peak import product_rate, training_flops
 from benchmarks.gpu.report import Note, Row
 from benchmarks.gpu.settings import TARGETS, Settings
@@ -116,7 +116,7 @@ def other_modes(settings: Settings, figures: Figures, clock: Clock) -> Iterator[
         try:
             yield from _in_mode(settings, student, known[-1]["batch"], mode, clock)
         except Exception as fault:  # the next mode may do
-            yield Note("training", f"{student}, {mode}: {one_line(fault)}")
+            yield faulty("training", f"{student}, {mode}", fault)
 
 
 def _in_mode(settings: Settings, student: str, size: int, mode: str, clock: Clock) -> Iterator[Row]:

@@ -11,9 +11,9 @@ import torch
 from support import samples_of
 
 from benchmarks.dividend import report
-from benchmarks.dividend.compare import Plan, Task, compare
+from benchmarks.dividend.compare import Task, compare
 from benchmarks.dividend.sets import hold_out, write_labelled
-from benchmarks.dividend.setting import ANSWERS, DISTILLED, LABELS
+from benchmarks.dividend.setting import ANSWERS, DISTILLED, LABELS, Plan
 from benchmarks.dividend.teaching import Ensemble
 from tinyvit.errors import UserError
 from tinyvit.progress import LogProgress
@@ -104,7 +104,9 @@ def test_what_matters_is_held_against_the_first_of_its_kind() -> None:
         }  # fmt: skip
 
     found = [line("all", 0, 60.0), line("all", 1, 62.0), line("1", 0, 59.0), line("1", 1, 60.0)]
-    *_, kept, less = report.markdown(found).strip().splitlines()
+    heading, _, kept, less = report.markdown(found).strip().splitlines()
+    assert heading.startswith("| what | value |")
+    assert report.table(found).row_count == 2, "the terminal is told the same"
     assert kept == "| classes kept | all | 30 | 80.0 ± 0.0 | 61.0 ± 1.4 |  |  |"
     assert less == "| classes kept | 1 | 30 | 80.0 ± 0.0 | 59.5 ± 0.7 | -1.5 ± 0.7 | -1.0, -2.0 |"
 
@@ -124,6 +126,13 @@ def test_an_ensemble_answers_with_the_mean_probability() -> None:
     pixels = torch.randn(4, 3, 2, 2)
     together = Ensemble(networks)(pixels).softmax(dim=1)
     assert torch.allclose(together, torch.stack([network(pixels).softmax(dim=1) for network in networks]).mean(dim=0))
+
+
+def test_more_labels_than_pictures_are_refused_before_anything_is_trained(small_data: Path, tmp_path: Path) -> None:
+    greedy = Plan(tmp_path, labelled=(50, 5000), seeds=1, overrides=TAUGHT, teaching=TEACHING)
+    with pytest.raises(UserError, match="has 500 pictures, fewer than --labelled 5,000; ask for fewer"):
+        compare(greedy, str(small_data), False, None, 1, LogProgress())
+    assert not list(tmp_path.glob("labels-*"))
 
 
 def test_pictures_to_test_on_are_asked_for(plan: Plan, small_data: Path) -> None:

@@ -114,6 +114,8 @@ def dividend(
     bench, found = _benchmark("dividend.report"), _benchmark("dividend.compare")
     from tinyvit.progress import default_progress
 
+    if settings and picture:
+        raise UserError("--picture draws accuracy against the number of labels; leave it out with --settings")
     plan = found.Plan(folder, tuple(labelled or found.COUNTS), seeds, tuple(overrides or ()), tuple(teaching or ()))
     lines = found.compare(plan, data, settings, held_out, jobs, default_progress())
     if picture:
