@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -49,6 +50,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Print what the torture tests told."""
     for line in config.stash.get(TOLD, []):
         terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A temporary folder in which there may be a socket: pytest's own may have too long a path."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from tinyvit.config import load_recipe
 from tinyvit.data.fetch import fetch_fashion_mnist
 from tinyvit.data.index import index_shards
 from tinyvit.data.place import train_and_val
-from tinyvit.data.processes import ending_with_this
+from tinyvit.data.processes import ending_with_this, sockets_in_tmpdir
 from tinyvit.errors import ProcessLost, UserError
 from tinyvit.progress import Progress
 from tinyvit.training.folder import read_json, write_json
@@ -82,6 +82,7 @@ def compare(
     todo = {digest: task for digest, task in tasks.items() if digest not in known}
     context = multiprocessing.get_context("forkserver")
     with (
+        sockets_in_tmpdir(),
         progress.task("compare", len(todo), "students") as bar,
         ProcessPoolExecutor(jobs, context, initializer=ending_with_this()) as pool,
     ):

@@ -99,16 +99,19 @@ def test_units_labelled_one_at_a_time_are_the_same(
 
 
 def test_a_run_killed_with_9_and_resumed_makes_the_same_store(
-    small_store: LogitStore, small_recipe: Recipe, teacher: Teacher, small_data: Path, tmp_path: Path
+    small_store: LogitStore,
+    small_recipe: Recipe,
+    teacher: Teacher,
+    small_data: Path,
+    tmp_path: Path,
+    short_folder: Path,
 ) -> None:
-    path = tmp_path / "s"
+    path, temporary = tmp_path / "s", short_folder
     store = open_for_labelling(small_recipe, path, teacher, LogProgress())
     arguments = command("label", "example", "--store", path, "--workers", "1", *small_arguments(small_data))
     with Claims(store) as ours:
         # The run cannot end before it is killed: this unit is ours.
         assert list(ours.free([Unit(1, 1)]))
-        temporary = tmp_path / "tmp"
-        temporary.mkdir()
         environment = marked_environment(str(path)) | {"TMPDIR": str(temporary)}
         run = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         wait_until(lambda: any((path / "committed" / "c").rglob("*")), run)

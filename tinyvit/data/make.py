@@ -27,7 +27,7 @@ from storage import whole_file, write_whole
 from tinyvit.classes import class_list
 from tinyvit.data.folders import hidden
 from tinyvit.data.images import BrokenImage, reading
-from tinyvit.data.processes import ending_with_this
+from tinyvit.data.processes import ending_with_this, sockets_in_tmpdir
 from tinyvit.data.rgb import ORIENTATION, UPRIGHT, eight_bits, opened, orientation_of, stored_size, turn_left, turned
 from tinyvit.data.sources import Picture, safe
 from tinyvit.errors import ProcessLost, UserError
@@ -73,7 +73,10 @@ def write_shards(
         if workers and len(todo) > 1:
             context = multiprocessing.get_context("forkserver")
             try:
-                with ProcessPoolExecutor(min(workers, len(todo)), context, ending_with_this()) as pool:
+                with (
+                    sockets_in_tmpdir(),
+                    ProcessPoolExecutor(min(workers, len(todo)), context, ending_with_this()) as pool,
+                ):
                     for count in pool.map(work, todo):
                         bar.advance(count)
             except BrokenProcessPool:

@@ -7,12 +7,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection, wait
@@ -140,9 +141,25 @@ def _start_fork_server() -> None:
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
     try:
-        forkserver.ensure_running()
+        with sockets_in_tmpdir():
+            forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def sockets_in_tmpdir() -> Iterator[None]:
+    """UserError for a temporary folder whose path leaves no room for the fork server's socket, which stands in it."""
+    try:
+        yield
+    except OSError as fault:
+        # Raised by Python before it asks the system: there is no number to know it by.
+        if "AF_UNIX path too long" not in str(fault):
+            raise
+        raise UserError(
+            f"the temporary folder {tempfile.gettempdir()} has too long a path for a socket in it (107 bytes with its "
+            f"name); set TMPDIR to a shorter one"
+        ) from None
 
 
 def _serve(

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import left_running, marked_environment
+from PIL import Image
+from support import command, left_running, marked_environment
 
 from tinyvit.data import loader, processes
 from tinyvit.data.loader import pinned, run_jobs, run_stream
@@ -199,18 +200,41 @@ def stop_itself(number: int) -> int:
     return number
 
 
-def test_a_killed_reader_leaves_neither_processes_nor_folders(tmp_path: Path) -> None:
+def test_a_killed_reader_leaves_neither_processes_nor_folders(short_folder: Path) -> None:
     waiting = "jobs = run_jobs(time.sleep, [0, 60], 1); next(jobs); print(flush=True); next(jobs)"
     code = f"import time; from tinyvit.data.loader import run_jobs; {waiting}"
-    environment = marked_environment(str(tmp_path)) | {"TMPDIR": str(tmp_path)}
+    environment = marked_environment(str(short_folder)) | {"TMPDIR": str(short_folder)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as run:
         assert run.stdout
         run.stdout.readline()
-        assert list(tmp_path.glob("pymp-*"))
+        assert list(short_folder.glob("pymp-*"))
         run.kill()
-    assert left_running(str(tmp_path)) == []
+    assert left_running(str(short_folder)) == []
     # Of torch's compiler, for all processes of the user.
-    assert [path for path in tmp_path.iterdir() if not path.name.startswith("torchinductor")] == []
+    assert [path for path in short_folder.iterdir() if not path.name.startswith("torchinductor")] == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [("data", "check", "{data}", "--workers", "1"), ("data", "make", "{photos}", "{out}")]
+)
+def test_a_temporary_folder_that_has_no_room_for_a_socket_is_named(
+    arguments: tuple[str, ...], small_data: Path, tmp_path: Path
+) -> None:
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    deep.mkdir(parents=True)
+    for number, name in enumerate(("a", "b", "c")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "photos" / name / "p.png")
+    places = {"data": small_data / "train", "photos": tmp_path / "photos", "out": tmp_path / "out"}
+    more = ("--workers", "2", "--per-shard", "1") if arguments[1] == "make" else ()
+    done = subprocess.run(
+        command(*(part.format(**places) for part in arguments), *more),
+        env=os.environ | {"TMPDIR": str(deep)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    said = done.stderr.replace("\n", "")
+    assert f"tinyvit: the temporary folder {deep} has too long a path for a socket in it" in said
+    assert "Traceback" not in said
 
 
 class Pinnable:
