@@ -46,7 +46,7 @@ def new_objects(
     if class_names is not None:
         names = np.array(class_names, dtype=object)
         _create_whole(group, "class_name", "str", ("class",), names)
-    documents = {name: array_digest(memory[f"{name}/zarr.json"].to_bytes()) for name in group}
+    documents = {name: array_digest(memory[f"{name}/zarr.json"].to_bytes()) for name in sorted(group)}
     group.attrs.put(
         {
             **spec.to_attributes(

@@ -22,6 +22,7 @@ from tinyvit.teachers import Teacher, load_teacher
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`make torture` gives --long."""
     parser.addoption("--long", action="store_true", help="torture tests at full length")
+    parser.addoption("--record", action="store_true", help="tests/golden: record what is found, as what is meant")
 
 
 @pytest.fixture(scope="session")
