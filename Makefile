@@ -14,7 +14,7 @@ help: ## this list
 setup: $(READY) ## make .venv with exact versions (constraints.txt)
 
 run: $(READY) ## main job: label the example with its teacher, distil a student, compare with its twin
-	$(BIN)/python -m flows.example
+	$(BIN)/python -m tinyvit_flows.example
 
 # One thread a process: torch's threads wait for each other by spinning, and two test processes have cores to lose.
 test: $(READY) ## all tests
@@ -36,7 +36,7 @@ bench: $(READY) ## the store against flat records, the data path against timm, t
 	$(BIN)/tinyvit bench train
 
 server: $(READY) ## a Prefect server with its UI, a work pool and a worker, until Ctrl-C
-	$(BIN)/python -m flows.server
+	$(BIN)/python -m tinyvit_flows.server
 
 deploy: $(READY) ## deploy the flows to that server
 	$(BIN)/prefect --no-prompt deploy --all

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from storage import Unit
+from logitstore import Unit
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_jobs

@@ -19,7 +19,7 @@ import torch
 from rich.table import Table
 
 from benchmarks.tables import file_table, mean_and_spread, terminal
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.contraction.candidate import train_candidate
 from tinyvit.contraction.costs import Costs

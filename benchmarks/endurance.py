@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import Augment, Decode
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.loader import run_streams

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit import plan as planning
 from tinyvit.config import load_recipe
 from tinyvit.data.index import index_shards

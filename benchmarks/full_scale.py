@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from storage import LogitStore, ShardTable, StoreSpec, Unit, UnitRows
-from storage.objects import open_objects
-from storage.units import commit_key
+from logitstore import LogitStore, ShardTable, StoreSpec, Unit, UnitRows
+from logitstore.objects import open_objects
+from logitstore.units import commit_key
 from tinyvit.config import load_recipe
 from tinyvit.memory import peak_mib
 from tinyvit.progress import Progress

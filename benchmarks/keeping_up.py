@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.peak import synchronise
-from storage import Claims, LogitStore
+from logitstore import Claims, LogitStore
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import default_workers, run_jobs

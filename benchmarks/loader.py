@@ -24,7 +24,7 @@ from timm.data import create_transform
 
 from benchmarks.photographs import write_photographs
 from benchmarks.timm_way import describe_for_timm, timm_loader, timm_settings
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import Augment, Decode, load_recipe
 from tinyvit.data.images import EncodedImage
 from tinyvit.data.index import ShardIndex, index_shards

@@ -11,10 +11,10 @@ from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.server import HOST, local_server
-from flows.tasks import label_group
-from storage import LogitStore, Unit
+from logitstore import LogitStore, Unit
 from tinyvit.config import Recipe
+from tinyvit_flows.server import HOST, local_server
+from tinyvit_flows.tasks import label_group
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.full_scale import CLASSES, TOP_K, synthetic_rows
 from benchmarks.tables import file_table, terminal
-from storage import LogitStore, ShardTable, StoreSpec
+from logitstore import LogitStore, ShardTable, StoreSpec
 from tinyvit.inspection.store_page import write_store_page
 from tinyvit.memory import peak_mib
 from tinyvit.progress import Progress

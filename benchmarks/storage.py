@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks import flat_file
 from benchmarks.answers import Answers, Views
-from storage import LogitStore, ShardTable, StoreSpec, Unit, UnitRows
+from logitstore import LogitStore, ShardTable, StoreSpec, Unit, UnitRows
 from tinyvit.progress import Progress
 
 REPEATS = 15
@@ -109,7 +109,7 @@ def _store(folder: Path, views: Views, answers: Answers, encoding: str, selectio
         "write_rows_per_s": count / write,
         "random_reads_per_s": RANDOM_READS / random,
         "peak_mib": _peak_of_reading(f"""
-from storage import LogitStore
+from logitstore import LogitStore
 mark()
 store = LogitStore.open({str(path)!r})
 for shard in range({len(units)}): store.read(0, shard)

@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks.gpu.peak import product_rate, synchronise, training_flops
 from benchmarks.tables import file_table, terminal
 from benchmarks.timm_way import describe_for_timm, link_shards, timm_loader
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import Recipe, Stage
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import default_workers

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import tempfile
-import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from support import EXAMPLE, MANY_UNITS, SMALL, Bucket, label_all
+from support import EXAMPLE, MANY_UNITS, SMALL, label_all
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.teachers import Teacher, load_teacher
 
@@ -95,32 +92,3 @@ def whole(small_data: Path, teacher: Teacher, tmp_path_factory: pytest.TempPathF
     """A sealed store of sixteen short units, made by one undisturbed run."""
     recipe = load_recipe("example", MANY_UNITS).with_data(small_data)
     return label_all(recipe, tmp_path_factory.mktemp("whole") / "s", teacher)
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The endpoint of an S3-compatible server on a free port."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """An empty bucket, and the variables by which its clients find it, for this process and its children."""
-    name = f"logits-{uuid.uuid4().hex[:8]}"
-    for variable, value in {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(variable, value)
-    request = urllib.request.Request(f"{s3_server}/{name}", method="PUT")
-    urllib.request.urlopen(request).close()
-    return Bucket(s3_server, name)

@@ -7,19 +7,15 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import zarr
 from forked import run_forked
 from PIL import Image
 
-from storage import LogitStore
-from storage.objects import open_objects
+from logitstore import LogitStore
+from logitstore.objects import open_objects
 from tinyvit.config import Decode, Recipe
 from tinyvit.data.images import EncodedImage
 from tinyvit.data.index import index_shards
@@ -79,30 +75,6 @@ def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> EncodedI
     return EncodedImage(bytes_of(picture, kind, **options), Decode())
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """A bucket of an S3-compatible server on loopback, which serves the same objects to a plain web client."""
-
-    endpoint: str
-    name: str
-
-    def s3(self, path: str) -> str:
-        return f"s3://{self.name}/{path}"
-
-    def published(self, path: str) -> str:
-        """The address of what lies under a path, open to everyone from now on."""
-        address = f"{self.endpoint}/{self.name}/{path}"
-        # The server asks for a signature, but does not check it.
-        signature = (
-            "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
-        )
-        headers = {"x-amz-acl": "public-read", "Authorization": signature}
-        for key, _ in open_objects(self.s3(path)).sizes():
-            public = urllib.request.Request(f"{address}/{key}?acl", method="PUT", headers=headers)
-            urllib.request.urlopen(public).close()
-        return address
-
-
 def upload(folder: Path, url: str) -> None:
     """Copy the shards and class names in a folder, and in folders inside, into a bucket."""
     objects = open_objects(url)
@@ -113,15 +85,6 @@ def upload(folder: Path, url: str) -> None:
 def label_all(recipe: Recipe, path: Path, teacher: Teacher, workers: int = 0) -> LogitStore:
     """Label what is missing, verify and seal."""
     return label_store(recipe, path, teacher, workers, LogProgress())[0]
-
-
-def assert_equal_stores(one: LogitStore, two: LogitStore) -> None:
-    """Every array of two stores, read by stock zarr, is the same."""
-    groups = [zarr.open_group(store.location, mode="r") for store in (one, two)]
-    assert sorted(groups[0]) == sorted(groups[1])
-    for name in groups[0]:
-        values = [np.asarray(group[name][:]) for group in groups]  # type: ignore[index]
-        assert np.array_equal(*values), name
 
 
 def tinyvit(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -181,24 +144,3 @@ def _marked(mark: str) -> list[str]:
 def small_arguments(data: Path) -> list[str]:
     """Command-line arguments of the small recipe."""
     return ["--data", str(data), *(part for override in SMALL for part in ("--set", override))]
-
-
-def without_packages(forbidden: set[str], code: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh process in which some packages cannot be imported."""
-    guard = (
-        "import sys\n"
-        "class Guard:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.split('.')[0] in {forbidden!r}:\n"
-        "            raise ImportError('forbidden: ' + name)\n"
-        "sys.meta_path.insert(0, Guard())\n"
-    )
-    environment = os.environ | {"PYTHONPATH": ""}
-    return subprocess.run(
-        [sys.executable, "-c", guard + code],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )

@@ -8,7 +8,7 @@ import nbformat
 from nbclient import NotebookClient
 from support import ROOT
 
-from storage import LogitStore
+from logitstore import LogitStore
 
 NOTEBOOK = ROOT / "docs" / "store.ipynb"
 
@@ -21,7 +21,7 @@ def test_it_runs_on_another_store(small_store: LogitStore, tmp_path: Path) -> No
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert code[0].source.startswith("STORE = ")
-    assert not any(ours in cell.source for cell in code for ours in ("import storage", "import tinyvit"))
+    assert not any(ours in cell.source for cell in code for ours in ("import logitstore", "import tinyvit"))
     code[0].source = f"STORE = {small_store.location!r}"
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     rows = sum(small_store.samples) * small_store.spec.epochs

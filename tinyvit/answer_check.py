@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from storage import LogitStore, Rows, Unit
+from logitstore import LogitStore, Rows, Unit
 from tinyvit.data.index import index_shards
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.made_views import make_views

@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from storage import write_whole
+from logitstore import write_whole
 from tinyvit.classes import class_list
 from tinyvit.errors import UserError
 from tinyvit.students.create import input_size

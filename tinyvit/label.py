@@ -17,7 +17,7 @@ from threading import Event
 import numpy as np
 import torch
 
-from storage import Claims, LogitStore, StoreError, StoreSpec, Unit, UnitRows
+from logitstore import Claims, LogitStore, StoreError, StoreSpec, Unit, UnitRows
 from tinyvit.config import Recipe
 from tinyvit.data.images import record_of
 from tinyvit.data.index import index_shards

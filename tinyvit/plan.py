@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from storage import Claims, verify
+from logitstore import Claims, verify
 from tinyvit.config import Label, Recipe
 from tinyvit.label import Labeller, open_for_labelling
 from tinyvit.progress import Progress
 from tinyvit.teachers import Teacher
 
 # Objects of a unit, six arrays and the commit; of the store, documents and what is kept once; of the index, keys and
-# their digests of so many shards (storage/layout.py).
+# their digests of so many shards (logitstore/layout.py).
 OBJECTS_PER_UNIT, OBJECTS_PER_STORE, OBJECTS_PER_GROUP, SHARDS_PER_GROUP = 7, 18, 2, 64
 # What a unit asks of a bucket. Writes and lists: its objects, its claim, and the claims of others before and after.
 # Reads: whether it was committed meanwhile, its objects read back, read again by the verification, and the seal's look.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
-from storage import LogitStore, StoreError, Unit, digest_of
+from logitstore import LogitStore, StoreError, Unit, digest_of
 from tinyvit.classes import load_class_list
 from tinyvit.config import Augment, Decode, Recipe
 from tinyvit.data.images import BrokenImage, record_of

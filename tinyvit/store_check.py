@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage import LogitStore, Unit, verify
+from logitstore import LogitStore, Unit, verify
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.place import train_and_val
 from tinyvit.errors import UserError

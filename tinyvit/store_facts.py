@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from storage import LogitStore, Rows, Unit
+from logitstore import LogitStore, Rows, Unit
 from tinyvit.config import Augment, Decode
 from tinyvit.data.join import key_digest
 from tinyvit.errors import UserError

@@ -21,7 +21,7 @@ import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
-from storage import digest_of
+from logitstore import digest_of
 from tinyvit.checkpoint import read_weights
 from tinyvit.classes import load_class_list
 from tinyvit.errors import UserError

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.dividend.sets import write_labelled
 from benchmarks.dividend.setting import ALL_LABELS, ANSWERS, LABELS, Plan, Setting
 from benchmarks.dividend.teaching import teach
-from storage import LogitStore, digest_of
+from logitstore import LogitStore, digest_of
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.evaluation import Subject, evaluate, load_subject, open_pictures
 from tinyvit.label import label_store

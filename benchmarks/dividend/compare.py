@@ -17,7 +17,7 @@ import torch
 from benchmarks.dividend.cell import Cell
 from benchmarks.dividend.sets import hold_out
 from benchmarks.dividend.setting import ANSWERS, MAIN, MATTERS, UPPER_BOUND, Plan, Setting
-from storage import digest_of
+from logitstore import digest_of
 from tinyvit.config import load_recipe
 from tinyvit.data.fetch import fetch_fashion_mnist
 from tinyvit.data.index import index_shards

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.dividend.setting import ENSEMBLE, TEACHERS
-from storage import digest_of
+from logitstore import digest_of
 from tinyvit.config import load_recipe
 from tinyvit.pixels import default_device
 from tinyvit.progress import Progress

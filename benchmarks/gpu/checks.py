@@ -23,7 +23,7 @@ from benchmarks.gpu.data import QUICK
 from benchmarks.gpu.jobs import Clock, Figures, faulty, one_line
 from benchmarks.gpu.report import Note, Row
 from benchmarks.gpu.settings import Settings
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.cli.output import stopping_by_signal
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.data.loader import run_streams

@@ -14,7 +14,7 @@ from benchmarks.gpu.jobs import Clock, Figures, faulty
 from benchmarks.gpu.report import Note, Row
 from benchmarks.gpu.settings import STAGE, TARGETS, Settings
 from benchmarks.gpu.steps import free_memory
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.data.loader import run_streams
 from tinyvit.progress import SilentProgress
 from tinyvit.training.classification import Classification

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import file_table
-from storage import write_whole
+from logitstore import write_whole
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from timm.optim import create_optimizer_v2
 from benchmarks.gpu.jobs import Clock
 from benchmarks.gpu.peak import synchronise
 from benchmarks.gpu.settings import CLASSES, STAGE, TOP_K, Settings
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.data.training_views import Batch
 from tinyvit.errors import UserError
 from tinyvit.pixels import default_device

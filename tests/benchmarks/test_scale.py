@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support import Bucket
+from buckets import Bucket
 
 from benchmarks import full_scale, report
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.progress import SilentProgress
 
 

@@ -9,7 +9,7 @@ import pytest
 from client import free_port, prefect
 from support import ROOT
 
-from flows.server import local_server
+from tinyvit_flows.server import local_server
 
 
 @pytest.fixture(scope="session")

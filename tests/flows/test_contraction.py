@@ -10,7 +10,7 @@ from pathlib import Path
 from client import ask, ended, pool_processes, run_deployment, running, wait_for
 from support import SHORT_SEARCH, tinyvit
 
-from storage import LogitStore
+from logitstore import LogitStore
 
 # Two rounds: each takes new processes the time to import torch.
 OVERRIDES = [*SHORT_SEARCH, "contract.budget={parameters: 0.35e+6}"]

@@ -11,7 +11,7 @@ import torch
 from client import ask, prefect, run_deployment, running, wait_for
 from support import SMALL
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.training.folder import read_epochs
 
 

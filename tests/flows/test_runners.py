@@ -23,13 +23,14 @@ from client import (
     running,
     wait_for,
 )
-from support import MANY_UNITS, ROOT, assert_equal_stores, label_all, left_running, marked_environment
+from support import MANY_UNITS, ROOT, label_all, left_running, marked_environment
+from toy import assert_equal_stores
 
-from flows.runners import Kind, started_runner
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import load_recipe
 from tinyvit.errors import UserError
 from tinyvit.teachers import Teacher
+from tinyvit_flows.runners import Kind, started_runner
 
 
 @contextmanager

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
-from flows.plugin import full_name
 from tinyvit.doctor.machine import check_prefect
+from tinyvit_flows.plugin import full_name
 
 
 def start(port: int, home: Path, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-u", "-m", "flows.server", "--port", str(port)],
+        [sys.executable, "-u", "-m", "tinyvit_flows.server", "--port", str(port)],
         cwd=ROOT,
         env=os.environ | {"PREFECT_HOME": str(home)},
         stdout=subprocess.PIPE,

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from buckets import Bucket
 from client import ask, ended, free_port, prefect, run_deployment
-from support import MANY_UNITS, SMALL, Bucket, assert_equal_stores, upload
+from support import MANY_UNITS, SMALL, upload
+from toy import assert_equal_stores
 
-from storage import LogitStore, diff
+from logitstore import LogitStore, diff
 
 pytestmark = pytest.mark.usefixtures("at_length")
 

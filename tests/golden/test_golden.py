@@ -19,8 +19,8 @@ import typer.main
 from support import EXAMPLE, SMALL, small_arguments, tinyvit
 from toy import SAMPLES, SPEC, TABLE, random_rows
 
-from storage import LogitStore, StoreSpec, Unit, UnitRows, digest_of
-from storage.features import Features, FeatureSpec, FeatureStore
+from logitstore import LogitStore, StoreSpec, Unit, UnitRows, digest_of
+from logitstore.features import Features, FeatureSpec, FeatureStore
 from tinyvit.cli.main import app
 from tinyvit.config import Augment, Decode, load_recipe
 from tinyvit.config.recipe import recipe_names

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import EXAMPLE, ROOT, assert_equal_stores, samples_of, small_arguments, tinyvit
+from support import EXAMPLE, ROOT, samples_of, small_arguments, tinyvit
+from toy import assert_equal_stores
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import load_recipe, recipe_names
 from tinyvit.data.make import write_shards
 from tinyvit.data.sources import Picture

@@ -16,19 +16,11 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
-from support import (
-    assert_equal_stores,
-    command,
-    label_all,
-    left_running,
-    marked_environment,
-    small_arguments,
-    tinyvit,
-    wait_until,
-)
+from support import command, label_all, left_running, marked_environment, small_arguments, tinyvit, wait_until
+from toy import assert_equal_stores
 from webdataset.writer import TarWriter
 
-from storage import Claims, LogitStore, Unit
+from logitstore import Claims, LogitStore, Unit
 from tinyvit.answer_check import replay_faults
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from support import EXAMPLE, SMALL, bytes_of, label_all, samples_of, small_arguments, tinyvit
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import Decode, Recipe, load_recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.made_views import make_views

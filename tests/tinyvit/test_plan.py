@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import EXAMPLE, MANY_UNITS, Bucket, label_all, small_arguments, tinyvit
+from buckets import Bucket
+from support import EXAMPLE, MANY_UNITS, label_all, small_arguments, tinyvit
 
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.plan import Work, estimated_bytes, measure, plan, recommended

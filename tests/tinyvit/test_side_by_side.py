@@ -7,9 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import MANY_UNITS, assert_equal_stores, command, small_arguments, tinyvit, wait_until
+from support import MANY_UNITS, command, small_arguments, tinyvit, wait_until
+from toy import assert_equal_stores
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.errors import UserError
 from tinyvit.label import Slice
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import SMALL, Bucket, assert_equal_stores, label_all, small_arguments, tinyvit
-from toy import forget
+from buckets import Bucket
+from support import SMALL, label_all, small_arguments, tinyvit
+from toy import assert_equal_stores, forget
 
-from storage import LogitStore, StoreError, Unit
-from storage.units import UnitStore
+from logitstore import LogitStore, StoreError, Unit
+from logitstore.units import UnitStore
 from tinyvit import store_facts
 from tinyvit.answer_check import replay_faults
 from tinyvit.config import load_recipe

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from support import assert_equal_stores, command, label_all, left_running, marked_environment, small_arguments
+from support import command, label_all, left_running, marked_environment, small_arguments
+from toy import assert_equal_stores
 
-from storage import LogitStore, verify
+from logitstore import LogitStore, verify
 from tinyvit.config import load_recipe
 from tinyvit.teachers import Teacher
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage import LogitStore, Rows, StoreError, verify
+from logitstore import LogitStore, Rows, StoreError, verify
 
 
 def flip(file: Path, rng: random.Random) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from support import command, small_arguments, tinyvit, wait_until
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.students import load_weights
 from tinyvit.training.folder import read_epochs
 from tinyvit.training.journal import METRICS, read_lines

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import assert_equal_stores
-from toy import SPEC, TABLE, made_store, random_rows
+from toy import SPEC, TABLE, assert_equal_stores, made_store, random_rows
 
-from storage import LogitStore, Rows, StoreError, Unit, UnitRows, verify
-from storage.objects import LocalObjects
+from logitstore import LogitStore, Rows, StoreError, Unit, UnitRows, verify
+from logitstore.objects import LocalObjects
 
 MANY = replace(SPEC, epochs=32, epochs_per_unit=1)
 SPAWN = multiprocessing.get_context("spawn")

@@ -66,16 +66,19 @@ def make(
 
 @app.command()
 def fetch(
-    name: Annotated[Literal["fashion-mnist", "digits", "fashion-scenes"], typer.Argument(help="the data set")],
+    name: Annotated[
+        Literal["example", "fashion-mnist", "digits", "fashion-scenes"], typer.Argument(help="the data set")
+    ],
     out: Annotated[Path, typer.Argument(help="the folder for train/ and val/")],
     source: Annotated[Path | None, typer.Option(help="a folder that has the original files already")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a data set: Fashion-MNIST's 70,000 pictures or scikit-learn's 1,797 digits as shards, or scenes in COCO's
-    format, rendered of Fashion-MNIST's objects on photographs.
+    """Make a data set: Fashion-MNIST's 70,000 pictures, the example's 2,500 of them or scikit-learn's 1,797 digits as
+    shards, or scenes in COCO's format, rendered of Fashion-MNIST's objects on photographs. The example's recipes look
+    for theirs in examples/fashion-mnist.
     """
     from tinyvit.data.digits import make_digits
-    from tinyvit.data.fetch import fetch_fashion_mnist
+    from tinyvit.data.fetch import fetch_fashion_mnist, make_example
     from tinyvit.data.scenes import make_scenes
     from tinyvit.progress import default_progress
 
@@ -86,6 +89,8 @@ def fetch(
         counts = make_digits(out, progress)
     elif name == "fashion-scenes":
         counts = make_scenes(out, progress, source)
+    elif name == "example":
+        counts = make_example(out, progress, source)
     else:
         counts = fetch_fashion_mnist(out, progress, source)
     show(counts, as_json, name)

@@ -105,7 +105,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Stage 2: train a student on stored answers, on labels, or both in turn; with torchrun on many devices."""
-    from storage import LogitStore
+    from logitstore import LogitStore
     from tinyvit.config import load_recipe
     from tinyvit.data.loader import default_workers
     from tinyvit.progress import SilentProgress, default_progress

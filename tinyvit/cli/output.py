@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from storage import StoreError
+from logitstore import StoreError
 from tinyvit.errors import ProcessLost, Stopped, UserError
 
 DISK_FAULTS = {

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from storage import Claims, LogitStore, Unit, copy_spec
-from storage import copy as copy_store
-from storage import diff as diff_stores
-from storage import merge as merge_stores
+from logitstore import Claims, LogitStore, Unit, copy_spec
+from logitstore import copy as copy_store
+from logitstore import diff as diff_stores
+from logitstore import merge as merge_stores
 from tinyvit.cli.options import AsJson
 from tinyvit.cli.output import show
 from tinyvit.cli.store_info import info

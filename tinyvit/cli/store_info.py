@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from storage import LogitStore, StoreError
+from logitstore import LogitStore, StoreError
 from tinyvit.cli.options import AsJson
 
 # Rows that the figures are of, unless the store has fewer.

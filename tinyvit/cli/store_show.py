@@ -15,7 +15,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.cli.options import AsJson
 from tinyvit.errors import UserError
 
@@ -206,7 +206,7 @@ def _write_png(path: Path, made: Sequence[Any]) -> None:
     import numpy as np
     from PIL import Image
 
-    from storage import write_whole
+    from logitstore import write_whole
 
     there = [pixels for pixels in made if pixels is not None]
     if not there:

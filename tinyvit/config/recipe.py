@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from storage import digest_of
+from logitstore import digest_of
 from tinyvit.config.contract import Contraction
 from tinyvit.config.detection import Detection
 from tinyvit.config.sections import Augment, Data, Engine, Label, Section, Stage, Student

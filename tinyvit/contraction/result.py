@@ -11,7 +11,7 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from storage import write_whole
+from logitstore import write_whole
 from tinyvit.config import Recipe
 from tinyvit.contraction.rounds import TRAIN, Candidate, Round, Score, SearchFolder
 from tinyvit.inspection.plot import BLUE, RED

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import Recipe
 from tinyvit.contraction.result import write_result
 from tinyvit.contraction.rounds import Round

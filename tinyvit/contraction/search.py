@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from storage import digest_of
+from logitstore import digest_of
 from tinyvit.config import Recipe
 from tinyvit.contraction.candidate import train_candidate
 from tinyvit.contraction.costs import Bounds, Costs

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,8 @@ HUB_FILES = {
 # What its splits are called here.
 SPLITS: dict[str, Split] = {"train": "train", "val": "t10k"}
 PER_SHARD = 2000
+# Pictures a class of the example's sample.
+EXAMPLE = {"train": 200, "val": 50}
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -63,6 +66,27 @@ def fetch_fashion_mnist(out: Path, progress: Progress, source: Path | None = Non
     for name, pictures in made.items():
         write_shards(pictures, out / name, classes=CLASSES, per_shard=PER_SHARD, seed=0, prefix=name, progress=progress)
     return {name: len(pictures) for name, pictures in made.items()}
+
+
+def make_example(out: Path, progress: Progress, source: Path | None = None) -> dict[str, int]:
+    """Make the sample that the example's recipes are trained on; returns the counts.
+
+    The first 200 training images of each class and the first 50 of each class of the test set, in 8 and 2 shards, from
+    where `fetch_fashion_mnist` has them.
+    """
+    found = load_fashion_mnist(source)
+    samples = {name: _first_of_each_class(as_pictures(found[name], SPLITS[name]), EXAMPLE[name]) for name in found}
+    for name, pictures in samples.items():
+        write_shards(pictures, out / name, classes=CLASSES, per_shard=250, seed=0, prefix=name, progress=progress)
+    return {name: len(pictures) for name, pictures in samples.items()}
+
+
+def _first_of_each_class(pictures: list[Picture], count: int) -> list[Picture]:
+    taken: dict[int, list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        if len(taken[picture.label]) < count:
+            taken[picture.label].append(picture)
+    return [picture for chosen in taken.values() for picture in chosen]
 
 
 def load_fashion_mnist(source: Path | None = None) -> dict[str, Arrays]:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import ShardTable, write_whole
+from logitstore import ShardTable, write_whole
 from tinyvit.data.join import IndexedShard, key_digest
 from tinyvit.data.place import Place
 from tinyvit.data.shards import BLOCK, extents, image_suffix

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from webdataset.writer import TarWriter
 
-from storage import whole_file, write_whole
+from logitstore import whole_file, write_whole
 from tinyvit.classes import class_list
 from tinyvit.data.folders import hidden
 from tinyvit.data.images import BrokenImage, reading

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from braceexpand import braceexpand
 
-from storage import Objects, Part, StoreError, WholeOnly, open_objects
+from logitstore import Objects, Part, StoreError, WholeOnly, open_objects
 from tinyvit.classes import read_class_list
 from tinyvit.data.folders import hidden, no_shards
 from tinyvit.data.shards import COMPRESSED_TARS

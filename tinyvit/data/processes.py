@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from storage import StoreError
+from logitstore import StoreError
 from tinyvit.data.handover import receive, send
 from tinyvit.errors import ProcessLost, Stopped, UserError
 

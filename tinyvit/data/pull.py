@@ -15,7 +15,7 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from storage import whole_file, write_whole
+from logitstore import whole_file, write_whole
 from tinyvit.classes import class_list
 from tinyvit.data.place import PIPE, Place
 from tinyvit.errors import UserError

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from storage import write_whole
+from logitstore import write_whole
 from tinyvit.data.fetch import CLASSES, load_fashion_mnist
 from tinyvit.errors import UserError
 from tinyvit.progress import Progress

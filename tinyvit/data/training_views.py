@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from storage import LogitStore, Rows
+from logitstore import LogitStore, Rows
 from tinyvit.config import Augment, Broken, Decode, Missing
 from tinyvit.data.images import BrokenImage
 from tinyvit.data.index import ShardIndex

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from storage import Unit
+from logitstore import Unit
 from tinyvit.config import Augment, Decode
 from tinyvit.data.images import BrokenImage
 from tinyvit.data.index import ShardIndex

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from safetensors.torch import save
 from torch import nn
 
-from storage import write_whole
+from logitstore import write_whole
 from tinyvit.config import Decode, Detection, Student
 from tinyvit.detection.model import create_detector
 from tinyvit.errors import UserError

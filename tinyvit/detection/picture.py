@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from storage import write_whole
+from logitstore import write_whole
 from tinyvit.detection.coco import CocoSet, Target
 from tinyvit.inspection.plot import BLUE, RED, literal
 from tinyvit.pages import short_name

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import Decode, Recipe
 from tinyvit.data.index import ShardIndex
 from tinyvit.doctor.class_order import Judge

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from storage import LogitStore, StoreError
+from logitstore import LogitStore, StoreError
 from tinyvit.answer_check import replay_faults
 from tinyvit.config import Decode
 from tinyvit.data.index import ShardIndex

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from storage import ShardTable, digest_of
+from logitstore import ShardTable, digest_of
 from tinyvit.classes import match_classes, named_classes
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import key_digest

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.data.images import BrokenImage
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.loader import run_stream

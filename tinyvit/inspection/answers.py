@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import LogitStore, Unit
+from logitstore import LogitStore, Unit
 from tinyvit.data.index import ShardIndex
 from tinyvit.progress import Progress
 

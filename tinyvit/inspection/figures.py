@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 
-from storage import LogitStore, Unit
+from logitstore import LogitStore, Unit
 from tinyvit.inspection import statistics
 from tinyvit.inspection.answers import Answers
 from tinyvit.inspection.plot import BLUE, INK, RED, Plot, plot

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.classes import match_classes
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.place import train_and_val

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from storage import LogitStore, Rows, StoreError
+from logitstore import LogitStore, Rows, StoreError
 from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.loader import run_stream

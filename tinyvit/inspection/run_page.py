@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from storage import LogitStore, StoreError, write_whole
+from logitstore import LogitStore, StoreError, write_whole
 from tinyvit.data.index import ShardIndex
 from tinyvit.errors import UserError
 from tinyvit.inspection.against_teacher import Against, compare

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from storage import LogitStore, write_whole
+from logitstore import LogitStore, write_whole
 from tinyvit.data.index import ShardIndex
 from tinyvit.errors import UserError
 from tinyvit.inspection import figures, statistics

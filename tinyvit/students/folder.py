@@ -14,7 +14,7 @@ import timm
 from safetensors.torch import save
 from torch import nn
 
-from storage import write_whole
+from logitstore import write_whole
 from tinyvit.classes import Names
 from tinyvit.config import Decode, Student
 from tinyvit.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from storage import Unit
+from logitstore import Unit
 from tinyvit.classes import shared_classes
 from tinyvit.config import Stage
 from tinyvit.data.images import record_of

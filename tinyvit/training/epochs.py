@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from storage import Unit
+from logitstore import Unit
 from tinyvit.data.training_views import Replayed, TrainingViews
 from tinyvit.errors import UserError
 from tinyvit.training.run import Run

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from storage import write_whole
+from logitstore import write_whole
 from tinyvit.checkpoint import read_checkpoint
 from tinyvit.errors import UserError
 from tinyvit.training.journal import METRICS, read_lines

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from storage import digest_of, write_whole
+from logitstore import digest_of, write_whole
 from tinyvit.curves import import_wandb
 from tinyvit.trial import foreign
 

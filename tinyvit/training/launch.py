@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from storage import write_whole
+from logitstore import write_whole
 from tinyvit.config import Recipe
 from tinyvit.errors import Stopped, UserError
 from tinyvit.training.folder import RESULT, read_json

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.classes import match_classes
 from tinyvit.config import Recipe, Stage
 from tinyvit.data.index import ShardIndex, index_shards

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from storage import digest_of
+from logitstore import digest_of
 from tinyvit.config import Stage
 from tinyvit.detection.task import Detecting
 from tinyvit.errors import UserError

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from storage import digest_of
+from logitstore import digest_of
 from tinyvit.data.loader import run_streams
 from tinyvit.errors import Stopped, UserError
 from tinyvit.progress import Bar

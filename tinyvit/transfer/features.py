@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from storage import Claims, Features, FeatureSpec, FeatureStore, StoreError, Unit, digest_of
+from logitstore import Claims, Features, FeatureSpec, FeatureStore, StoreError, Unit, digest_of
 from tinyvit.data.loader import run_jobs
 from tinyvit.errors import UserError
 from tinyvit.evaluation.pictures import DataSet

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from storage import digest_of
+from logitstore import digest_of
 from tinyvit.classes import match_classes, shared_classes
 from tinyvit.data.place import train_and_val
 from tinyvit.errors import UserError

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from storage import write_whole
+from logitstore import write_whole
 from tinyvit.inspection.plot import COLOURS, Plot, literal, plot
 from tinyvit.pages import render
 from tinyvit.transfer.scorecard import figure_of, lines, told

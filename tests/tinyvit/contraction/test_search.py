@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from support import SHORT_SEARCH, command, small_arguments, tinyvit, wait_until
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import load_recipe
 from tinyvit.contraction.count import count
 from tinyvit.contraction.point import Point

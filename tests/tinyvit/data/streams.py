@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_stream

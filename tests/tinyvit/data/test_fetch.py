@@ -13,11 +13,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
-from support import samples_of
+from support import EXAMPLE, samples_of
 
 from tinyvit.config import Decode
 from tinyvit.data import fetch
-from tinyvit.data.fetch import Arrays, fetch_fashion_mnist
+from tinyvit.data.fetch import Arrays, fetch_fashion_mnist, make_example
 from tinyvit.data.images import EncodedImage
 from tinyvit.errors import UserError
 from tinyvit.progress import LogProgress
@@ -111,3 +111,16 @@ def test_without_any_source_the_ways_are_named(
     monkeypatch.setattr(fetch, "hf_hub_download", unreachable)
     with pytest.raises(UserError, match=r"cannot be fetched from the hub .*dataset-fashion-mnist.*--source"):
         fetch_fashion_mnist(tmp_path / "o", LogProgress())
+
+
+def test_the_example_is_that_of_the_checkout(tmp_path: Path) -> None:
+    try:
+        assert make_example(tmp_path, LogProgress()) == {"train": 2000, "val": 500}
+    except UserError as fault:
+        pytest.skip(str(fault))
+    made = [
+        file for split in ("train", "val") for file in sorted((tmp_path / split).glob("*.*")) if ".sha" not in file.name
+    ]
+    assert len(made) == 12
+    for file in made:
+        assert file.read_bytes() == (EXAMPLE / file.relative_to(tmp_path)).read_bytes(), file

@@ -15,7 +15,7 @@ import pytest
 import webdataset as wds
 from support import EXAMPLE, samples_of
 
-from storage import ShardTable
+from logitstore import ShardTable
 from tinyvit.data import index as index_module
 from tinyvit.data.index import INDEX_NAME, ShardIndex, index_shards
 from tinyvit.data.join import key_digest

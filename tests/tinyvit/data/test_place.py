@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from buckets import Bucket
 from streams import digests, stream
-from support import EXAMPLE, Bucket, small_arguments, started, tinyvit, upload
+from support import EXAMPLE, small_arguments, started, tinyvit, upload
 
-from storage import LogitStore, open_objects
-from storage.objects import RemoteObjects
+from logitstore import LogitStore, open_objects
+from logitstore.objects import RemoteObjects
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_stream
@@ -97,7 +98,7 @@ def test_a_web_server_is_not_asked_what_it_has() -> None:
     ],
 )
 def test_places_that_are_none(location: str, words: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.objects.RETRIES", {"max_retries": 0, "retry_timeout": timedelta(1)})
+    monkeypatch.setattr("logitstore.objects.RETRIES", {"max_retries": 0, "retry_timeout": timedelta(1)})
     with pytest.raises(UserError, match=words) as fault:
         index_shards(location, LogProgress())
     assert "\n" not in str(fault.value)

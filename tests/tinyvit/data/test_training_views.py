@@ -16,7 +16,7 @@ import pytest
 from streams import digests, places, stream
 from support import ROOT, SMALL, label_all, small_arguments, tinyvit
 
-from storage import LogitStore, Unit
+from logitstore import LogitStore, Unit
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.loader import run_stream

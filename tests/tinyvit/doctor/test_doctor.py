@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from support import label_all, samples_of, tinyvit
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import load_recipe
 from tinyvit.data.make import write_shards
 from tinyvit.data.sources import Picture

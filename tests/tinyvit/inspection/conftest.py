@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 from support import EXAMPLE, SMALL, label_all, samples_of
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import load_recipe
 from tinyvit.teachers import Teacher, load_teacher
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import MANY_UNITS, label_all, samples_of
 
-from storage import LogitStore, Unit
+from logitstore import LogitStore, Unit
 from tinyvit.config import load_recipe
 from tinyvit.data.index import index_shards
 from tinyvit.inspection.answers import draw, with_labels

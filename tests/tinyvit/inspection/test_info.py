@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import tinyvit
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.inspection import statistics
 from tinyvit.inspection.answers import draw
 from tinyvit.progress import SilentProgress

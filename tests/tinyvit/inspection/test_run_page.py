@@ -14,7 +14,7 @@ from opened import Opened
 from playwright.sync_api import Browser
 from support import small_arguments, tinyvit
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.data.index import index_shards
 from tinyvit.errors import UserError
 from tinyvit.inspection.against_teacher import Against, compare

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from support import tinyvit
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.data.index import index_shards
 from tinyvit.data.made_views import make_views
 from tinyvit.progress import SilentProgress

@@ -10,7 +10,7 @@ from opened import Opened
 from playwright.sync_api import Browser
 from support import EXAMPLE, tinyvit
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.errors import UserError
 from tinyvit.inspection.store_page import write_store_page
 from tinyvit.progress import SilentProgress

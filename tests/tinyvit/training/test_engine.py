@@ -18,7 +18,7 @@ import torch
 from support import SMALL, label_all, samples_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.errors import Stopped, UserError
 from tinyvit.pixels import normalise

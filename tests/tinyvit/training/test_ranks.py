@@ -17,7 +17,7 @@ import pytest
 import torch
 from support import ROOT, small_arguments, tinyvit, torchrun, wait_until
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import Recipe
 from tinyvit.errors import Stopped, UserError
 from tinyvit.training.journal import read_lines

@@ -12,7 +12,7 @@ import timm
 import torch
 from support import command, small_arguments, tinyvit, wait_until
 
-from storage import LogitStore
+from logitstore import LogitStore
 from tinyvit.config import Recipe
 from tinyvit.students import load_weights
 

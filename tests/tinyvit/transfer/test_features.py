@@ -11,7 +11,7 @@ import torch
 import zarr
 from support import samples_of
 
-from storage import FeatureStore, Unit
+from logitstore import FeatureStore, Unit
 from tinyvit.config import Recipe
 from tinyvit.errors import UserError
 from tinyvit.evaluation import Subject, open_pictures

@@ -1,0 +1,48 @@
+"""The logit store: what a teacher said about every augmented view, as sparse rows in Zarr.
+
+Numpy in, numpy out. The package knows nothing of models, images or workflows: it writes whole units,
+commits them last, refuses what does not match and reads one epoch of one shard at a time.
+"""
+
+from logitstore.claims import Claims
+from logitstore.durable import whole_file, write_whole
+from logitstore.encoding import ENCODINGS, SELECTIONS
+from logitstore.features import Features, FeatureSpec, FeatureStore
+from logitstore.objects import Objects, Part, WholeOnly, open_objects
+from logitstore.rows import Rows, UnitRows
+from logitstore.spec import FORMAT_VERSION, ShardTable, StoreError, StoreSpec, Unit, digest_of
+from logitstore.store import LogitStore
+from logitstore.transfer import Difference, copy, copy_spec, diff, merge
+from logitstore.verify import verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ENCODINGS",
+    "FORMAT_VERSION",
+    "SELECTIONS",
+    "Claims",
+    "Difference",
+    "FeatureSpec",
+    "FeatureStore",
+    "Features",
+    "LogitStore",
+    "Objects",
+    "Part",
+    "Rows",
+    "ShardTable",
+    "StoreError",
+    "StoreSpec",
+    "Unit",
+    "UnitRows",
+    "WholeOnly",
+    "copy",
+    "copy_spec",
+    "diff",
+    "digest_of",
+    "merge",
+    "open_objects",
+    "verify",
+    "whole_file",
+    "write_whole",
+]
