@@ -14,10 +14,10 @@ from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_jobs
 from tinyvit.data.unit_views import UnitViews
-from tinyvit.progress import Progress
-from tinyvit.replay import view_seeds
-from tinyvit.signal import TeacherSignal
-from tinyvit.teachers import Teacher
+from tinyvit.models.teachers import Teacher
+from tinyvit.runtime.progress import Progress
+from tinyvit.targets.signal import TeacherSignal
+from tinyvit.views import view_seeds
 
 CHUNK = 200
 

@@ -27,18 +27,19 @@ from tinyvit.contraction.point import Point, floor
 from tinyvit.contraction.rounds import SearchFolder
 from tinyvit.contraction.run import contract, open_search
 from tinyvit.contraction.search import Search
-from tinyvit.data.fetch import fetch_fashion_mnist
 from tinyvit.data.loader import default_workers
+from tinyvit.data.training_views import counts_of
+from tinyvit.datasets.fetch import fetch_fashion_mnist
 from tinyvit.evaluation import Evaluator, Subject, open_pictures
-from tinyvit.label import label_store
-from tinyvit.pixels import default_device
-from tinyvit.progress import Progress
-from tinyvit.students import load_student
-from tinyvit.teachers import load_teacher
+from tinyvit.labelling.label import label_store
+from tinyvit.models import load_student
+from tinyvit.models.teachers import load_teacher
+from tinyvit.runtime.distributed import World, default_device
+from tinyvit.runtime.progress import Progress
+from tinyvit.tasks.run import open_run
+from tinyvit.tasks.signals import StoredSignals
 from tinyvit.training.folder import write_json
-from tinyvit.training.run import open_run
 from tinyvit.training.train import train
-from tinyvit.world import World
 
 COLUMNS = ("student", "parameters", "G MACs", "throughput", "top-1 %", "each seed", "search: pictures", "seconds")
 # By hand, of about the parameters and the throughput that the budget allows: few wide blocks, and more narrow ones.
@@ -113,7 +114,7 @@ def _random(search: Search, folder: Path, pictures: int) -> dict[str, Any]:
         home.begin({})
         decided = home.decide(1, None, {}, _drawn(search, count), 0)
     # As one of a search's first students, each is trained afresh for `seed_epochs`.
-    epochs = max(1, round(pictures / count / run.images))
+    epochs = max(1, round(pictures / count / sum(counts_of(run.data, run.shards))))
     alone = run.recipe.model_copy(update={"contraction": plan.model_copy(update={"seed_epochs": epochs})})
     for candidate in decided.candidates:
         train_candidate(replace(run, recipe=alone), home, decided, candidate, search.held_out)
@@ -171,7 +172,7 @@ def _train_in_full(
         }
     )
     run = open_run(whole, folder, list(stages), default_workers(), progress)
-    *_, last = train(replace(run, store=store), list(stages))
+    *_, last = train(replace(run, signals=StoredSignals(store)), list(stages))
     model = load_student(Path(last["checkpoint"]))
     subject = Subject.of(model, None)
     world = World()

@@ -15,7 +15,7 @@ from tinyvit.config import Augment, Decode
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.loader import run_streams
 from tinyvit.data.training_views import Replayed, TrainingViews
-from tinyvit.progress import Progress
+from tinyvit.runtime.progress import Progress
 
 SIZE = 224
 BATCH = 50

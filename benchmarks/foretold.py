@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from logitstore import LogitStore
-from tinyvit import plan as planning
 from tinyvit.config import load_recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import default_workers
-from tinyvit.label import label_store
-from tinyvit.lease import own_device
-from tinyvit.progress import Progress
-from tinyvit.teachers import load_teacher
+from tinyvit.labelling import plan as planning
+from tinyvit.labelling.label import label_store
+from tinyvit.models.teachers import load_teacher
+from tinyvit.runtime.gpu_lock import own_device
+from tinyvit.runtime.progress import Progress
 
 # A minute is more than the example takes.
 PILOT_SECONDS = 10

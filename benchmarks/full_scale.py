@@ -19,9 +19,9 @@ from logitstore import LogitStore, ShardTable, StoreSpec, Unit, UnitRows
 from logitstore.objects import open_objects
 from logitstore.units import commit_key
 from tinyvit.config import load_recipe
-from tinyvit.memory import peak_mib
-from tinyvit.progress import Progress
-from tinyvit.store_facts import describe
+from tinyvit.labelling.describe import describe
+from tinyvit.runtime.memory import peak_mib
+from tinyvit.runtime.progress import Progress
 
 IMAGES, SHARDS, EPOCHS, CLASSES, TOP_K = 14_200_000, 2048, 90, 21_841, 100
 EPOCHS_PER_UNIT = 5
@@ -113,7 +113,7 @@ def _scan(location: str) -> None:
 
 def _plan(_location: str) -> None:
     # With torch in it, which the other operations do without.
-    from tinyvit.plan import Work, plan
+    from tinyvit.labelling.plan import Work, plan
 
     label = load_recipe("in22k-distill-21m").label
     assert plan(label, Work(IMAGES, SHARDS, CLASSES), 8, 1500.0, None).units == SHARDS * EPOCHS // EPOCHS_PER_UNIT

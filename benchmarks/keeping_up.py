@@ -28,10 +28,10 @@ from logitstore import Claims, LogitStore
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import default_workers, run_jobs
-from tinyvit.label import Labeller, asked_views, open_for_labelling
-from tinyvit.lease import own_device
-from tinyvit.progress import Progress, SilentProgress
-from tinyvit.teachers import Teacher, load_teacher
+from tinyvit.labelling.label import Labeller, asked_views, open_for_labelling
+from tinyvit.models.teachers import Teacher, load_teacher
+from tinyvit.runtime.gpu_lock import own_device
+from tinyvit.runtime.progress import Progress, SilentProgress
 
 ROUNDS = 3
 PROCESSES = (1, 2)

@@ -26,17 +26,18 @@ from benchmarks.photographs import write_photographs
 from benchmarks.timm_way import describe_for_timm, timm_loader, timm_settings
 from logitstore import LogitStore
 from tinyvit.config import Augment, Decode, load_recipe
-from tinyvit.data.images import EncodedImage
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.loader import default_workers, run_stream
 from tinyvit.data.made_views import Pictures
+from tinyvit.data.place import resolve_data
 from tinyvit.data.training_views import Replayed, TrainingViews
-from tinyvit.label import label_store
-from tinyvit.pixels import default_device
-from tinyvit.progress import Progress
-from tinyvit.replay import partners, view_seeds
-from tinyvit.teachers import load_teacher
+from tinyvit.labelling.label import label_store
+from tinyvit.models.teachers import load_teacher
+from tinyvit.runtime.distributed import default_device
+from tinyvit.runtime.progress import Progress
+from tinyvit.views import partners, view_seeds
+from tinyvit.views.images import EncodedImage
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ def prepare(folder: Path, progress: Progress) -> ShardIndex:
     write_photographs(data, PHOTOGRAPHS, PER_SHARD, seed=0)
     index = index_shards(data, progress)
     describe_for_timm(index, data)
-    label_store(recipe.with_data(str(data)), folder / "store", teacher, default_workers(), progress)
+    label_store(resolve_data(recipe, str(data)), folder / "store", teacher, default_workers(), progress)
     return index
 
 

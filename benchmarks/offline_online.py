@@ -20,13 +20,15 @@ from benchmarks.tables import file_table, terminal
 from tinyvit.classes import shared_classes
 from tinyvit.config import load_recipe
 from tinyvit.data.loader import default_workers
+from tinyvit.data.place import resolve_data
 from tinyvit.errors import UserError
-from tinyvit.label import label_store
-from tinyvit.pixels import default_device
-from tinyvit.progress import Progress
-from tinyvit.teachers import load_teacher
+from tinyvit.labelling.label import label_store
+from tinyvit.models.teachers import load_teacher
+from tinyvit.runtime.distributed import default_device
+from tinyvit.runtime.progress import Progress
+from tinyvit.tasks.run import open_run
+from tinyvit.tasks.signals import LiveSignals, StoredSignals
 from tinyvit.training.journal import METRICS, read_lines
-from tinyvit.training.run import open_run
 from tinyvit.training.train import train_stage
 
 COLUMNS = ("learned from", "last loss", "largest difference", "top-1 %")
@@ -54,17 +56,17 @@ def compare(folder: Path, data: Path, teacher: str, progress: Progress) -> dict[
     found: dict[str, Any] = {"teacher": teacher, "losses": {}, "top1": {}}
     for way in (*ENCODINGS, "online"):
         changes = [f"label.encoding={way}"] if way in ENCODINGS else []
-        recipe = load_recipe("fashion-distill", [f"label.teacher={teacher}", *OVERRIDES, *changes]).with_data(data)
+        recipe = resolve_data(load_recipe("fashion-distill", [f"label.teacher={teacher}", *OVERRIDES, *changes]), data)
         train = f"{recipe.data.train}/train-{SHARDS}.tar"
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": train})})
         run = open_run(recipe, folder / way, ["distill"], default_workers(), progress)
-        if not shared_classes(live.classes, run.index.place.class_names()):
+        if not shared_classes(live.classes, run.data.place.class_names()):
             raise UserError(f"the teacher {teacher} does not know the classes of {data}; give one that was fine-tuned")
         if way == "online":
-            run = replace(run, teacher=live)
+            run = replace(run, signals=LiveSignals(live, recipe.label))
         else:
             store, _ = label_store(recipe, folder / f"store-{way}", live, default_workers(), progress)
-            run = replace(run, store=store)
+            run = replace(run, signals=StoredSignals(store))
         result = train_stage(run, "distill", None)
         found["losses"][way] = [line["loss"] for line in read_lines(folder / way / "distill" / METRICS)]
         found["top1"][way] = result["val"]["top1"]

@@ -14,9 +14,9 @@ import skimage.data
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from tinyvit.data.make import write_shards
-from tinyvit.data.sources import Picture
-from tinyvit.progress import LogProgress
+from tinyvit.datasets.make import write_shards
+from tinyvit.datasets.sources import Picture
+from tinyvit.runtime.progress import LogProgress
 
 NAMES = ("astronaut", "chelsea", "coffee", "hubble_deep_field", "immunohistochemistry", "retina", "rocket")
 SHARE_OF_SIDE = (0.5, 1.0)

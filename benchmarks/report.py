@@ -16,9 +16,9 @@ from rich.table import Table
 from benchmarks.full_scale import CLASSES, TOP_K, synthetic_rows
 from benchmarks.tables import file_table, terminal
 from logitstore import LogitStore, ShardTable, StoreSpec
-from tinyvit.inspection.store_page import write_store_page
-from tinyvit.memory import peak_mib
-from tinyvit.progress import Progress
+from tinyvit.reports.store_page import write_store_page
+from tinyvit.runtime.memory import peak_mib
+from tinyvit.runtime.progress import Progress
 
 EPOCHS, SHARDS, SAMPLES = 10, 20, 5000
 # What the command looks at when it is not told.

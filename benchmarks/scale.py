@@ -14,9 +14,9 @@ from rich.table import Table
 from benchmarks import foretold, full_scale, keeping_up, prefect_tasks
 from benchmarks.tables import file_table, terminal
 from tinyvit.config import load_recipe
-from tinyvit.plan import Work
-from tinyvit.plan import plan as make_plan
-from tinyvit.progress import Progress
+from tinyvit.labelling.plan import Work
+from tinyvit.labelling.plan import plan as make_plan
+from tinyvit.runtime.progress import Progress
 
 # Two epochs of two shards of the example, each shard a unit, at the size of a teacher's input.
 OVERRIDES = (

@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks import flat_file
 from benchmarks.answers import Answers, Views
 from logitstore import LogitStore, ShardTable, StoreSpec, Unit, UnitRows
-from tinyvit.progress import Progress
+from tinyvit.runtime.progress import Progress
 
 REPEATS = 15
 # A unit of the size that a shard of ImageNet-21k in 2,048 shards has.
@@ -238,7 +238,7 @@ for key in file.keys(): file.read(key)
 def _peak_of_reading(code: str) -> float:
     """MiB by which the peak of a fresh process grows after `mark()`."""
     head = """
-from tinyvit.memory import peak_mib
+from tinyvit.runtime.memory import peak_mib
 def mark():
     global before
     before = peak_mib()

@@ -30,12 +30,14 @@ from logitstore import LogitStore
 from tinyvit.config import Recipe, Stage
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import default_workers
-from tinyvit.label import label_store
-from tinyvit.pixels import default_device
-from tinyvit.progress import Bar, LogProgress, Progress
-from tinyvit.students import create_student, input_size
-from tinyvit.teachers import load_teacher
-from tinyvit.training.run import open_run
+from tinyvit.data.place import resolve_data
+from tinyvit.labelling.label import label_store
+from tinyvit.models import create_student, input_size
+from tinyvit.models.teachers import load_teacher
+from tinyvit.runtime.distributed import default_device
+from tinyvit.runtime.progress import Bar, LogProgress, Progress
+from tinyvit.tasks.run import open_run
+from tinyvit.tasks.signals import LiveSignals, StoredSignals
 from tinyvit.training.tally import peak_memory_mib
 from tinyvit.training.train import train_stage
 
@@ -54,7 +56,7 @@ WORDS = {
 def measure(recipe: Recipe, folder: Path, progress: Progress) -> dict[str, Any]:
     """Images a second and peak memory of every way; the recipe's first stage on a teacher says how it learns."""
     teacher = load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
-    recipe = recipe.with_data(_with_as_many_classes(recipe.data.train, teacher.num_classes, folder / "data"))
+    recipe = resolve_data(recipe, _with_as_many_classes(recipe.data.train, teacher.num_classes, folder / "data"))
     label_store(recipe, folder / "store", teacher, default_workers(), progress)
     ways = [way for way in WORDS if way != "compiled" or torch.cuda.is_available()]
     rounds: dict[str, list[tuple[float, int]]] = {way: [] for way in ways}
@@ -156,11 +158,12 @@ class _Round:
         times = Times()
         run = open_run(recipe, folder, ["timed"], default_workers(), times)
         if self.way == "online":
-            run = replace(run, teacher=load_teacher(recipe.label.teacher, default_device(), recipe.label.classes))
+            teacher = load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
+            run = replace(run, signals=LiveSignals(teacher, recipe.label))
         elif self.way != "supervised":
-            run = replace(run, store=LogitStore.open(self.store))
+            run = replace(run, signals=StoredSignals(LogitStore.open(self.store)))
         train_stage(run, "timed", None)
-        steps = sum(run.index.counts) // stage.batch_size
+        steps: int = sum(run.data.counts) // stage.batch_size
         return stage.batch_size * steps * (EPOCHS - 1) / (times.ends - times.marks[steps - 1])
 
 

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from buckets import bucket, s3_server
 from support import EXAMPLE, MANY_UNITS, SMALL, label_all
 
 from logitstore import LogitStore
 from tinyvit.config import Recipe, load_recipe
-from tinyvit.teachers import Teacher, load_teacher
+from tinyvit.data.place import resolve_data
+from tinyvit.models.teachers import Teacher, load_teacher
+
+# Fixtures that the tests of the store have too.
+__all__ = ["bucket", "s3_server"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,7 +77,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_recipe(small_data: Path) -> Recipe:
     """The example recipe, a few seconds long."""
-    return load_recipe("example", SMALL).with_data(small_data)
+    return resolve_data(load_recipe("example", SMALL), small_data)
 
 
 @pytest.fixture(scope="session")
@@ -90,5 +95,5 @@ def small_store(small_recipe: Recipe, teacher: Teacher, tmp_path_factory: pytest
 @pytest.fixture(scope="session")
 def whole(small_data: Path, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> LogitStore:
     """A sealed store of sixteen short units, made by one undisturbed run."""
-    recipe = load_recipe("example", MANY_UNITS).with_data(small_data)
+    recipe = resolve_data(load_recipe("example", MANY_UNITS), small_data)
     return label_all(recipe, tmp_path_factory.mktemp("whole") / "s", teacher)

@@ -16,13 +16,13 @@ from pathlib import Path
 STREAMS = {1: "stdout", 2: "stderr"}
 # What the commands of the tests import; a server that the package itself started has the heavy part of it.
 PRELOADED = [
-    "tinyvit.replay_check",
     "tinyvit.data.training_views",
+    "tinyvit.labelling.verify_replay",
     "tinyvit.data.unit_views",
     "tinyvit.cli.main",
     "tinyvit.training.train",
     "tinyvit.evaluation",
-    "tinyvit.label",
+    "tinyvit.labelling.label",
 ]
 
 

@@ -17,12 +17,12 @@ from PIL import Image
 from logitstore import LogitStore
 from logitstore.objects import open_objects
 from tinyvit.config import Decode, Recipe
-from tinyvit.data.images import EncodedImage
 from tinyvit.data.index import index_shards
 from tinyvit.data.shards import Sample
-from tinyvit.label import label_store
-from tinyvit.progress import LogProgress
-from tinyvit.teachers import Teacher
+from tinyvit.labelling.label import label_store
+from tinyvit.models.teachers import Teacher
+from tinyvit.runtime.progress import LogProgress
+from tinyvit.views.images import EncodedImage
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "fashion-mnist"

@@ -1,5 +1,7 @@
 """The architecture as a test: what a folder must not import is not there when it is imported."""
 
+import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,33 @@ FORBIDDEN = {
 }
 # What a folder may reach only through another one: read in its own source, not in what it imports.
 INDIRECT = {"tinyvit": {"zarr", "numcodecs"}, "flows": {"zarr", "numcodecs", "webdataset"}}
+
+
+# The floor plan of tinyvit/, from the ground up: what each package may import of the others, at the head of a file or
+# inside a function.
+GROUND = {"errors"}
+SHARED = GROUND | {"classes", "config", "runtime"}
+PLAN = {
+    "errors": set(),
+    "classes": GROUND,
+    "config": GROUND,
+    "runtime": GROUND,
+    "targets": SHARED,
+    "views": SHARED,
+    "data": SHARED | {"targets", "views"},
+    "models": SHARED | {"targets", "views"},
+    "datasets": SHARED | {"data", "views"},
+    "labelling": SHARED | {"data", "models", "targets", "views"},
+    "evaluation": SHARED | {"data", "datasets", "models", "targets", "views"},
+    "training": SHARED | {"data", "targets"},
+    "reports": SHARED | {"data", "labelling", "models", "training", "views"},
+    "detection": SHARED | {"data", "models", "reports", "training", "views"},
+    "tasks": SHARED | {"data", "detection", "evaluation", "models", "targets", "training", "views"},
+    "contraction": SHARED | {"data", "models", "reports", "targets", "tasks", "training", "views"},
+    "transfer": SHARED | {"data", "evaluation", "models", "reports", "training", "views"},
+    "doctor": SHARED | {"data", "evaluation", "labelling", "models", "views"},
+    "export": SHARED | {"models", "training"},
+}
 
 
 def modules(folder: str) -> list[str]:
@@ -57,3 +86,51 @@ def test_who_looks_into_a_store_does_not_wait_for_torch(command: str, small_stor
     code = f"sys.argv[1:] = {line!r}\nfrom tinyvit.cli.main import main\nmain()"
     done = without_packages({"torch", "torchvision", "timm", "webdataset"}, code)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def imports(package: Path) -> Iterator[tuple[str, str, str]]:
+    """Every import from one part of a package to another: from which, to which, and where it stands."""
+    for file in sorted(package.rglob("*.py")):
+        part = file.relative_to(package).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(file.read_text())):
+            named = []
+            if isinstance(node, ast.ImportFrom):
+                inside = node.module == package.name
+                named = [f"{node.module}.{name.name}" if inside else node.module or "" for name in node.names]
+            elif isinstance(node, ast.Import):
+                named = [name.name for name in node.names]
+            for name in named:
+                root, *rest = name.split(".")
+                if root == package.name and rest and rest[0] != part:
+                    yield part, rest[0], f"{file.relative_to(package.parent)}:{node.lineno}"
+
+
+def against_the_plan(package: Path) -> list[str]:
+    """The imports that the floor plan does not have. Who starts a command may import everything."""
+    free = {"cli", "__main__", "__init__"}
+    return [
+        f"{where}: {one} imports {other}"
+        for one, other, where in imports(package)
+        if one not in free and other not in PLAN[one] and not other.startswith("__")
+    ]
+
+
+def test_packages_import_only_what_the_floor_plan_says() -> None:
+    assert against_the_plan(ROOT / "tinyvit") == []
+    parts = {one for one, _, _ in imports(ROOT / "tinyvit")} - {"cli", "__main__", "__init__"}
+    assert parts <= set(PLAN)
+
+
+def test_the_floor_plan_has_no_cycle() -> None:
+    left = dict(PLAN)
+    while ready := [name for name, below in left.items() if not below & set(left)]:
+        for name in ready:
+            del left[name]
+    assert not left
+
+
+def test_an_import_against_the_plan_is_found_also_inside_a_function(tmp_path: Path) -> None:
+    for part, line in {"data": "import torch", "views": "def f():\n    from tinyvit.data.index import x"}.items():
+        (tmp_path / "tinyvit" / part).mkdir(parents=True)
+        (tmp_path / "tinyvit" / part / "a.py").write_text(line)
+    assert against_the_plan(tmp_path / "tinyvit") == ["tinyvit/views/a.py:2: views imports data"]

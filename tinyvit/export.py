@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from logitstore import write_whole
 from tinyvit.classes import class_list
 from tinyvit.errors import UserError
-from tinyvit.students.create import input_size
-from tinyvit.students.folder import load_student
-from tinyvit.students.weights import CONFIG, WEIGHTS, timm_config
+from tinyvit.models.create import input_size
+from tinyvit.models.folder import load_student
+from tinyvit.models.weights import CONFIG, WEIGHTS, timm_config
 from tinyvit.training.folder import RECORD, RESULT, read_json
 
 ONNX = "model.onnx"

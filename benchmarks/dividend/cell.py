@@ -19,15 +19,16 @@ from benchmarks.dividend.teaching import teach
 from logitstore import LogitStore, digest_of
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.evaluation import Subject, evaluate, load_subject, open_pictures
-from tinyvit.label import label_store
-from tinyvit.progress import LogProgress, Progress
-from tinyvit.teachers import Teacher
+from tinyvit.labelling.label import label_store
+from tinyvit.models.teachers import Teacher
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.progress import LogProgress, Progress
+from tinyvit.tasks.run import open_run
+from tinyvit.tasks.signals import StoredSignals
 from tinyvit.training.folder import read_json, write_json
 from tinyvit.training.journal import METRICS, read_lines
 from tinyvit.training.network import precision_of
-from tinyvit.training.run import open_run
 from tinyvit.training.train import train
-from tinyvit.world import World
 
 TESTED = "test.json"
 WRITTEN = "written.json"
@@ -79,7 +80,7 @@ class Cell:
         here = recipe.data.model_copy(update={"train": data, "val": None})
         recipe = recipe.model_copy(update={"data": here, "stages": own})
         home = self._home / "students" / digest_of([recipe.digest(), store.location if store else None])[:16]
-        run = replace(open_run(recipe, home, stages, 0, self.progress), store=store)
+        run = replace(open_run(recipe, home, stages, 0, self.progress), signals=StoredSignals(store) if store else None)
         steps, line = 0, dict[str, Any]()
         for result in train(run, stages):
             folder = home / result["stage"]

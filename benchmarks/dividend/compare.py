@@ -19,12 +19,12 @@ from benchmarks.dividend.sets import hold_out
 from benchmarks.dividend.setting import ANSWERS, MAIN, MATTERS, UPPER_BOUND, Plan, Setting
 from logitstore import digest_of
 from tinyvit.config import load_recipe
-from tinyvit.data.fetch import fetch_fashion_mnist
 from tinyvit.data.index import index_shards
 from tinyvit.data.place import train_and_val
 from tinyvit.data.processes import ending_with_this, sockets_in_tmpdir
+from tinyvit.datasets.fetch import fetch_fashion_mnist
 from tinyvit.errors import ProcessLost, UserError
-from tinyvit.progress import Progress
+from tinyvit.runtime.progress import Progress
 from tinyvit.training.folder import read_json, write_json
 
 COUNTS = (250, 500, 1000, 2000, 5000)

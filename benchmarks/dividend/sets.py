@@ -6,10 +6,10 @@ import random
 from pathlib import Path
 
 from tinyvit.data.index import ShardIndex, index_shards
-from tinyvit.data.make import write_shards
-from tinyvit.data.sources import Picture
+from tinyvit.datasets.make import write_shards
+from tinyvit.datasets.sources import Picture
 from tinyvit.errors import UserError
-from tinyvit.progress import Progress
+from tinyvit.runtime.progress import Progress
 
 PER_SHARD = 2000
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from benchmarks.dividend.setting import ENSEMBLE, TEACHERS
 from logitstore import digest_of
 from tinyvit.config import load_recipe
-from tinyvit.pixels import default_device
-from tinyvit.progress import Progress
-from tinyvit.teachers import Teacher, load_teacher
-from tinyvit.training.run import open_run
+from tinyvit.models.teachers import Teacher, load_teacher
+from tinyvit.runtime.distributed import default_device
+from tinyvit.runtime.progress import Progress
+from tinyvit.tasks.run import open_run
 from tinyvit.training.train import train_stage
 
 

@@ -20,7 +20,7 @@ from benchmarks.gpu import checks, data, labelling, loading, training
 from benchmarks.gpu.jobs import Job, run_jobs
 from benchmarks.gpu.report import Report, Section, new_file
 from benchmarks.gpu.settings import Settings, full, tiny
-from tinyvit.provenance import library_versions
+from tinyvit.runtime.provenance import library_versions
 
 RESULTS = Path(__file__).parents[1] / "results"
 

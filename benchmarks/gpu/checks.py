@@ -27,22 +27,25 @@ from logitstore import LogitStore
 from tinyvit.cli.output import stopping_by_signal
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.data.loader import run_streams
+from tinyvit.data.place import resolve_data
 from tinyvit.errors import Stopped, UserError
 from tinyvit.evaluation import evaluate, load_subject, open_pictures
-from tinyvit.label import label_store
-from tinyvit.lease import own_device
-from tinyvit.progress import Bar, SilentProgress
-from tinyvit.students import load_weights
-from tinyvit.teachers import load_teacher
-from tinyvit.training.classification import Classification
+from tinyvit.labelling.label import label_store
+from tinyvit.models import load_weights
+from tinyvit.models.teachers import load_teacher
+from tinyvit.runtime.distributed import World, join_world
+from tinyvit.runtime.gpu_lock import own_device
+from tinyvit.runtime.progress import Bar, SilentProgress
+from tinyvit.tasks.classification import ClassificationTask
+from tinyvit.tasks.run import open_run
+from tinyvit.tasks.signals import StoredSignals
 from tinyvit.training.folder import RESULT, StageFolder, read_json
 from tinyvit.training.journal import METRICS, read_lines
 from tinyvit.training.network import precision_of
-from tinyvit.training.run import Run, open_run
+from tinyvit.training.run import Run
 from tinyvit.training.tally import Tally, Totals
 from tinyvit.training.train import train_stage
 from tinyvit.training.trainer import Trainer
-from tinyvit.world import World, join_world
 
 COLUMNS = ("check", "outcome", "what was found")
 ROOT = Path(__file__).parents[2]
@@ -79,14 +82,14 @@ class Bench:
 
     def recipe(self, *changes: str) -> Recipe:
         """The example, short."""
-        return load_recipe("example", (*SHORT, *changes)).with_data(self.folder / "data")
+        return resolve_data(load_recipe("example", (*SHORT, *changes)), self.folder / "data")
 
-    def open(self, name: str, stage: str, *changes: str, **options: Any) -> Run:
+    def open(self, name: str, stage: str, *changes: str, **options: Any) -> Run[Any]:
         """A run of a stage; learns from the store unless `options` say otherwise."""
         recipe, world = self.recipe(*changes), options.pop("world", None)
         run = open_run(recipe, self.folder / "runs" / name, [stage], self.workers, SilentProgress(), world)
-        if "teacher" not in options and stage == "distill":
-            options["store"] = LogitStore.open(str(self.store))
+        if "signals" not in options and stage == "distill":
+            options["signals"] = StoredSignals(LogitStore.open(str(self.store)))
         return replace(run, **options)
 
     def train(self, name: str, *changes: str, stage: str = "distill", **options: Any) -> list[float]:
@@ -190,7 +193,7 @@ def _synchronised(bench: Bench) -> str:
 
 def _pinned(bench: Bench) -> str:
     _need_cuda(bench)
-    task = Classification(bench.open("pinned", "distill"), "distill", None)
+    task = ClassificationTask(bench.open("pinned", "distill"), "distill", None)
     for workers in (0, 1):
         (batches,) = run_streams([task.views(0)], workers, pin_memory=True)
         for batch in batches:
@@ -203,7 +206,7 @@ def _waits(bench: Bench) -> str:
     """That no step waits for the device: the processor works ahead of it."""
     _need_cuda(bench)
     run = bench.open("waits", "distill", "engine.log_steps=1000")
-    task = Classification(run, "distill", None)
+    task = ClassificationTask(run, "distill", None)
     trainer = Trainer(run, "distill", StageFolder(bench.folder / "runs" / "none", ""), task)
     (batches,) = run_streams([task.views(0)], 0, pin_memory=True)
     tally = Tally(run.world, Totals(), scaled=False)

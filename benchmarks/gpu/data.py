@@ -14,12 +14,12 @@ from benchmarks.gpu.jobs import Clock, Figures
 from benchmarks.gpu.report import Note, Row
 from benchmarks.gpu.settings import Settings
 from tinyvit.data.index import index_shards
-from tinyvit.data.make import write_shards
-from tinyvit.data.sources import Picture
-from tinyvit.label import label_store
-from tinyvit.lease import own_device
-from tinyvit.progress import SilentProgress
-from tinyvit.teachers import load_teacher
+from tinyvit.datasets.make import write_shards
+from tinyvit.datasets.sources import Picture
+from tinyvit.labelling.label import label_store
+from tinyvit.models.teachers import load_teacher
+from tinyvit.runtime.gpu_lock import own_device
+from tinyvit.runtime.progress import SilentProgress
 
 COLUMNS = ("pictures", "of them different", "bytes a picture", "seconds")
 PER_SHARD = 256

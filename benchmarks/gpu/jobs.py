@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.gpu.report import Note, Report, Row
 from benchmarks.gpu.settings import Settings
-from tinyvit.trial import first_line
+from tinyvit.runtime.foreign import first_line
 
 # Seconds for a process to end by itself once its time is over, and again once it was told to.
 GRACE = 3.0

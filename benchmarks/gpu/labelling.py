@@ -11,10 +11,10 @@ from benchmarks.gpu.report import Note, Row
 from benchmarks.gpu.settings import LABELLING_TARGET, Settings
 from benchmarks.keeping_up import ask, label_all, views_of
 from benchmarks.training import Times
-from tinyvit.label import open_for_labelling
-from tinyvit.lease import own_device
-from tinyvit.progress import SilentProgress
-from tinyvit.teachers import load_teacher
+from tinyvit.labelling.label import open_for_labelling
+from tinyvit.models.teachers import load_teacher
+from tinyvit.runtime.gpu_lock import own_device
+from tinyvit.runtime.progress import SilentProgress
 
 COLUMNS = ("teacher", "views", "rounds", "bare, views/s", "labelling, views/s", "of bare", "target", "with its start")
 ROUNDS = 3

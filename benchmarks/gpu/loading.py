@@ -16,10 +16,12 @@ from benchmarks.gpu.settings import STAGE, TARGETS, Settings
 from benchmarks.gpu.steps import free_memory
 from logitstore import LogitStore
 from tinyvit.data.loader import run_streams
-from tinyvit.progress import SilentProgress
-from tinyvit.training.classification import Classification
+from tinyvit.runtime.progress import SilentProgress
+from tinyvit.tasks.classification import ClassificationTask
+from tinyvit.tasks.run import open_run
+from tinyvit.tasks.signals import StoredSignals
 from tinyvit.training.folder import read_epochs
-from tinyvit.training.run import Run, open_run
+from tinyvit.training.run import Run
 from tinyvit.training.train import train_stage
 
 COLUMNS = (
@@ -104,9 +106,9 @@ def _train(
     return read_epochs(folder / STAGE)
 
 
-def _open(settings: Settings, student: str, batch: int, workers: int, folder: Path, *changes: str) -> Run:
+def _open(settings: Settings, student: str, batch: int, workers: int, folder: Path, *changes: str) -> Run[Any]:
     run = open_run(settings.recipe(student, batch, *changes), folder, [STAGE], workers, SilentProgress())
-    return replace(run, store=LogitStore.open(str(settings.store)))
+    return replace(run, signals=StoredSignals(LogitStore.open(str(settings.store))))
 
 
 def _loader_alone(settings: Settings, student: str, workers: int) -> float:
@@ -118,7 +120,7 @@ def _loader_alone(settings: Settings, student: str, workers: int) -> float:
     pictures = settings.pictures * settings.copies
     batch = min(ALONE, pictures // 4)
     run = _open(settings, student, batch, workers, settings.folder / "runs" / "alone")
-    task, first = Classification(run, STAGE, None), max(workers, 1)
+    task, first = ClassificationTask(run, STAGE, None), max(workers, 1)
     epochs = range(1 + settings.waves * first * batch // pictures)
     began, views, number = 0.0, 0, 0
     for batches in run_streams([task.views(n) for n in epochs], workers, run.world.device.type == "cuda"):

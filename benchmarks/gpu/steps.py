@@ -21,15 +21,16 @@ from benchmarks.gpu.settings import CLASSES, STAGE, TOP_K, Settings
 from logitstore import LogitStore
 from tinyvit.data.training_views import Batch
 from tinyvit.errors import UserError
-from tinyvit.pixels import default_device
-from tinyvit.progress import SilentProgress
-from tinyvit.signal import TeacherSignal
-from tinyvit.students import create_student, tuples
-from tinyvit.teachers import Teacher
-from tinyvit.training.classification import Classification
+from tinyvit.models import create_student, tuples
+from tinyvit.models.teachers import Teacher
+from tinyvit.runtime.distributed import default_device
+from tinyvit.runtime.progress import SilentProgress
+from tinyvit.targets.signal import TeacherSignal
+from tinyvit.tasks.classification import ClassificationTask
+from tinyvit.tasks.run import open_run
+from tinyvit.tasks.signals import LiveSignals, StoredSignals
 from tinyvit.training.folder import StageFolder
 from tinyvit.training.network import precision_of
-from tinyvit.training.run import open_run
 from tinyvit.training.tally import Totals, peak_memory_mib
 from tinyvit.training.trainer import Trainer
 
@@ -75,8 +76,8 @@ class Ours:
     def __init__(self, settings: Settings, student: str, batch: Batch) -> None:
         recipe = settings.recipe(student, len(batch), "engine.compile=false")
         self._run = open_run(recipe, settings.folder / "runs", [STAGE], 0, SilentProgress())
-        stored = replace(self._run, store=LogitStore.open(str(settings.store)))
-        self._stored, self._batch = Classification(stored, STAGE, None), batch
+        stored = replace(self._run, signals=StoredSignals(LogitStore.open(str(settings.store))))
+        self._stored, self._batch = ClassificationTask(stored, STAGE, None), batch
         folder = StageFolder(settings.folder / "runs" / STAGE, digest="")
         self._trainer = Trainer(stored, STAGE, folder, self._stored)
 
@@ -86,7 +87,7 @@ class Ours:
 
     def with_teacher(self, teacher: Teacher) -> Steps:
         """The same step, which asks the teacher first; the same network learns."""
-        task = Classification(replace(self._run, teacher=teacher), STAGE, None)
+        task = ClassificationTask(replace(self._run, signals=LiveSignals(teacher, self._run.recipe.label)), STAGE, None)
         batch = replace(self._batch, signal=None, teacher_views=self._batch.views)
         return lambda steps: self._train(task, batch, steps)
 
@@ -94,7 +95,7 @@ class Ours:
         """Compile the network as `engine.compile` does, with these options."""
         self._trainer.network._forward = torch.compile(self._trainer.network.model, **options)
 
-    def _train(self, task: Classification, batch: Batch, steps: int) -> None:
+    def _train(self, task: ClassificationTask, batch: Batch, steps: int) -> None:
         trainer = self._trainer
         trainer.task, trainer.step, trainer.totals = task, 0, Totals()
         views = _Resident(batch, steps)

@@ -24,8 +24,8 @@ from benchmarks.gpu.steps import (
     network_of,
     resident_batch,
 )
-from tinyvit.pixels import default_device
-from tinyvit.teachers import Teacher, load_teacher
+from tinyvit.models.teachers import Teacher, load_teacher
+from tinyvit.runtime.distributed import default_device
 
 COLUMNS = ("student", "step", "batch", "images/s", "of timm's", "target", "of target", "of peak", "memory, MiB")
 LIVE_COLUMNS = ("student", "stored, images/s", "live teacher, images/s", "times", "target")

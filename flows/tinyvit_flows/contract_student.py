@@ -19,8 +19,9 @@ from tinyvit.contraction.result import write_result
 from tinyvit.contraction.rounds import Round
 from tinyvit.contraction.run import open_search
 from tinyvit.data.loader import default_workers
+from tinyvit.data.place import resolve_data
 from tinyvit.errors import UserError
-from tinyvit.progress import default_progress
+from tinyvit.runtime.progress import default_progress
 from tinyvit_flows.runners import Kind, started_runner
 from tinyvit_flows.tasks import check_store, plain_fault, result_or_loss, train_one
 
@@ -54,7 +55,7 @@ def contract_student(
         workers: how many processes, where they are started here; default: one a GPU
         address: of a Dask scheduler or a Ray cluster that is there
     """
-    resolved = load_recipe(recipe, overrides or []).with_data(data)
+    resolved = resolve_data(load_recipe(recipe, overrides or []), data)
     folder = Path(run_dir or f"runs/{Path(recipe).stem}")
     # Says what is wrong with the recipe before the store is read.
     _ = resolved.contract

@@ -11,8 +11,9 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from tinyvit.config import load_recipe
-from tinyvit.inspection.run_figures import curves_png
-from tinyvit.inspection.stages import StageRun
+from tinyvit.data.place import resolve_data
+from tinyvit.reports.run_figures import curves_png
+from tinyvit.reports.stages import StageRun
 from tinyvit.training.launch import Ranks, default_processes
 from tinyvit.training.run import check_stages
 from tinyvit_flows.tasks import check_later_stages, check_store, link_to, plain_fault, report_run, result_of, run_stage
@@ -46,7 +47,7 @@ def distill_student(
         nodes: machines that train together, each by a run of this flow with the same parameters, in one run_dir
         rendezvous: where they meet, HOST:PORT on one of them
     """
-    resolved = load_recipe(recipe, overrides or []).with_data(data)
+    resolved = resolve_data(load_recipe(recipe, overrides or []), data)
     names = stages or list(resolved.stages)
     check_stages(resolved, names)
     home = Path(f"runs/{Path(recipe).stem}")

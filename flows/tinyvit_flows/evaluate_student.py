@@ -10,7 +10,7 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from tinyvit.data.loader import default_workers
-from tinyvit.progress import default_progress
+from tinyvit.runtime.progress import default_progress
 from tinyvit.transfer.judge import Judge
 from tinyvit.transfer.page import write_page
 from tinyvit.transfer.scorecard import Entry, figure_of, lines, parse_data, parse_measures, scorecard, told

@@ -35,19 +35,20 @@ from tinyvit.contraction.run import open_search
 from tinyvit.contraction.search import Search
 from tinyvit.data.loader import default_workers
 from tinyvit.errors import Stopped, UserError
-from tinyvit.inspection.run_page import write_run_page
-from tinyvit.inspection.store_page import write_store_page
-from tinyvit.label import Labeller, UnitReport, finish, open_for_labelling
-from tinyvit.lease import own_device
-from tinyvit.progress import default_progress
-from tinyvit.replay_check import open_for_training
-from tinyvit.teachers import load_teacher
+from tinyvit.labelling.label import Labeller, UnitReport, finish, open_for_labelling
+from tinyvit.labelling.verify_replay import open_for_training
+from tinyvit.models.teachers import load_teacher
+from tinyvit.reports.run_page import write_run_page
+from tinyvit.reports.store_page import write_store_page
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.gpu_lock import own_device
+from tinyvit.runtime.progress import default_progress
+from tinyvit.tasks.run import open_run
+from tinyvit.tasks.signals import StoredSignals
 from tinyvit.training.launch import Ranks, default_processes, train_on_devices
-from tinyvit.training.run import open_run
 from tinyvit.training.train import refuse_stage, train_stage
 from tinyvit.transfer.judge import Judge
 from tinyvit.transfer.scorecard import judge_all
-from tinyvit.world import World
 
 # Prefect passes on what the package logs (prefect.toml, extra_loggers), but leaves its level at WARNING.
 logging.getLogger("tinyvit").setLevel(logging.INFO)
@@ -287,7 +288,7 @@ def check_store(recipe: Recipe, store: str) -> str:
 def check_later_stages(recipe: Recipe, run_dir: Path, store: str | None, names: list[str]) -> None:
     """Refuse a stage that could not begin once those before it are done."""
     run = open_run(recipe, run_dir, names, default_workers(), default_progress(), World(device=CPU))
-    run = replace(run, store=LogitStore.open(store) if store else None)
+    run = replace(run, signals=StoredSignals(LogitStore.open(store)) if store else None)
     for name in names[1:]:
         refuse_stage(run, name)
 
@@ -301,7 +302,7 @@ def run_stage(
         return train_on_devices(recipe, run_dir, [*before, name], store, ranks, STOPPING)
     opened = LogitStore.open(store) if store else None
     run = open_run(recipe, run_dir, [name], default_workers(), default_progress())
-    run = replace(run, store=opened, stop=STOPPING)
+    run = replace(run, signals=StoredSignals(opened) if opened else None, stop=STOPPING)
     return train_stage(run, name, run_dir / before[-1] if before else None)
 
 

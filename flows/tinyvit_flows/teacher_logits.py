@@ -21,11 +21,12 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from logitstore import LogitStore, Unit
 from tinyvit.config import Recipe, load_recipe
+from tinyvit.data.place import resolve_data
 from tinyvit.errors import UserError
-from tinyvit.inspection.answers import draw
-from tinyvit.inspection.figures import confidence
-from tinyvit.progress import SilentProgress
-from tinyvit.store_facts import describe
+from tinyvit.labelling.describe import describe
+from tinyvit.reports.answers import draw
+from tinyvit.reports.figures import confidence
+from tinyvit.runtime.progress import SilentProgress
 from tinyvit_flows.runners import Kind, started_runner
 from tinyvit_flows.tasks import (
     label_group,
@@ -75,7 +76,7 @@ def teacher_logits(
         address: of a Dask scheduler or a Ray cluster that is there
         then_distill: when the store is sealed, start the deployment distill-student on it
     """
-    resolved = load_recipe(recipe, overrides or []).with_data(data)
+    resolved = resolve_data(load_recipe(recipe, overrides or []), data)
     home = Path(run_dir or f"runs/{Path(recipe).stem}")
     path = store or str(home / "store")
     if then_distill:

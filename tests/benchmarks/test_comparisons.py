@@ -10,9 +10,10 @@ from support import EXAMPLE, SHORT_SEARCH
 
 from benchmarks import contraction, offline_online
 from tinyvit.config import Recipe, load_recipe
+from tinyvit.data.place import resolve_data
 from tinyvit.errors import UserError
-from tinyvit.progress import LogProgress
-from tinyvit.training.run import open_run
+from tinyvit.runtime.progress import LogProgress
+from tinyvit.tasks.run import open_run
 from tinyvit.training.train import train_stage
 
 TINY = {
@@ -38,7 +39,7 @@ def test_stored_answers_are_compared_with_the_live_teacher(
 ) -> None:
     monkeypatch.setattr(offline_online, "load_recipe", tiny)
     monkeypatch.setattr(offline_online, "SHARDS", "{000000..000001}")
-    teaching = open_run(tiny("fashion-teacher").with_data(small_data), tmp_path, ["finetune"], 0, LogProgress())
+    teaching = open_run(resolve_data(tiny("fashion-teacher"), small_data), tmp_path, ["finetune"], 0, LogProgress())
     teacher = f"timm:local-dir:{train_stage(teaching, 'finetune', None)['checkpoint']}"
     compared = offline_online.compare(tmp_path / "runs", EXAMPLE, teacher, LogProgress())
     assert [len(losses) for losses in compared["losses"].values()] == [10, 10, 10]
@@ -53,7 +54,7 @@ def test_what_a_search_finds_is_compared_with_what_others_find(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def small(name: str, overrides: Sequence[str] = ()) -> Recipe:
-        return tiny(name, overrides).with_data(small_data)
+        return resolve_data(tiny(name, overrides), small_data)
 
     monkeypatch.setattr(contraction, "load_recipe", small)
     (tmp_path / "data").symlink_to(small_data)

@@ -16,7 +16,7 @@ from benchmarks.dividend.sets import hold_out, write_labelled
 from benchmarks.dividend.setting import ANSWERS, DISTILLED, LABELS, Plan
 from benchmarks.dividend.teaching import Ensemble
 from tinyvit.errors import UserError
-from tinyvit.progress import LogProgress
+from tinyvit.runtime.progress import LogProgress
 
 TAUGHT = (
     "label.epochs=1", "label.epochs_per_unit=1", "label.input_size=32",

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import endurance, loader
 from tinyvit.config import Augment
 from tinyvit.data.index import ShardIndex
-from tinyvit.progress import LogProgress
+from tinyvit.runtime.progress import LogProgress
 
 
 @pytest.fixture(scope="module")

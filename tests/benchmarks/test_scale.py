@@ -8,7 +8,7 @@ from buckets import Bucket
 
 from benchmarks import full_scale, report
 from logitstore import LogitStore
-from tinyvit.progress import SilentProgress
+from tinyvit.runtime.progress import SilentProgress
 
 
 def test_the_synthetic_store_is_one_for_every_operation(tmp_path: Path, bucket: Bucket) -> None:

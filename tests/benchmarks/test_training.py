@@ -9,12 +9,13 @@ from support import SMALL
 
 import benchmarks.training as bench
 from tinyvit.config import load_recipe
-from tinyvit.progress import LogProgress
+from tinyvit.data.place import resolve_data
+from tinyvit.runtime.progress import LogProgress
 
 
 def test_every_way_is_timed_in_one_run(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "ROUNDS", 1)
-    recipe = load_recipe("example", (*SMALL, "label.epochs=1", "label.epochs_per_unit=1")).with_data(small_data)
+    recipe = resolve_data(load_recipe("example", (*SMALL, "label.epochs=1", "label.epochs_per_unit=1")), small_data)
     found = bench.measure(recipe, tmp_path, LogProgress())
     for way in ("bare", "supervised", "stored", "online"):
         assert found[f"{way}_images_per_s"] > 0

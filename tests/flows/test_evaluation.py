@@ -9,7 +9,7 @@ from client import ask, run_deployment
 from support import tinyvit
 
 from tinyvit.config import Decode, Recipe
-from tinyvit.students import create_student, save_student
+from tinyvit.models import create_student, save_student
 
 
 def test_the_deployment_and_the_command_line_give_one_scorecard(

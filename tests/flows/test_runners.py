@@ -28,8 +28,9 @@ from toy import assert_equal_stores
 
 from logitstore import LogitStore
 from tinyvit.config import load_recipe
+from tinyvit.data.place import resolve_data
 from tinyvit.errors import UserError
-from tinyvit.teachers import Teacher
+from tinyvit.models.teachers import Teacher
 from tinyvit_flows.runners import Kind, started_runner
 
 
@@ -120,7 +121,7 @@ def test_cancelled_labelling_stops_within_seconds_and_goes_on(
     wait_for(lambda: ask(server, f"flow_runs/{run}")["state"]["type"] == "CANCELLED", 30)
     assert pool_processes(run) == []
     assert 0 < len(LogitStore.open(store).missing()) < 16
-    recipe = load_recipe("example", MANY_UNITS).with_data(small_data)
+    recipe = resolve_data(load_recipe("example", MANY_UNITS), small_data)
     assert_equal_stores(label_all(recipe, store, teacher), whole)
 
 

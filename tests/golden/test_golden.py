@@ -24,15 +24,17 @@ from logitstore.features import Features, FeatureSpec, FeatureStore
 from tinyvit.cli.main import app
 from tinyvit.config import Augment, Decode, load_recipe
 from tinyvit.config.recipe import recipe_names
-from tinyvit.data.images import EncodedImage
 from tinyvit.data.index import index_shards
 from tinyvit.data.order import EpochOrder, EpochSequence
-from tinyvit.progress import LogProgress
-from tinyvit.replay import mix_of, partners, view_digest, view_seeds, views
-from tinyvit.training.classification import Classification
+from tinyvit.data.place import resolve_data
+from tinyvit.runtime.progress import LogProgress
+from tinyvit.tasks.classification import ClassificationTask
+from tinyvit.tasks.run import open_run
+from tinyvit.tasks.signals import StoredSignals
 from tinyvit.training.journal import read_lines
-from tinyvit.training.run import open_run
 from tinyvit.training.train import train
+from tinyvit.views import mix_of, partners, view_digest, view_seeds, views
+from tinyvit.views.images import EncodedImage
 
 Recorded = Callable[[str, str], str]
 
@@ -152,20 +154,22 @@ def test_the_order_of_an_epoch_and_its_partners(recorded: Recorded) -> None:
 
 def test_digests_of_recipes_and_stages(small_data: Path, tmp_path: Path, recorded: Recorded) -> None:
     lines = {name: load_recipe(name).digest() for name in recipe_names()}
-    recipe = load_recipe("example", SMALL).with_data(small_data)
+    recipe = resolve_data(load_recipe("example", SMALL), small_data)
     run = open_run(recipe, tmp_path, list(recipe.stages), 0, LogProgress())
     # What a store's attributes say has a test of its own.
     spec = replace(SPEC, libraries={}, num_classes=1000)
     store = LogitStore.create(tmp_path / "s", spec, TABLE)
     for name, stage in recipe.stages.items():
-        lines[f"stage {name}"] = digest_of(Classification.identity(replace(run, store=store), stage, "earlier"))
+        lines[f"stage {name}"] = digest_of(
+            ClassificationTask.identity(replace(run, signals=StoredSignals(store)), stage, "earlier")
+        )
     found = as_lines(lines)
     assert found == recorded("digests.txt", found)
 
 
 def test_losses_of_both_stages(small_data: Path, small_store: LogitStore, tmp_path: Path, recorded: Recorded) -> None:
-    recipe = load_recipe("example", (*SMALL, "engine.log_steps=1")).with_data(small_data)
-    run = replace(open_run(recipe, tmp_path, list(recipe.stages), 0, LogProgress()), store=small_store)
+    recipe = resolve_data(load_recipe("example", (*SMALL, "engine.log_steps=1")), small_data)
+    run = replace(open_run(recipe, tmp_path, list(recipe.stages), 0, LogProgress()), signals=StoredSignals(small_store))
     results = list(train(run, list(recipe.stages)))
     losses = {name: [line["loss"] for line in read_lines(tmp_path / name / "metrics.jsonl")] for name in recipe.stages}
     # Which instructions a machine has changes the last digits.

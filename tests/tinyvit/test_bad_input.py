@@ -18,10 +18,10 @@ from toy import assert_equal_stores
 
 from logitstore import LogitStore
 from tinyvit.config import load_recipe, recipe_names
-from tinyvit.data.make import write_shards
-from tinyvit.data.sources import Picture
+from tinyvit.datasets.make import write_shards
+from tinyvit.datasets.sources import Picture
 from tinyvit.errors import UserError
-from tinyvit.progress import LogProgress
+from tinyvit.runtime.progress import LogProgress
 
 
 def assert_one_line(arguments: list[str], *words: str) -> None:
@@ -188,8 +188,8 @@ def test_replay_that_gives_other_pixels_is_refused(small_store: LogitStore, smal
 
 RESAMPLED = """
 import sys
-import tinyvit.provenance as provenance
-import tinyvit.replay.augmentation as augmentation
+import tinyvit.runtime.provenance as provenance
+import tinyvit.views.augmentation as augmentation
 from tinyvit.cli.main import main
 
 # A release of torch whose resampling gives other pixels.

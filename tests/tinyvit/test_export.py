@@ -15,7 +15,7 @@ from support import small_arguments, tinyvit
 
 from tinyvit.errors import UserError
 from tinyvit.export import export_student
-from tinyvit.students import load_student
+from tinyvit.models import load_student
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,12 @@ from toy import assert_equal_stores, forget
 
 from logitstore import LogitStore, StoreError, Unit
 from logitstore.units import UnitStore
-from tinyvit import store_facts
-from tinyvit.answer_check import replay_faults
 from tinyvit.config import load_recipe
-from tinyvit.progress import LogProgress
-from tinyvit.teachers import Teacher
+from tinyvit.data.place import resolve_data
+from tinyvit.labelling import describe as store_facts
+from tinyvit.labelling.verify_answers import replay_faults
+from tinyvit.models.teachers import Teacher
+from tinyvit.runtime.progress import LogProgress
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_replay_finds_rows_that_belong_to_other_views(copied: Path, small_data: 
 def test_rows_of_several_lengths_are_labelled_and_replayed(
     small_data: Path, teacher: Teacher, tmp_path: Path, overrides: tuple[str, ...]
 ) -> None:
-    store = label_all(load_recipe("example", [*SMALL, *overrides]).with_data(small_data), tmp_path / "s", teacher)
+    store = label_all(resolve_data(load_recipe("example", [*SMALL, *overrides]), small_data), tmp_path / "s", teacher)
     rows = store.read(0, 0)
     assert len(set((rows.probability > 0).sum(axis=1))) > 5
     assert np.allclose(rows.probability.sum(axis=1) + rows.residual, 1, atol=1e-5)

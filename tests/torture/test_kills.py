@@ -15,7 +15,8 @@ from toy import assert_equal_stores
 
 from logitstore import LogitStore, verify
 from tinyvit.config import load_recipe
-from tinyvit.teachers import Teacher
+from tinyvit.data.place import resolve_data
+from tinyvit.models.teachers import Teacher
 
 # Sixteen short units: a kill falls between two of them, or into one, rather than into the start.
 MANY_UNITS = ("label.epochs=8", "label.epochs_per_unit=1")
@@ -24,7 +25,7 @@ MANY_UNITS = ("label.epochs=8", "label.epochs_per_unit=1")
 def test_kills_at_random_moments(
     small_data: Path, teacher: Teacher, tmp_path: Path, long: bool, tell: Callable[[str], None]
 ) -> None:
-    recipe = load_recipe("example", ["label.input_size=32", *MANY_UNITS]).with_data(small_data)
+    recipe = resolve_data(load_recipe("example", ["label.input_size=32", *MANY_UNITS]), small_data)
     whole = label_all(recipe, tmp_path / "whole", teacher)
     path, rng = tmp_path / "s", random.Random(0)
     arguments = command("label", "example", "--store", path, "--workers", "1", *small_arguments(small_data),

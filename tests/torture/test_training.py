@@ -13,7 +13,7 @@ import torch
 from support import command, small_arguments, tinyvit, wait_until
 
 from logitstore import LogitStore
-from tinyvit.students import load_weights
+from tinyvit.models import load_weights
 from tinyvit.training.folder import read_epochs
 from tinyvit.training.journal import METRICS, read_lines
 

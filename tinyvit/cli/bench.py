@@ -35,12 +35,12 @@ def storage(
     rows, bench = _benchmark("answers"), _benchmark("storage")
     from tinyvit.config import load_recipe
     from tinyvit.data.loader import default_workers
-    from tinyvit.data.place import Place
-    from tinyvit.pixels import default_device
-    from tinyvit.progress import default_progress
-    from tinyvit.teachers import load_teacher
+    from tinyvit.data.place import Place, resolve_data
+    from tinyvit.models.teachers import load_teacher
+    from tinyvit.runtime.distributed import default_device
+    from tinyvit.runtime.progress import default_progress
 
-    resolved, progress = load_recipe(recipe, overrides or []).with_data(data), default_progress()
+    resolved, progress = resolve_data(load_recipe(recipe, overrides or []), data), default_progress()
     teacher = load_teacher(resolved.label.teacher, default_device(), resolved.label.classes, resolved.label.input_size)
     asked = rows.stand_in(teacher, classes) if classes else teacher
     answers = rows.collect(resolved, asked, views, default_workers(), progress)
@@ -57,7 +57,7 @@ def loader(
     """The data path beside timm's own: images a second on 2,000 photographs, with and without the join."""
     bench = _benchmark("loader")
     from tinyvit.config import Augment
-    from tinyvit.progress import default_progress
+    from tinyvit.runtime.progress import default_progress
 
     progress = default_progress()
     with tempfile.TemporaryDirectory() as folder:
@@ -78,9 +78,12 @@ def train(
     """Training beside a bare loop over timm's loader: on labels, on stored answers, with the live teacher."""
     bench = _benchmark("training")
     from tinyvit.config import load_recipe
-    from tinyvit.progress import default_progress
+    from tinyvit.data.place import resolve_data
+    from tinyvit.runtime.progress import default_progress
 
-    resolved = load_recipe(recipe, ["label.epochs=2", "label.epochs_per_unit=2", *(overrides or [])]).with_data(data)
+    resolved = resolve_data(
+        load_recipe(recipe, ["label.epochs=2", "label.epochs_per_unit=2", *(overrides or [])]), data
+    )
     with tempfile.TemporaryDirectory() as folder:
         _tell(bench.measure(resolved, Path(folder), default_progress()), bench, out, as_json)
 
@@ -114,7 +117,7 @@ def dividend(
 ) -> None:
     """What a student of few labels gains by its teacher's stored answers on all pictures, at equal steps."""
     bench, found = _benchmark("dividend.report"), _benchmark("dividend.compare")
-    from tinyvit.progress import default_progress
+    from tinyvit.runtime.progress import default_progress
 
     if settings and picture:
         raise UserError("--picture draws accuracy against the number of labels; leave it out with --settings")
@@ -135,7 +138,7 @@ def contraction(
 ) -> None:
     """What contraction finds, beside random search of the same budget and students by hand, all trained in full."""
     bench = _benchmark("contraction")
-    from tinyvit.progress import default_progress
+    from tinyvit.runtime.progress import default_progress
 
     _tell(bench.compare(folder, seeds, overrides or [], default_progress()), bench, out, as_json)
 
@@ -151,7 +154,7 @@ def online(
 ) -> None:
     """Training on stored answers beside training with the live teacher: the loss of each step."""
     bench = _benchmark("offline_online")
-    from tinyvit.progress import default_progress
+    from tinyvit.runtime.progress import default_progress
 
     found = bench.compare(folder, data, teacher, default_progress())
     if picture:
@@ -167,7 +170,7 @@ def endurance(
 ) -> None:
     """Loading photographs, joined with a store, for minutes on end: the longest wait, and memory over time."""
     bench, loading = _benchmark("endurance"), _benchmark("loader")
-    from tinyvit.progress import default_progress
+    from tinyvit.runtime.progress import default_progress
 
     progress = default_progress()
     with tempfile.TemporaryDirectory() as folder:
@@ -184,7 +187,7 @@ def scale(
 ) -> None:
     """Labelling beside its bare teacher; a store of ImageNet-21k's size; what Prefect's tasks take."""
     bench = _benchmark("scale")
-    from tinyvit.progress import default_progress
+    from tinyvit.runtime.progress import default_progress
 
     with tempfile.TemporaryDirectory() as folder:
         found = bench.measure(Path(folder), bucket, overrides or [], default_progress())
@@ -195,7 +198,7 @@ def scale(
 def report(out: OutFile = None, as_json: AsJson = False) -> None:
     """`tinyvit store report` on a million synthetic rows: time, memory, size of the page."""
     bench = _benchmark("report")
-    from tinyvit.progress import default_progress
+    from tinyvit.runtime.progress import default_progress
 
     with tempfile.TemporaryDirectory() as folder:
         found = bench.measure(Path(folder), default_progress())

@@ -32,10 +32,11 @@ def contract(
     from tinyvit.contraction.run import contract as search_all
     from tinyvit.contraction.run import open_search
     from tinyvit.data.loader import default_workers
-    from tinyvit.progress import default_progress
-    from tinyvit.replay_check import open_for_training
+    from tinyvit.data.place import resolve_data
+    from tinyvit.labelling.verify_replay import open_for_training
+    from tinyvit.runtime.progress import default_progress
 
-    resolved = load_recipe(recipe, overrides or []).with_data(data)
+    resolved = resolve_data(load_recipe(recipe, overrides or []), data)
     count, progress = default_workers() if workers is None else workers, default_progress()
     # Says what is wrong with the recipe before the store is read.
     _ = resolved.contract

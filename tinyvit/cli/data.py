@@ -37,9 +37,9 @@ def make(
     from tinyvit.data.folders import told
     from tinyvit.data.index import index_shards
     from tinyvit.data.loader import default_workers
-    from tinyvit.data.make import write_shards
-    from tinyvit.data.sources import parts_of
-    from tinyvit.progress import default_progress
+    from tinyvit.datasets.make import write_shards
+    from tinyvit.datasets.sources import parts_of
+    from tinyvit.runtime.progress import default_progress
 
     progress, made = default_progress(), {}
     for part, found in parts_of(source).items():
@@ -77,10 +77,10 @@ def fetch(
     shards, or scenes in COCO's format, rendered of Fashion-MNIST's objects on photographs. The example's recipes look
     for theirs in examples/fashion-mnist.
     """
-    from tinyvit.data.digits import make_digits
-    from tinyvit.data.fetch import fetch_fashion_mnist, make_example
-    from tinyvit.data.scenes import make_scenes
-    from tinyvit.progress import default_progress
+    from tinyvit.datasets.digits import make_digits
+    from tinyvit.datasets.fetch import fetch_fashion_mnist, make_example
+    from tinyvit.datasets.scenes import make_scenes
+    from tinyvit.runtime.progress import default_progress
 
     progress = default_progress()
     if name == "digits" and source:
@@ -105,8 +105,8 @@ def pull(
 ) -> None:
     """Fetch shards from a bucket, a web server, the hub or commands into a folder, and index them. Goes on."""
     from tinyvit.data.index import index_shards
-    from tinyvit.data.pull import pull as fetch_shards
-    from tinyvit.progress import default_progress
+    from tinyvit.datasets.pull import pull as fetch_shards
+    from tinyvit.runtime.progress import default_progress
 
     progress = default_progress()
     shards = fetch_shards(source, out, allow_pipe, progress)
@@ -121,9 +121,9 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Decode every picture: cut tars, broken and odd pictures, duplicates, sizes, classes. Exit code 1 for a fault."""
-    from tinyvit.data.check import check_data
     from tinyvit.data.loader import default_workers
-    from tinyvit.progress import default_progress
+    from tinyvit.datasets.check import check_data
+    from tinyvit.runtime.progress import default_progress
 
     found = check_data(data, default_workers() if workers is None else workers, default_progress())
     show(found, as_json, data)
@@ -138,7 +138,7 @@ def index(
 ) -> None:
     """Count the samples, check every tar to its end, take digests; kept beside the shards as index.json."""
     from tinyvit.data.index import INDEX_NAME, index_shards
-    from tinyvit.progress import default_progress
+    from tinyvit.runtime.progress import default_progress
 
     index = index_shards(data, default_progress())
     table = index.table

@@ -46,13 +46,14 @@ def doctor(
     Exit code 1 when something failed.
     """
     from tinyvit.config import load_recipe
+    from tinyvit.data.place import resolve_data
     from tinyvit.doctor.examine import Case, examine
     from tinyvit.errors import UserError
-    from tinyvit.progress import default_progress
+    from tinyvit.runtime.progress import default_progress
 
     if recipe is None and data is None and teacher is None and store is None:
         raise UserError("there is nothing to examine; give a recipe, --data, --teacher or --store")
-    resolved = load_recipe(recipe, overrides or []).with_data(data) if recipe else None
+    resolved = resolve_data(load_recipe(recipe, overrides or []), data) if recipe else None
     case = Case(
         data=resolved.data.train if resolved else data,
         teacher=teacher,

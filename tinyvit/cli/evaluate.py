@@ -92,9 +92,9 @@ def _classified(
     from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, open_corrupted, prepared
     from tinyvit.evaluation.pictures import DataSet, with_classes
     from tinyvit.evaluation.published import SETS, open_set
-    from tinyvit.progress import default_progress
+    from tinyvit.runtime.distributed import World
+    from tinyvit.runtime.progress import default_progress
     from tinyvit.training.network import precision_of
-    from tinyvit.world import World
 
     world, progress = World(), default_progress()
     corrupted = find_corrupted(data) if published == "c" else None
@@ -140,9 +140,9 @@ def _found(
     from tinyvit.detection.measure import DetectionEvaluator, detect
     from tinyvit.detection.picture import draw_found
     from tinyvit.detection.survey import check_set
-    from tinyvit.progress import default_progress
+    from tinyvit.runtime.distributed import World
+    from tinyvit.runtime.progress import default_progress
     from tinyvit.training.network import precision_of
-    from tinyvit.world import World
 
     train, val = (data, None) if data.endswith(".json") else coco_places(data)
     world, detector = World(), load_detector(folder)

@@ -20,8 +20,8 @@ from tinyvit.cli.plan import plan
 from tinyvit.cli.report import report
 from tinyvit.cli.scorecard import scorecard
 from tinyvit.cli.store import app as store_app
-from tinyvit.curves import hide_wandb
 from tinyvit.errors import UserError
+from tinyvit.runtime.wandb import hide_wandb
 
 # Commands import what they need themselves: torch and timm take seconds, and `store info` needs neither.
 
@@ -62,12 +62,13 @@ def label(
     """
     from tinyvit.config import load_recipe
     from tinyvit.data.loader import default_workers
-    from tinyvit.label import Slice, label_store
-    from tinyvit.lease import own_device
-    from tinyvit.progress import default_progress
-    from tinyvit.teachers import load_teacher
+    from tinyvit.data.place import resolve_data
+    from tinyvit.labelling.label import Slice, label_store
+    from tinyvit.models.teachers import load_teacher
+    from tinyvit.runtime.gpu_lock import own_device
+    from tinyvit.runtime.progress import default_progress
 
-    resolved = load_recipe(recipe, overrides or []).with_data(data)
+    resolved = resolve_data(load_recipe(recipe, overrides or []), data)
     progress = default_progress()
     teacher = load_teacher(resolved.label.teacher, own_device(), resolved.label.classes, resolved.label.input_size)
     count = default_workers() if workers is None else workers
@@ -108,14 +109,16 @@ def train(
     from logitstore import LogitStore
     from tinyvit.config import load_recipe
     from tinyvit.data.loader import default_workers
-    from tinyvit.progress import SilentProgress, default_progress
-    from tinyvit.replay_check import open_for_training
-    from tinyvit.teachers import load_teacher
-    from tinyvit.training.run import open_run
+    from tinyvit.data.place import resolve_data
+    from tinyvit.labelling.verify_replay import open_for_training
+    from tinyvit.models.teachers import load_teacher
+    from tinyvit.runtime.distributed import join_world
+    from tinyvit.runtime.progress import SilentProgress, default_progress
+    from tinyvit.tasks.run import open_run
+    from tinyvit.tasks.signals import LiveSignals, StoredSignals
     from tinyvit.training.train import train as run_stages
-    from tinyvit.world import join_world
 
-    resolved = load_recipe(recipe, overrides or []).with_data(data)
+    resolved = resolve_data(load_recipe(recipe, overrides or []), data)
     stages = stage or list(resolved.stages)
     if store and online:
         raise UserError("--store and --online exclude each other: answers are stored or live")
@@ -129,10 +132,11 @@ def train(
             # One process checks it for all.
             checked = open_for_training(resolved, store, count, progress) if world.chief else None
             world.meet()
-            run = replace(run, store=checked or LogitStore.open(store))
+            run = replace(run, signals=StoredSignals(checked or LogitStore.open(store)))
         elif online:
             label = run.recipe.label
-            run = replace(run, teacher=load_teacher(online, world.device, label.classes, label.input_size))
+            teacher = load_teacher(online, world.device, label.classes, label.input_size)
+            run = replace(run, signals=LiveSignals(teacher, label))
         run = replace(run, wandb=wandb, stop=stop)
         results = {result["stage"]: result for result in run_stages(run, stages)}
         if world.chief:
@@ -163,7 +167,7 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """One of the paper's released students as a folder that timm loads."""
-    from tinyvit.students.released import import_released
+    from tinyvit.models.released import import_released
 
     show(import_released(checkpoint, out, weights), as_json, "imported")
 

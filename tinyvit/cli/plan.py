@@ -14,7 +14,7 @@ from tinyvit.errors import UserError
 
 if TYPE_CHECKING:
     from tinyvit.config import Label
-    from tinyvit.plan import Pilot, Plan, Work
+    from tinyvit.labelling.plan import Pilot, Plan, Work
 
 
 def plan(
@@ -34,15 +34,16 @@ def plan(
     """What labelling will take: units, objects, bytes, hours, Prefect tasks, and the best length of a unit."""
     from dataclasses import asdict
 
-    from tinyvit import plan as planning
     from tinyvit.config import load_recipe
     from tinyvit.data.index import index_shards
     from tinyvit.data.loader import default_workers
-    from tinyvit.lease import own_device
-    from tinyvit.progress import default_progress
-    from tinyvit.teachers import load_teacher
+    from tinyvit.data.place import resolve_data
+    from tinyvit.labelling import plan as planning
+    from tinyvit.models.teachers import load_teacher
+    from tinyvit.runtime.gpu_lock import own_device
+    from tinyvit.runtime.progress import default_progress
 
-    resolved, progress = load_recipe(recipe, overrides or []).with_data(data), default_progress()
+    resolved, progress = resolve_data(load_recipe(recipe, overrides or []), data), default_progress()
     if (images is None) != (shards is None):
         raise UserError("give --images and --shards together, or neither")
     if measure and images:

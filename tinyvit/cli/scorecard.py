@@ -45,7 +45,7 @@ def scorecard(
 ) -> None:
     """Linear probe, neighbours, few-shot and published sets: networks side by side, as a table and a page."""
     from tinyvit.data.loader import default_workers
-    from tinyvit.progress import default_progress
+    from tinyvit.runtime.progress import default_progress
     from tinyvit.transfer.judge import Judge
     from tinyvit.transfer.page import write_page
     from tinyvit.transfer.scorecard import Entry, parse_data, parse_measures

@@ -20,7 +20,7 @@ from tinyvit.cli.store_show import show_rows
 from tinyvit.errors import UserError
 
 if TYPE_CHECKING:
-    from tinyvit.teachers import Teacher
+    from tinyvit.models.teachers import Teacher
 
 app = typer.Typer(no_args_is_help=True, help="Look at a logit store, check it, copy it.")
 app.command()(info)
@@ -41,8 +41,8 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """One page about what the teacher said: progress, figures, labels, pictures with their views. Opens offline."""
-    from tinyvit.inspection.store_page import write_store_page
-    from tinyvit.progress import default_progress
+    from tinyvit.reports.store_page import write_store_page
+    from tinyvit.runtime.progress import default_progress
 
     found = write_store_page(out, LogitStore.open(store), data, rows, seed, default_progress())
     show(found, as_json, store)
@@ -63,8 +63,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Read everything back: documents, checksums, ids, probabilities, seeds, keys. Exit code 1 for a fault."""
-    from tinyvit.progress import default_progress
-    from tinyvit.store_check import data_faults, faulty_units
+    from tinyvit.labelling.verify_data import data_faults, faulty_units
+    from tinyvit.runtime.progress import default_progress
 
     if replay and data is None:
         raise UserError("--replay needs the images: give their shards with --data")
@@ -84,7 +84,7 @@ def verify(
         if data is not None:
             result["faults"] += data_faults(opened, data, progress)
         if replay and data is not None and not result["faults"]:
-            from tinyvit.answer_check import replay_faults
+            from tinyvit.labelling.verify_answers import replay_faults
 
             sound = [unit for unit in opened.units() if unit not in units and unit not in missing]
             result["views_replayed"], found = replay_faults(
@@ -105,8 +105,8 @@ def verify(
 
 
 def _teacher_of(store: LogitStore) -> Teacher:
-    from tinyvit.pixels import default_device
-    from tinyvit.teachers import load_teacher
+    from tinyvit.models.teachers import load_teacher
+    from tinyvit.runtime.distributed import default_device
 
     return load_teacher(str(store.spec.teacher["name"]), default_device(), None, int(store.spec.teacher["input_size"]))
 
@@ -114,7 +114,7 @@ def _teacher_of(store: LogitStore) -> Teacher:
 @app.command()
 def diff(one: StorePath, two: StorePath, as_json: AsJson = False) -> None:
     """How two stores of the same shards differ; K and encoding may. Exit code 1 when they do."""
-    from tinyvit.progress import default_progress
+    from tinyvit.runtime.progress import default_progress
 
     stores = [LogitStore.open(location) for location in (one, two)]
     found = []
@@ -169,7 +169,7 @@ def merge(
 
 
 def _transfer(units: Iterator[Unit], target: str, most: int, as_json: bool) -> None:
-    from tinyvit.progress import default_progress
+    from tinyvit.runtime.progress import default_progress
 
     count = 0
     with default_progress().task("copy", most, "units") as bar:

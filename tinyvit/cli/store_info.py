@@ -32,7 +32,7 @@ def info(
 
     What was said is reckoned from up to 5,000 rows drawn at random.
     """
-    from tinyvit.store_facts import describe
+    from tinyvit.labelling.describe import describe
 
     opened = LogitStore.open(store)
     facts: dict[str, Any] = {**describe(opened), "answers": _answers(opened, data)}
@@ -49,10 +49,10 @@ def info(
 
 def _answers(store: LogitStore, data: str | None) -> dict[str, Any] | None:
     """Figures of some rows; None where there are none, or where they cannot be read, which `store verify` explains."""
-    from tinyvit.inspection import statistics
-    from tinyvit.inspection.answers import draw
-    from tinyvit.inspection.labels import label_rows, shards_of
-    from tinyvit.progress import default_progress
+    from tinyvit.reports import statistics
+    from tinyvit.reports.answers import draw
+    from tinyvit.reports.labels import label_rows, shards_of
+    from tinyvit.runtime.progress import default_progress
 
     index = shards_of(store, data, default_progress()) if data else None
     try:

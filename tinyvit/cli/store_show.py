@@ -21,7 +21,7 @@ from tinyvit.errors import UserError
 
 if TYPE_CHECKING:
     from tinyvit.data.index import ShardIndex
-    from tinyvit.inspection.answers import Answers
+    from tinyvit.reports.answers import Answers
 
 # Columns of a terminal that a picture takes; two of its rows are one of the terminal's.
 PICTURE = 28
@@ -55,8 +55,8 @@ def show_rows(
 
     Filters look through 50,000 rows drawn at random.
     """
-    from tinyvit.inspection.labels import shards_of
-    from tinyvit.progress import default_progress
+    from tinyvit.reports.labels import shards_of
+    from tinyvit.runtime.progress import default_progress
 
     opened, filtering = LogitStore.open(store), bool(label or wrong or low_mass is not None)
     if data is None and (label or wrong or pictures or png):
@@ -96,7 +96,7 @@ def _asked(
     store: LogitStore, key: str | None, epoch: int, shard: int, slot: int, count: int
 ) -> list[tuple[int, int, int]]:
     """(epoch, shard, slot) by number or by key."""
-    from tinyvit.store_facts import sample_of_key
+    from tinyvit.labelling.describe import sample_of_key
 
     if key is not None:
         shard, slot = sample_of_key(store, key)
@@ -113,9 +113,9 @@ def _found(
     store: LogitStore, index: ShardIndex | None, label: str | None, wrong: bool, low_mass: float | None
 ) -> list[tuple[int, int, int]]:
     """(epoch, shard, slot) of the views that the filters want, in no particular order."""
-    from tinyvit.inspection.answers import draw
-    from tinyvit.inspection.labels import label_rows
-    from tinyvit.progress import default_progress
+    from tinyvit.reports.answers import draw
+    from tinyvit.reports.labels import label_rows
+    from tinyvit.runtime.progress import default_progress
 
     answers = draw(store, SEARCHED, 0, default_progress())
     if low_mass is not None:
@@ -144,7 +144,7 @@ def _of_class(answers: Answers, label: str, names: Sequence[str] | None) -> Any:
 
 
 def _view(store: LogitStore, epoch: int, shard: int, slot: int, top: int) -> dict[str, Any]:
-    from tinyvit.store_facts import best_classes
+    from tinyvit.labelling.describe import best_classes
 
     rows, keys, names = store.read(epoch, shard), store.keys(shard), store.class_names
     place = {
@@ -180,7 +180,7 @@ def _table(view: dict[str, Any], title: str) -> Table:
 
 def _pictures(store: LogitStore, index: ShardIndex, chosen: Sequence[tuple[int, int, int]]) -> list[Any]:
     """The pixels of each view; None where there is none."""
-    from tinyvit.inspection.pictures import Place, remake
+    from tinyvit.reports.pictures import Place, remake
 
     shown = remake(store, index, [Place(shard, slot, (epoch,)) for epoch, shard, slot in chosen], 1)
     return [picture.views[0].pixels if picture.views else None for picture in shown]

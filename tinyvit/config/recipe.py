@@ -21,7 +21,6 @@ from logitstore import digest_of
 from tinyvit.config.contract import Contraction
 from tinyvit.config.detection import Detection
 from tinyvit.config.sections import Augment, Data, Engine, Label, Section, Stage, Student
-from tinyvit.data.place import coco_places, train_and_val
 from tinyvit.errors import UserError
 
 
@@ -91,16 +90,6 @@ class Recipe(Section):
     def augment_of(self, stage: Stage) -> Augment:
         """How the views of a stage are made."""
         return stage.augment or (self.labelling.augment if self.labelling else Augment())
-
-    def with_data(self, folder: str | Path | None) -> Recipe:
-        """The same recipe on other data: a place of .tar files, or one with `train` and `val` inside; for detection a
-        folder in COCO's layout.
-        """
-        if folder is None:
-            return self
-        train, val = coco_places(folder) if self.detection else train_and_val(folder)
-        here = {"train": train, "val": val}
-        return self.model_copy(update={"data": self.data.model_copy(update=here)})
 
 
 # A colour that YAML takes for a comment.

@@ -12,7 +12,8 @@ from tinyvit.config import Recipe, Stage
 from tinyvit.contraction.inherit import inherit
 from tinyvit.contraction.rounds import TRAIN, Candidate, Round, Score, SearchFolder
 from tinyvit.contraction.score import score
-from tinyvit.students import create_student, load_student, save_student
+from tinyvit.data.index import ShardIndex
+from tinyvit.models import create_student, load_student, save_student
 from tinyvit.training.folder import STATE
 from tinyvit.training.run import Run
 from tinyvit.training.train import train_stage
@@ -23,7 +24,9 @@ log = logging.getLogger("tinyvit")
 BEGIN = "begin"
 
 
-def train_candidate(run: Run, folder: SearchFolder, of: Round, candidate: Candidate, held_out: frozenset[int]) -> Score:
+def train_candidate(
+    run: Run[ShardIndex], folder: SearchFolder, of: Round, candidate: Candidate, held_out: frozenset[int]
+) -> Score:
     """Train and score a candidate, or what is left to do of that; returns its score, which is kept.
 
     `run` is one on the store, of the recipe that is contracted, and the shards that candidates are trained on.
@@ -65,7 +68,7 @@ def short_stage(recipe: Recipe, epochs: int) -> Stage:
     return stage.model_copy(update={"epochs": epochs, "warmup_epochs": warmup, "seed": plan.seed})
 
 
-def _begin(run: Run, parent: Path, folder: Path, candidate: Candidate) -> None:
+def _begin(run: Run[ShardIndex], parent: Path, folder: Path, candidate: Candidate) -> None:
     """The weights that a candidate inherits, in a folder that appears whole."""
     student = candidate.point.student(run.recipe.student, None)
     before = load_student(parent)

@@ -12,7 +12,7 @@ from torch import nn
 
 from tinyvit.config import Space, Student
 from tinyvit.errors import UserError
-from tinyvit.students import create_student
+from tinyvit.models import create_student
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from logitstore import write_whole
 from tinyvit.config import Recipe
 from tinyvit.contraction.rounds import TRAIN, Candidate, Round, Score, SearchFolder
-from tinyvit.inspection.plot import BLUE, RED
+from tinyvit.reports.plot import BLUE, RED
 from tinyvit.training.folder import write_json
 
 STUDENT, PATH, PICTURE = "student.yaml", "path.json", "path.png"

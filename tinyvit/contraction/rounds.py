@@ -13,7 +13,7 @@ from typing import Any
 from tinyvit.contraction.costs import Costs
 from tinyvit.contraction.point import Point
 from tinyvit.errors import UserError
-from tinyvit.students import WEIGHTS
+from tinyvit.models import WEIGHTS
 from tinyvit.training.folder import read_json, write_json
 
 ROUND, SCORE, SEARCH = "round.json", "score.json", "search.json"

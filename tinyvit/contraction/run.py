@@ -12,9 +12,10 @@ from tinyvit.config import Recipe
 from tinyvit.contraction.result import write_result
 from tinyvit.contraction.rounds import Round
 from tinyvit.contraction.search import Search
-from tinyvit.progress import Progress
-from tinyvit.training.run import open_run
-from tinyvit.world import World
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.progress import Progress
+from tinyvit.tasks.run import open_run
+from tinyvit.tasks.signals import StoredSignals
 
 
 def open_search(
@@ -23,7 +24,7 @@ def open_search(
 ) -> Search:  # fmt: skip
     """The search of a recipe on a store that was found to fit it, in a folder: a new one, or one to go on with."""
     run = open_run(recipe, folder.resolve(), [recipe.contract.stage], workers, progress, world)
-    return Search(replace(run, store=store, stop=stop or Event()))
+    return Search(replace(run, signals=StoredSignals(store), stop=stop or Event()))
 
 
 def contract(search: Search) -> dict[str, Any]:

@@ -6,14 +6,15 @@ import torch
 from torch import nn
 
 from tinyvit.config import Residual
+from tinyvit.data.index import ShardIndex
 from tinyvit.data.loader import run_streams
-from tinyvit.data.training_views import Replayed, TrainingViews, counts_of
+from tinyvit.data.training_views import TrainingViews, counts_of
 from tinyvit.errors import UserError
-from tinyvit.pixels import normalise
-from tinyvit.students import colours, input_size
-from tinyvit.training.losses import agreement, distillation_loss
+from tinyvit.models import colours, input_size
+from tinyvit.targets.losses import agreement, distillation_loss
 from tinyvit.training.network import precision_of
 from tinyvit.training.run import Run
+from tinyvit.views.pixels import normalise
 
 # Views that are answered together.
 TOGETHER = 250
@@ -21,35 +22,34 @@ TOGETHER = 250
 
 @torch.inference_mode()
 def score(
-    student: nn.Module, run: Run, shards: frozenset[int], epochs: int, residual: Residual
+    student: nn.Module, run: Run[ShardIndex], shards: frozenset[int], epochs: int, residual: Residual
 ) -> tuple[float, float, int]:
     """(loss in nats, agreement in percent, views) of the first stored epochs of these shards of a run on a store.
 
     The loss is that of training: it also tells answers apart whose best class is the same. UserError where no view
     of theirs has an answer.
     """
-    assert run.store
-    device, spec = run.world.device, run.store.spec
+    device, source = run.world.device, run.taught
     model = student.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean, std = colours(model)
-    images = sum(counts_of(run.index, shards))
+    images = sum(counts_of(run.data, shards))
     views = [
         TrainingViews(
-            index=run.index,
+            index=run.data,
             augment=run.recipe.label.augment,
             decode=run.recipe.data.decode,
             size=input_size(model),
-            num_classes=spec.num_classes,
+            num_classes=source.num_classes,
             # Of about that size, and so that few views are left over.
             batch_size=images // -(-images // TOGETHER),
             epoch=epoch,
             seed=0,
-            replayed=Replayed(epoch, spec.run_seed, run.store.location),
+            replayed=source.replayed(epoch, frozenset()),
             missing="skip",
             broken="skip",
             shards=shards,
         )
-        for epoch in range(min(epochs, spec.epochs))
+        for epoch in range(min(epochs, source.epochs))
     ]
     dtype = precision_of(run.recipe.engine.precision, device)
     sums, seen = torch.zeros(2, dtype=torch.float64, device=device), 0
@@ -58,12 +58,12 @@ def score(
             for batch in batches:
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     logits = model(normalise(batch.views, mean, std, device))
-                signal = batch.signal.to(device)
+                signal = source.signal(batch, device)
                 loss = distillation_loss(logits, signal, residual)
                 sums += torch.stack([loss.sum(), agreement(logits, signal).sum()]).double()
                 seen += len(batch)
                 bar.advance(len(batch))
     if not seen:
-        raise UserError(f"no view of the shards {sorted(shards)} has an answer in {run.store.location}; label them")
+        raise UserError(f"no view of the shards {sorted(shards)} has an answer in the store; label them")
     loss_sum, agreed = sums.tolist()
     return loss_sum / seen, 100 * agreed / seen, seen

@@ -23,9 +23,10 @@ from tinyvit.contraction.meter import Meter, device_of
 from tinyvit.contraction.neighbours import neighbours
 from tinyvit.contraction.point import Point, check, floor
 from tinyvit.contraction.rounds import Candidate, Round, SearchFolder
+from tinyvit.data.index import ShardIndex
 from tinyvit.errors import UserError
-from tinyvit.provenance import library_versions, now
-from tinyvit.students import input_size
+from tinyvit.models import input_size
+from tinyvit.runtime.provenance import library_versions, now
 from tinyvit.training.network import precision_of
 from tinyvit.training.run import Run
 
@@ -40,13 +41,12 @@ TrainAll = Callable[[Round], None]
 class Search:
     """The search of a recipe in a run on a store. UserError for an impossible budget, or a space without steps."""
 
-    def __init__(self, run: Run) -> None:
-        assert run.store
+    def __init__(self, run: Run[ShardIndex]) -> None:
         recipe = run.recipe
         self.plan = plan = recipe.contract
         self.first = Point.of(recipe.student)
         check(self.first, plan.space)
-        self.held_out, shards = divide(len(run.index), plan.held_out, plan.share, plan.seed)
+        self.held_out, shards = divide(len(run.data), plan.held_out, plan.share, plan.seed)
         self.run = replace(run, shards=shards)
         self.budget = Bounds(plan.budget.bounds)
         self.folder = SearchFolder(run.folder, _digest(recipe, run))
@@ -134,8 +134,7 @@ class Search:
         """Measures beside the first student."""
         recipe = self.run.recipe
         device = device_of(self.plan.device) if self.plan.device else self.run.world.device
-        assert self.run.store
-        classes = self.plan.classes or self.run.store.spec.num_classes
+        classes = self.plan.classes or self.run.taught.num_classes
         size = input_size(self.first.build(recipe.student, 1, 0))
         dtype = precision_of(recipe.engine.precision, device)
         return Meter(self.first, recipe.student, size, classes, self.plan, device, dtype)
@@ -154,14 +153,13 @@ def divide(shards: int, held_out: float, share: float, seed: int) -> tuple[froze
     return frozenset(order[:held]), frozenset(order[held : held + trained])
 
 
-def _digest(recipe: Recipe, run: Run) -> str:
+def _digest(recipe: Recipe, run: Run[ShardIndex]) -> str:
     """Of everything that decides the path, but how fast the machine is."""
-    assert run.store
     record = recipe.record()
     # A search may go on with other settings of the engine, with shards elsewhere, and with other next steps.
     parts = {name: record[name] for name in ("label", "student", "stages")}
     parts["contract"] = {name: value for name, value in record["contract"].items() if name not in NEXT_STEPS}
-    return digest_of([parts, run.store.spec.to_attributes(), list(run.index.table.sha256)])
+    return digest_of([parts, run.taught.identity(), list(run.data.table.sha256)])
 
 
 def _tell(done: Round) -> None:

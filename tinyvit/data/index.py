@@ -26,7 +26,7 @@ from tinyvit.data.join import IndexedShard, key_digest
 from tinyvit.data.place import Place
 from tinyvit.data.shards import BLOCK, extents, image_suffix
 from tinyvit.errors import UserError
-from tinyvit.progress import Progress
+from tinyvit.runtime.progress import Progress
 
 INDEX_NAME = "index.json"
 FORMAT = 2

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyvit.config import Augment, Decode
-from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.shards import Sample
 from tinyvit.errors import UserError
-from tinyvit.replay import NoView, mix_of, partners, views
+from tinyvit.views import NoView, mix_of, partners, views
+from tinyvit.views.images import BrokenImage, EncodedImage
 
 Pixels = NDArray[np.uint8]
 

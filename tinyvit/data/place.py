@@ -17,6 +17,7 @@ from braceexpand import braceexpand
 
 from logitstore import Objects, Part, StoreError, WholeOnly, open_objects
 from tinyvit.classes import read_class_list
+from tinyvit.config import Recipe
 from tinyvit.data.folders import hidden, no_shards
 from tinyvit.data.shards import COMPRESSED_TARS
 from tinyvit.errors import UserError
@@ -229,6 +230,16 @@ def _split(address: str, local: bool) -> tuple[str, str]:
 
 def _on_hub(folder: str) -> str:
     return unquote(folder.removeprefix(HUB))
+
+
+def resolve_data(recipe: Recipe, location: str | Path | None) -> Recipe:
+    """The recipe on other data: a place of .tar files, or one with `train` and `val` inside; for detection a folder in
+    COCO's layout. None: as it is.
+    """
+    if location is None:
+        return recipe
+    train, val = coco_places(location) if recipe.detection else train_and_val(location)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": train, "val": val})})
 
 
 def train_and_val(location: str | Path) -> tuple[str, str | None]:

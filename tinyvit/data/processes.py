@@ -60,9 +60,7 @@ class DataProcess:
 
     def __init__(self, make: Make, number: int, count: int) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(
-            ["tinyvit.replay_check", "tinyvit.data.training_views", "tinyvit.data.unit_views"]
-        )
+        context.set_forkserver_preload(["tinyvit.data.training_views", "tinyvit.data.unit_views"])
         _start_fork_server()
         self._connection, theirs = context.Pipe()
         self._process = context.Process(

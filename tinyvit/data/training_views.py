@@ -19,13 +19,13 @@ from torch import Tensor
 
 from logitstore import LogitStore, Rows
 from tinyvit.config import Augment, Broken, Decode, Missing
-from tinyvit.data.images import BrokenImage
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.made_views import MadeViews, Pictures
 from tinyvit.data.order import Division, EpochOrder, EpochSequence
 from tinyvit.errors import UserError
-from tinyvit.replay import partners, view_seeds
-from tinyvit.signal import TeacherSignal
+from tinyvit.targets.signal import TeacherSignal
+from tinyvit.views import partners, view_seeds
+from tinyvit.views.images import BrokenImage
 
 
 @dataclass(frozen=True)

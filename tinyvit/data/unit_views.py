@@ -11,10 +11,10 @@ from torch import Tensor
 
 from logitstore import Unit
 from tinyvit.config import Augment, Decode
-from tinyvit.data.images import BrokenImage
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.made_views import Pictures
-from tinyvit.replay import PAIRING_BLOCK, partners, probe_slots, view_digest, view_seeds
+from tinyvit.views import PAIRING_BLOCK, partners, probe_slots, view_digest, view_seeds
+from tinyvit.views.images import BrokenImage
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tinyvit.config import Decode
-from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.detection.document import name_of, read_document
 from tinyvit.detection.masks import decoded_mask, mask_fault, pycocotools_mask
 from tinyvit.errors import UserError
+from tinyvit.views.images import BrokenImage, EncodedImage
 
 # Pixels: what is thinner has no area. A box of less might have none left once it is resized, or counted from the right.
 THIN = 0.01

@@ -15,7 +15,7 @@ from logitstore import write_whole
 from tinyvit.config import Decode, Detection, Student
 from tinyvit.detection.model import create_detector
 from tinyvit.errors import UserError
-from tinyvit.students import WEIGHTS, load_weights
+from tinyvit.models import WEIGHTS, load_weights
 from tinyvit.training.folder import read_json, write_json
 
 DETECTOR = "detector.json"

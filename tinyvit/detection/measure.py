@@ -16,8 +16,8 @@ from tinyvit.data.loader import run_streams
 from tinyvit.detection.coco import CocoSet, Target
 from tinyvit.detection.masks import encoded_mask, pycocotools_mask
 from tinyvit.detection.scenes import EvaluationScenes
-from tinyvit.progress import Bar
-from tinyvit.world import World
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.progress import Bar
 
 # COCOeval's first figures, in its order.
 FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")

@@ -18,8 +18,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from tinyvit.config import Detection, Student
 from tinyvit.detection.cascade import CascadeHeads
 from tinyvit.errors import UserError
-from tinyvit.students import colours, create_student, tuples, weights_of
-from tinyvit.trial import foreign
+from tinyvit.models import colours, create_student, tuples, weights_of
+from tinyvit.runtime.foreign import foreign
 
 # Width to height of the anchors at each place.
 RATIOS = (0.5, 1.0, 2.0)

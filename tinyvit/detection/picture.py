@@ -12,8 +12,8 @@ from matplotlib.patches import Rectangle
 
 from logitstore import write_whole
 from tinyvit.detection.coco import CocoSet, Target
-from tinyvit.inspection.plot import BLUE, RED, literal
-from tinyvit.pages import short_name
+from tinyvit.reports.pages import short_name
+from tinyvit.reports.plot import BLUE, RED, literal
 
 
 def draw_found(

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
-from tinyvit.data.images import BrokenImage, reading
 from tinyvit.data.loader import run_stream
-from tinyvit.data.rgb import SIDEWAYS, UPRIGHT, opened, orientation_of, stored_size
 from tinyvit.detection.coco import CocoSet
 from tinyvit.errors import UserError
-from tinyvit.progress import Progress
-from tinyvit.world import World
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.progress import Progress
+from tinyvit.views.images import BrokenImage, reading
+from tinyvit.views.rgb import SIDEWAYS, UPRIGHT, opened, orientation_of, stored_size
 
 log = logging.getLogger("tinyvit")
 

@@ -20,11 +20,11 @@ from tinyvit.doctor.sample import ask, draw
 from tinyvit.doctor.shards import Shards
 from tinyvit.doctor.store import check_libraries, check_store, check_views, open_store
 from tinyvit.errors import UserError
-from tinyvit.lease import own_device
-from tinyvit.plan import Work, plan
-from tinyvit.progress import Progress
-from tinyvit.store_facts import describe, stored_decode
-from tinyvit.teachers import Teacher, load_teacher
+from tinyvit.labelling.describe import describe, stored_decode
+from tinyvit.labelling.plan import Work, plan
+from tinyvit.models.teachers import Teacher, load_teacher
+from tinyvit.runtime.gpu_lock import own_device
+from tinyvit.runtime.progress import Progress
 
 OF_TEACHER = ("class order", "mean and std", "interpolation", "resolution")
 

@@ -11,8 +11,8 @@ from tinyvit.doctor.finding import Finding
 from tinyvit.doctor.orders import Order
 from tinyvit.doctor.sample import Sample, ask
 from tinyvit.errors import UserError
-from tinyvit.progress import Progress
-from tinyvit.teachers import Teacher
+from tinyvit.models.teachers import Teacher
+from tinyvit.runtime.progress import Progress
 
 FILTERS = ("bicubic", "bilinear", "nearest")
 # Nats a picture: what is less is not worth a change.

@@ -20,8 +20,8 @@ from tinyvit.doctor.evidence import losses, right, surely_more
 from tinyvit.doctor.finding import Finding, State
 from tinyvit.doctor.orders import Order
 from tinyvit.doctor.sample import ask
-from tinyvit.progress import Progress
-from tinyvit.teachers import Teacher
+from tinyvit.models.teachers import Teacher
+from tinyvit.runtime.progress import Progress
 
 CHECK = "mean and std"
 NORMALISATIONS = {

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from tinyvit.config import Decode
-from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.data.index import ShardIndex
 from tinyvit.evaluation.pictures import Labelled
 from tinyvit.evaluation.views import EvaluationViews
-from tinyvit.progress import Progress
-from tinyvit.teachers import Teacher
+from tinyvit.models.teachers import Teacher
+from tinyvit.runtime.progress import Progress
+from tinyvit.views.images import BrokenImage, EncodedImage
 
 # Labels are counted in so many samples, a few from each of many places, for shards may be in the order of classes.
 TALLIED, TOGETHER = 2048, 16

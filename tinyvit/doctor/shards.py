@@ -9,7 +9,7 @@ from tinyvit.data.index import ShardIndex, index_shards, shard_faults
 from tinyvit.data.place import Place, train_and_val
 from tinyvit.doctor.finding import Finding
 from tinyvit.errors import UserError
-from tinyvit.progress import Progress
+from tinyvit.runtime.progress import Progress
 
 # Of many damaged shards the first are named.
 NAMED = 5

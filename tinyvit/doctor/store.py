@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from logitstore import LogitStore, StoreError
-from tinyvit.answer_check import replay_faults
 from tinyvit.config import Decode
 from tinyvit.data.index import ShardIndex
 from tinyvit.doctor.finding import Finding
 from tinyvit.errors import UserError
-from tinyvit.progress import Progress
-from tinyvit.provenance import library_versions, version_changes
-from tinyvit.replay_check import check_replay, reading_differences
-from tinyvit.store_check import data_differences
-from tinyvit.store_facts import stored_augment, stored_decode
-from tinyvit.teachers import Teacher
+from tinyvit.labelling.describe import stored_augment, stored_decode
+from tinyvit.labelling.verify_answers import replay_faults
+from tinyvit.labelling.verify_data import data_differences
+from tinyvit.labelling.verify_replay import check_replay, reading_differences
+from tinyvit.models.teachers import Teacher
+from tinyvit.runtime.progress import Progress
+from tinyvit.runtime.provenance import library_versions, version_changes
 
 # Views that are made again and shown to the teacher.
 ASKED_AGAIN = 16

@@ -15,7 +15,7 @@ from tinyvit.evaluation.measure import Evaluation
 from tinyvit.evaluation.pictures import DataSet
 from tinyvit.evaluation.published import find_set, missing, open_set
 from tinyvit.evaluation.subject import Subject
-from tinyvit.progress import Progress
+from tinyvit.runtime.progress import Progress
 
 # AlexNet's mean errors over the severities, as the authors' code has them (github.com/hendrycks/robustness).
 ALEXNET = {

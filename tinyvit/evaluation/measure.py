@@ -19,11 +19,11 @@ from tinyvit.evaluation.matching import Matching
 from tinyvit.evaluation.pictures import LabelledPictures
 from tinyvit.evaluation.subject import Subject
 from tinyvit.evaluation.views import EvaluationViews, UsableViews
-from tinyvit.pixels import normalise
-from tinyvit.progress import Bar, Progress
-from tinyvit.signal import answered, refuse_probabilities
-from tinyvit.trial import foreign
-from tinyvit.world import World
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.foreign import foreign
+from tinyvit.runtime.progress import Bar, Progress
+from tinyvit.targets.signal import answered, refuse_probabilities
+from tinyvit.views.pixels import normalise
 
 # Of the confidence, for the calibration error (Guo et al. 2017 use 15).
 BINS = 15

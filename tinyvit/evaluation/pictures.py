@@ -14,9 +14,9 @@ from logitstore import ShardTable, digest_of
 from tinyvit.classes import match_classes, named_classes
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import key_digest
-from tinyvit.data.sources import Picture, is_image_folder, pictures_of
+from tinyvit.datasets.sources import Picture, is_image_folder, pictures_of
 from tinyvit.errors import UserError
-from tinyvit.progress import Progress
+from tinyvit.runtime.progress import Progress
 
 # Of an image folder: pictures that are read, cached and counted together, as those of a shard are.
 PART = 1000

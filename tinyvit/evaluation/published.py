@@ -15,10 +15,10 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from tinyvit.classes import match_classes, synsets
-from tinyvit.data.sources import unsorted
+from tinyvit.datasets.sources import unsorted
 from tinyvit.errors import UserError
 from tinyvit.evaluation.pictures import FolderPictures, Labelled, Relabelled, open_pictures, renumbered
-from tinyvit.progress import Progress
+from tinyvit.runtime.progress import Progress
 
 # A file of ImageNet-1k's validation set.
 VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})")

@@ -12,10 +12,10 @@ from torch import nn
 
 from tinyvit.classes import imagenet_classes
 from tinyvit.config import Decode
-from tinyvit.data.images import record_of
 from tinyvit.errors import UserError
-from tinyvit.students import class_names, colours, decode_of, input_size, load_student, timm_config
-from tinyvit.teachers import SOURCES, Teacher, load_teacher, logits_of
+from tinyvit.models import class_names, colours, decode_of, input_size, load_student, timm_config
+from tinyvit.models.teachers import SOURCES, Teacher, load_teacher, logits_of
+from tinyvit.views.images import record_of
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from timm.data.transforms_factory import transforms_imagenet_eval
 from torch import Tensor
 
 from tinyvit.config import Decode
-from tinyvit.data.images import BrokenImage, EncodedImage
 from tinyvit.errors import UserError
 from tinyvit.evaluation.pictures import Labelled, LabelledPictures
+from tinyvit.views.images import BrokenImage, EncodedImage
 
 
 class EvaluationBatch(NamedTuple):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tinyvit.errors import UserError
+from tinyvit.runtime.foreign import foreign
 from tinyvit.training.run import Run
 from tinyvit.training.task import EpochViews, Task
-from tinyvit.trial import foreign, lone_norms
 
 
-def refuse_untrainable(run: Run, name: str, task: Task) -> None:
+def refuse_untrainable(run: Run[Any], name: str, task: Task) -> None:
     """UserError for a network that does not take the pictures it will be given, or is given too few at a time.
 
     Of a part of a step with a single picture, batch norm may see a single value, which torch refuses.
@@ -36,3 +41,28 @@ def refuse_empty_epochs(name: str, epoch: int, done: int, views: list[EpochViews
     for number, one in enumerate(views, epoch):
         if not one.steps + (done if number == epoch else 0):
             raise UserError(f"stage {name}: epoch {number + 1} has no whole batch of views with answers")
+
+
+def lone_norms(network: nn.Module, picture: Tensor) -> list[str]:
+    """The batch norm layers that see a single value of each channel of a picture [1, 3, H, W].
+
+    Of a single value there is no spread: torch refuses to train on such a picture alone.
+    """
+    found: list[str] = []
+
+    def look(name: str, _layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs[0].numel() == inputs[0].shape[1]:
+            found.append(name)
+
+    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, _BatchNorm)]
+    hooks = [layer.register_forward_pre_hook(partial(look, name)) for name, layer in layers]
+    training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            network(picture)
+    finally:
+        network.train(training)
+        for hook in hooks:
+            hook.remove()
+    return found

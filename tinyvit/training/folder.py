@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from logitstore import write_whole
-from tinyvit.checkpoint import read_checkpoint
 from tinyvit.errors import UserError
+from tinyvit.runtime.checkpoint import read_checkpoint
 from tinyvit.training.journal import METRICS, read_lines
 
 STATE = "state.pt"

@@ -9,8 +9,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from logitstore import digest_of, write_whole
-from tinyvit.curves import import_wandb
-from tinyvit.trial import foreign
+from tinyvit.runtime.foreign import foreign
+from tinyvit.runtime.wandb import import_wandb
 
 METRICS = "metrics.jsonl"
 

@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tinyvit.config import Engine
 from tinyvit.errors import UserError
-from tinyvit.trial import foreign
-from tinyvit.world import World
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.foreign import foreign
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinyvit.memory import peak_mib
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.memory import peak_mib
 from tinyvit.training.task import Batch
-from tinyvit.world import World
 
 # Those of the totals that the device counts.
 COUNTED = ("loss", "agreed", "images", "skipped", "labelled", "dropped")

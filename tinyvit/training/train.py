@@ -13,31 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from logitstore import digest_of
-from tinyvit.config import Stage
-from tinyvit.detection.task import Detecting
 from tinyvit.errors import UserError
-from tinyvit.provenance import library_versions, now
+from tinyvit.runtime.provenance import library_versions, now
 from tinyvit.training.beforehand import refuse_untrainable
-from tinyvit.training.classification import Classification
 from tinyvit.training.folder import RESULT, StageFolder, read_json
 from tinyvit.training.network import precision_of
-from tinyvit.training.run import Run, of_stage
+from tinyvit.training.run import Run, TaskType
 from tinyvit.training.task import Task
 from tinyvit.training.trainer import Trainer
 
 log = logging.getLogger("tinyvit")
 
 
-def train(run: Run, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
+def train(run: Run[Any], stages: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Run the named stages in order, each from the weights of the one before; yields the result of each.
 
     UserError, before the first one begins, for a stage that learns from a teacher where there is none.
     """
     needy = [name for name in stages if run.recipe.stages[name].target == "teacher"]
-    if needy and not (run.store or run.teacher):
+    if needy and run.signals is None:
         raise UserError(f"the stage {needy[0]!r} learns from a store; give one, or name stages on labels only")
-    if run.teacher and needy:
-        run.teacher.try_size(run.recipe.label.input_size)
+    if run.signals and needy:
+        run.signals.try_teacher()
     for name in stages[1:]:
         refuse_stage(run, name)
     before: Path | None = None
@@ -46,30 +43,30 @@ def train(run: Run, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
         before = run.folder / name
 
 
-def refuse_stage(run: Run, name: str) -> None:
+def refuse_stage(run: Run[Any], name: str) -> None:
     """UserError for a stage that could not begin after others, as far as that is known before they are done.
 
     One that is done is not looked at again.
     """
     if read_json(run.folder / name, RESULT) is not None:
         return
-    run = of_stage(run, name)
+    run = _kind(run, name).of_stage(run, name)
     fresh = run.recipe.student.model_copy(update={"checkpoint": None})
     task = _open_task(replace(run, recipe=run.recipe.model_copy(update={"student": fresh})), name, None)
     if run.recipe.data.val:
         task.validation(1, precision_of(run.recipe.engine.precision, run.world.device))
 
 
-def train_stage(run: Run, name: str, before: Path | None) -> dict[str, Any]:
+def train_stage(run: Run[Any], name: str, before: Path | None) -> dict[str, Any]:
     """Run one stage, from the weights in the folder `before` or from fresh ones, and return its result.
 
     The result holds stage, epochs, images_per_s, the last epoch's metrics, `val` (an Evaluation, for stages on
     labels with validation shards), `best` likewise, and `checkpoint`, a folder that timm loads. A finished stage is
     not done again. Stopped when the run is told to stop, after its state was saved.
     """
-    record, run = _record(run), of_stage(run, name)
+    record, run = _record(run), _kind(run, name).of_stage(run, name)
     stage = run.recipe.stages[name]
-    folder = StageFolder(run.folder / name, _stage_digest(run, stage, before))
+    folder = StageFolder(run.folder / name, _stage_digest(run, name, before))
     state = folder.read_state(run.world.device)
     _refuse_apart(run, state)
     if state and (result := read_json(folder.path, RESULT)):
@@ -86,7 +83,7 @@ def train_stage(run: Run, name: str, before: Path | None) -> dict[str, Any]:
     return result
 
 
-def _refuse_apart(run: Run, state: dict[str, Any] | None) -> None:
+def _refuse_apart(run: Run[Any], state: dict[str, Any] | None) -> None:
     """Ranks on several machines must see one run folder, or each would go on from another state."""
     here = 0 if state is None else 1 + (state["epoch"] << 32) + state["step"]
     if run.world.highest(here) != -run.world.highest(-here):
@@ -95,30 +92,28 @@ def _refuse_apart(run: Run, state: dict[str, Any] | None) -> None:
         )
 
 
-def _open_task(run: Run, name: str, before: Path | None) -> Task:
-    task = _kind(run.recipe.stages[name])(run, name, before)
+def _open_task(run: Run[Any], name: str, before: Path | None) -> Task:
+    task = _kind(run, name)(run, name, before)
     refuse_untrainable(run, name, task)
     return task
 
 
-def _kind(stage: Stage) -> type[Classification] | type[Detecting]:
-    """The kind of task that a stage is."""
-    return Detecting if stage.target == "boxes" else Classification
+def _kind(run: Run[Any], name: str) -> TaskType:
+    return run.tasks[run.recipe.stages[name].target]
 
 
-def _stage_digest(run: Run, stage: Stage, before: Path | None) -> str:
+def _stage_digest(run: Run[Any], name: str, before: Path | None) -> str:
     """Of everything that decides the outcome of a stage."""
     earlier = read_json(before, RESULT) if before else None
-    return digest_of(_kind(stage).identity(run, stage, earlier["digest"] if earlier else None))
+    stage = run.recipe.stages[name]
+    return digest_of(_kind(run, name).identity(run, stage, earlier["digest"] if earlier else None))
 
 
-def _record(run: Run) -> dict[str, Any]:
+def _record(run: Run[Any]) -> dict[str, Any]:
     return {
         "recipe": run.recipe.record(),
         "recipe_digest": run.recipe.digest(),
-        "store": run.store.location if run.store else None,
-        "store_digest": digest_of(run.store.spec.to_attributes()) if run.store else None,
-        "online_teacher": run.teacher.name if run.teacher else None,
+        **(run.signals.record() if run.signals else {"store": None, "store_digest": None, "online_teacher": None}),
         "libraries": library_versions(),
         "device": str(run.world.device),
         "ranks": run.world.size,

@@ -14,8 +14,8 @@ from torch import Tensor
 from logitstore import digest_of
 from tinyvit.data.loader import run_streams
 from tinyvit.errors import Stopped, UserError
-from tinyvit.progress import Bar
-from tinyvit.provenance import now
+from tinyvit.runtime.progress import Bar
+from tinyvit.runtime.provenance import now
 from tinyvit.training.beforehand import refuse_empty_epochs
 from tinyvit.training.folder import BEST, StageFolder
 from tinyvit.training.journal import Journal
@@ -34,7 +34,7 @@ GO_ON, SAVE, STOP = range(3)
 class Trainer:
     """One stage under way: its network, optimiser and task, and how far it is."""
 
-    def __init__(self, run: Run, name: str, folder: StageFolder, task: Task) -> None:
+    def __init__(self, run: Run[Any], name: str, folder: StageFolder, task: Task) -> None:
         self.settings, self.name, self.folder, self.task = run, name, folder, task
         self.stage = stage = run.recipe.stages[name]
         self.network = Network(task.model, run.recipe.engine, run.world, stage.eval_batch_norm, task.one_size)

@@ -19,12 +19,12 @@ from tinyvit.errors import UserError
 from tinyvit.evaluation.pictures import DataSet
 from tinyvit.evaluation.subject import Subject
 from tinyvit.evaluation.views import EvaluationViews
-from tinyvit.pixels import normalise
-from tinyvit.progress import Progress
-from tinyvit.provenance import library_versions, now, version_changes
-from tinyvit.replay import probe_slots, view_digest
-from tinyvit.teachers import weights_digest
-from tinyvit.trial import foreign
+from tinyvit.models.teachers import weights_digest
+from tinyvit.runtime.foreign import foreign
+from tinyvit.runtime.progress import Progress
+from tinyvit.runtime.provenance import library_versions, now, version_changes
+from tinyvit.views import probe_slots, view_digest
+from tinyvit.views.pixels import normalise
 
 Span = tuple[int, range]
 # Seconds between looks at what other runs have done.

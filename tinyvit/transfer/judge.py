@@ -21,15 +21,15 @@ from tinyvit.evaluation import Evaluation, Subject, evaluate, load_subject, open
 from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, open_corrupted, prepared
 from tinyvit.evaluation.pictures import DataSet
 from tinyvit.evaluation.published import SETS, find_set, open_set
-from tinyvit.progress import Progress
-from tinyvit.teachers import weights_digest
+from tinyvit.models.teachers import weights_digest
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.progress import Progress
 from tinyvit.training.folder import read_json, write_json
 from tinyvit.training.network import precision_of
 from tinyvit.transfer.accuracy import Accuracy
 from tinyvit.transfer.features import Extractor, Split
 from tinyvit.transfer.few_shot import few_shot
 from tinyvit.transfer.heads import linear_probe, nearest_neighbours, need_scikit_learn
-from tinyvit.world import World
 
 log = logging.getLogger("tinyvit")
 

@@ -9,8 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from logitstore import write_whole
-from tinyvit.inspection.plot import COLOURS, Plot, literal, plot
-from tinyvit.pages import render
+from tinyvit.reports.pages import render
+from tinyvit.reports.plot import COLOURS, Plot, literal, plot
 from tinyvit.transfer.scorecard import figure_of, lines, told
 
 # Inches of a plot for each figure, and for what is around them.

@@ -19,9 +19,10 @@ from tinyvit.contraction.count import count
 from tinyvit.contraction.point import Point
 from tinyvit.contraction.run import contract, open_search
 from tinyvit.contraction.search import divide
+from tinyvit.data.place import resolve_data
 from tinyvit.errors import UserError
-from tinyvit.progress import SilentProgress
-from tinyvit.students import input_size, load_student
+from tinyvit.models import input_size, load_student
+from tinyvit.runtime.progress import SilentProgress
 from tinyvit.training.folder import read_epochs
 
 
@@ -167,7 +168,7 @@ def test_bad_input_is_one_line(case: str, small_data: Path, small_store: LogitSt
     changes, expected = WRONG[case]
 
     def begin() -> None:
-        recipe = load_recipe("contract-example", [*SHORT_SEARCH, *changes]).with_data(small_data)
+        recipe = resolve_data(load_recipe("contract-example", [*SHORT_SEARCH, *changes]), small_data)
         contract(open_search(recipe, tmp_path / "s", small_store, 0, SilentProgress()))
 
     with pytest.raises(UserError) as fault:

@@ -12,7 +12,7 @@ from tinyvit.contraction.count import count
 from tinyvit.contraction.neighbours import neighbours
 from tinyvit.contraction.point import Point, check, floor, steps
 from tinyvit.errors import UserError
-from tinyvit.students import create_student
+from tinyvit.models import create_student
 
 PAPER = {
     "tiny_vit_5m_224": (Point((64, 128, 160, 320), (2, 2, 6, 2), (7, 14, 7), 4, 4, 32), 5.4e6, 1.3e9),

@@ -13,9 +13,10 @@ from tinyvit.config import Recipe, load_recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_stream
 from tinyvit.data.made_views import make_views
+from tinyvit.data.place import resolve_data
 from tinyvit.data.training_views import Batch, Replayed, TrainingViews
-from tinyvit.progress import LogProgress
-from tinyvit.replay import view_digest
+from tinyvit.runtime.progress import LogProgress
+from tinyvit.views import view_digest
 
 
 def stream(recipe: Recipe, store: LogitStore | None, stored_epoch: int = 1, **changes: object) -> TrainingViews:
@@ -47,7 +48,7 @@ def main(data: str, store: str, out: str, *changes: str) -> None:
     """A rank: read its share with real worker processes, step by step beside the others; rank 0 writes it all down."""
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
-    recipe = load_recipe("example", json.loads(changes[1])).with_data(data)
+    recipe = resolve_data(load_recipe("example", json.loads(changes[1])), data)
     views = stream(recipe, LogitStore.open(store), rank=rank, world=world, **json.loads(changes[0]))
     mine = []
     for batch in run_stream(views, workers=2):

@@ -19,10 +19,10 @@ from logitstore import ShardTable
 from tinyvit.data import index as index_module
 from tinyvit.data.index import INDEX_NAME, ShardIndex, index_shards
 from tinyvit.data.join import key_digest
-from tinyvit.data.make import write_shards
-from tinyvit.data.sources import Picture
+from tinyvit.datasets.make import write_shards
+from tinyvit.datasets.sources import Picture
 from tinyvit.errors import UserError
-from tinyvit.progress import LogProgress
+from tinyvit.runtime.progress import LogProgress
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from tinyvit.config import Augment
 from tinyvit.data import order as order_module
 from tinyvit.data.order import EpochOrder, EpochSequence
-from tinyvit.replay import partners, view_seeds
+from tinyvit.views import partners, view_seeds
 
 SAMPLES = (300, 0, 7, 1200, 1, 640, 333)
 

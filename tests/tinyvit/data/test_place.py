@@ -24,9 +24,9 @@ from logitstore.objects import RemoteObjects
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_stream
-from tinyvit.data.place import Place, train_and_val
+from tinyvit.data.place import Place, resolve_data, train_and_val
 from tinyvit.errors import UserError
-from tinyvit.progress import LogProgress
+from tinyvit.runtime.progress import LogProgress
 
 PATTERN = "train-{000000..000001}.tar"
 
@@ -58,17 +58,17 @@ def test_a_bucket_with_train_and_val_inside_is_like_such_a_folder(
     bucket: Bucket, small_recipe: Recipe, small_data: Path
 ) -> None:
     upload(small_data, bucket.s3("both"))
-    data = small_recipe.with_data(bucket.s3("both/")).data
+    data = resolve_data(small_recipe, bucket.s3("both/")).data
     assert (data.train, data.val) == (bucket.s3("both/train"), bucket.s3("both/val"))
     assert index_shards(data.val, LogProgress()).counts == index_shards(small_data / "val", LogProgress()).counts
-    data = small_recipe.with_data(bucket.s3("both/train")).data
+    data = resolve_data(small_recipe, bucket.s3("both/train")).data
     assert (data.train, data.val) == (bucket.s3("both/train"), None)
 
 
 def test_training_reads_the_same_batches_from_a_bucket(
     shards: str, small_recipe: Recipe, small_store: LogitStore
 ) -> None:
-    views = stream(small_recipe.with_data(shards), small_store)
+    views = stream(resolve_data(small_recipe, shards), small_store)
     assert digests(list(run_stream(views, 2))) == digests(list(stream(small_recipe, small_store).read(0, 1)))
 
 

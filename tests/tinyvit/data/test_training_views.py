@@ -20,16 +20,17 @@ from logitstore import LogitStore, Unit
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.loader import run_stream
+from tinyvit.data.place import resolve_data
 from tinyvit.data.training_views import Batch
 from tinyvit.errors import UserError
-from tinyvit.teachers import Teacher
+from tinyvit.models.teachers import Teacher
 
 MIXED = (*SMALL, "label.augment.mixup_alpha=0.8", "label.augment.cutmix_alpha=1.0")
 
 
 @pytest.fixture(scope="module")
 def mixed_recipe(small_data: Path) -> Recipe:
-    return load_recipe("example", MIXED).with_data(small_data)
+    return resolve_data(load_recipe("example", MIXED), small_data)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_a_key_that_is_not_the_rows_names_shard_slot_and_both_keys(
     small_recipe: Recipe, small_store: LogitStore, small_data: Path, tmp_path: Path, workers: int
 ) -> None:
     shutil.copytree(small_data, tmp_path / "d")
-    recipe = small_recipe.with_data(tmp_path / "d")
+    recipe = resolve_data(small_recipe, tmp_path / "d")
     views = stream(recipe, small_store)
     shard = min((tmp_path / "d" / "train").glob("*.tar"))
     known = views.index.keys(0)
@@ -227,7 +228,7 @@ def test_a_shard_that_vanishes_while_it_is_read_is_named(
     small_recipe: Recipe, small_store: LogitStore, small_data: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(small_data, tmp_path / "d")
-    views = stream(small_recipe.with_data(tmp_path / "d"), small_store, batch_size=10)
+    views = stream(resolve_data(small_recipe, tmp_path / "d"), small_store, batch_size=10)
     batches = views.read(0, 1)
     next(batches)
     min((tmp_path / "d" / "train").glob("*.tar")).unlink()

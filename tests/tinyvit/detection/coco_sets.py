@@ -12,7 +12,7 @@ from PIL import Image
 from tinyvit.config import Detection, Student
 from tinyvit.detection.coco import CocoSet
 from tinyvit.detection.measure import DetectionEvaluator
-from tinyvit.world import World
+from tinyvit.runtime.distributed import World
 
 CPU = World(device=torch.device("cpu"))
 STUDENT = Student(

@@ -8,10 +8,10 @@ import pytest
 from support import EXAMPLE, samples_of
 
 from tinyvit.config import Decode
-from tinyvit.data.images import EncodedImage
-from tinyvit.data.scenes import render_scenes
+from tinyvit.datasets.scenes import render_scenes
 from tinyvit.detection.coco import CocoSet
-from tinyvit.progress import LogProgress
+from tinyvit.runtime.progress import LogProgress
+from tinyvit.views.images import EncodedImage
 
 
 @pytest.fixture(scope="session")

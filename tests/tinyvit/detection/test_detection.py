@@ -19,15 +19,16 @@ from PIL import Image
 from support import command, tinyvit, torchrun, wait_until
 
 from tinyvit.config import Decode, Student, load_recipe
-from tinyvit.data.fetch import CLASSES
+from tinyvit.data.place import resolve_data
+from tinyvit.datasets.fetch import CLASSES
 from tinyvit.detection.coco import CocoSet
 from tinyvit.detection.folder import load_detector, save_detector
 from tinyvit.detection.model import create_detector
 from tinyvit.detection.scenes import TrainingScenes
 from tinyvit.errors import UserError
-from tinyvit.progress import LogProgress
-from tinyvit.students import create_student, save_student
-from tinyvit.training.run import open_run
+from tinyvit.models import create_student, save_student
+from tinyvit.runtime.progress import LogProgress
+from tinyvit.tasks.run import open_run
 from tinyvit.training.train import train_stage
 
 
@@ -281,7 +282,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained(scenes: P
     shutil.copytree(scenes, data)
     file = data / "annotations" / "instances_val.json"
     document = json.loads(file.read_text())
-    recipe = load_recipe("detect-example", SMALL).with_data(data)
+    recipe = resolve_data(load_recipe("detect-example", SMALL), data)
 
     def refused(line: str) -> None:
         file.write_text(json.dumps(document))

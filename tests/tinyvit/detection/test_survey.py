@@ -19,7 +19,7 @@ from tinyvit.detection.measure import DetectionEvaluator
 from tinyvit.detection.scenes import TrainingScenes
 from tinyvit.detection.survey import Seen, check_set, look_at
 from tinyvit.errors import UserError
-from tinyvit.progress import SilentProgress
+from tinyvit.runtime.progress import SilentProgress
 
 ORIENTATION = 0x0112
 # What the camera does to an upright picture before it notes the turn.

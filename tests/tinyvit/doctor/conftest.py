@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.photographs import sources
-from tinyvit.data.make import write_shards
-from tinyvit.data.sources import Picture
-from tinyvit.progress import LogProgress
+from tinyvit.datasets.make import write_shards
+from tinyvit.datasets.sources import Picture
+from tinyvit.runtime.progress import LogProgress
 
 # Synset and photographs, in the order of synsets: the labels are 0 to 5.
 CLASSES = (

@@ -15,12 +15,13 @@ from support import label_all, samples_of, tinyvit
 
 from logitstore import LogitStore
 from tinyvit.config import load_recipe
-from tinyvit.data.make import write_shards
-from tinyvit.data.sources import Picture
+from tinyvit.data.place import resolve_data
+from tinyvit.datasets.make import write_shards
+from tinyvit.datasets.sources import Picture
 from tinyvit.doctor.examine import Case, examine
 from tinyvit.doctor.finding import Finding
-from tinyvit.progress import LogProgress, SilentProgress
-from tinyvit.teachers import Teacher
+from tinyvit.models.teachers import Teacher
+from tinyvit.runtime.progress import LogProgress, SilentProgress
 
 HERE = Path(__file__).parent
 SOUND = "python:wrong_teachers:sound"
@@ -172,7 +173,7 @@ def test_a_store_that_is_right(small_store: LogitStore, small_data: Path) -> Non
 
 def test_views_that_cannot_be_made_again(teacher: Teacher, small_data: Path, tmp_path: Path) -> None:
     recipe = load_recipe("example", ["label.epochs=1", "label.epochs_per_unit=1", "label.input_size=32"])
-    store = label_all(recipe.with_data(small_data), tmp_path / "store", teacher)
+    store = label_all(resolve_data(recipe, small_data), tmp_path / "store", teacher)
     document = json.loads((Path(store.location) / "zarr.json").read_text())
     document["attributes"]["augment"]["hflip"] = 0.0
     (Path(store.location) / "zarr.json").write_text(json.dumps(document))
@@ -242,7 +243,7 @@ def test_orders_know_folders_that_were_sorted_as_words() -> None:
 
 def test_a_size_that_the_teacher_does_not_take(photographs: Path) -> None:
     changes = ["label.teacher=python:wrong_teachers:of_one_size", "label.input_size=128"]
-    recipe = load_recipe("own-data-5m", changes).with_data(photographs)
+    recipe = resolve_data(load_recipe("own-data-5m", changes), photographs)
     case = Case(recipe.data.train, None, None, None, recipe, 24, 0)
     found = {finding.check: finding for finding in examine(case, SilentProgress())}
     assert failed(found) == ["resolution"]

@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from tinyvit.teachers import load_teacher
+from tinyvit.models.teachers import load_teacher
 
 # Smaller than it was made for: enough to tell, in half the time.
 SIDE = 160

@@ -21,11 +21,11 @@ from tinyvit.errors import UserError
 from tinyvit.evaluation import Evaluator, Subject, open_pictures
 from tinyvit.evaluation.pictures import DataSet, with_classes
 from tinyvit.evaluation.views import EvaluationViews
-from tinyvit.pixels import normalise
-from tinyvit.progress import LogProgress
-from tinyvit.students import create_student, save_student
+from tinyvit.models import create_student, save_student
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.progress import LogProgress
 from tinyvit.training.network import precision_of
-from tinyvit.world import World
+from tinyvit.views.pixels import normalise
 
 CPU = World(device=torch.device("cpu"))
 

@@ -28,9 +28,9 @@ from tinyvit.evaluation.corruptions import ALEXNET, corruption_error, find_corru
 from tinyvit.evaluation.measure import Evaluation
 from tinyvit.evaluation.pictures import LabelledPictures
 from tinyvit.evaluation.published import SETS, Relabelled, open_set, real_labels, reassessed
-from tinyvit.progress import LogProgress
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.progress import LogProgress
 from tinyvit.transfer.judge import Judge
-from tinyvit.world import World
 
 CPU = World(device=torch.device("cpu"))
 TEACHER = "pypi:efficientnet-lite0"

@@ -16,18 +16,19 @@ from support import EXAMPLE, SMALL, samples_of, tinyvit, torchrun
 from torch import nn
 
 from tinyvit.config import Recipe, load_recipe
-from tinyvit.data.make import write_shards
-from tinyvit.data.sources import Picture
+from tinyvit.data.place import resolve_data
+from tinyvit.datasets.make import write_shards
+from tinyvit.datasets.sources import Picture
 from tinyvit.errors import UserError
-from tinyvit.progress import LogProgress
-from tinyvit.training.beforehand import refuse_untrainable
-from tinyvit.training.classification import Classification
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.progress import LogProgress
+from tinyvit.tasks.classification import ClassificationTask
+from tinyvit.tasks.run import open_run
+from tinyvit.training.beforehand import lone_norms, refuse_untrainable
 from tinyvit.training.network import Network, synchronised
-from tinyvit.training.run import Run, open_run
+from tinyvit.training.run import Run
 from tinyvit.training.train import train as run_stages
 from tinyvit.training.train import train_stage
-from tinyvit.trial import lone_norms
-from tinyvit.world import World
 
 ONE_EPOCH = (*SMALL, "stages.finetune.epochs=1", "stages.finetune.warmup_epochs=0", "data.broken=skip")
 
@@ -43,7 +44,7 @@ def shard(folder: Path, count: int, broken: Sequence[int]) -> Path:
 
 
 def opened(data: Path, folder: Path, *changes: str) -> Run:
-    recipe = load_recipe("example", (*ONE_EPOCH, *changes)).with_data(data)
+    recipe = resolve_data(load_recipe("example", (*ONE_EPOCH, *changes)), data)
     return open_run(recipe, folder, ["finetune"], 0, LogProgress(), World(device=torch.device("cpu")))
 
 
@@ -66,7 +67,7 @@ def test_a_single_view_at_batch_norm_is_refused(
     changes: list[str], refused: bool, small_data: Path, tmp_path: Path
 ) -> None:
     run = opened(small_data, tmp_path / "run", *changes)
-    task = Classification(run, "finetune", None)
+    task = ClassificationTask(run, "finetune", None)
     if not refused:
         refuse_untrainable(run, "finetune", task)
         return
@@ -170,7 +171,7 @@ def test_synchronised_batch_norm_keeps_the_activations() -> None:
 def test_what_a_later_stage_cannot_begin_with_is_said_before_the_first(
     change: str, line: str, small_data: Path, tmp_path: Path
 ) -> None:
-    recipe = load_recipe("example", (*SMALL, "stages.distill.eval_batch_norm=true", change)).with_data(small_data)
+    recipe = resolve_data(load_recipe("example", (*SMALL, "stages.distill.eval_batch_norm=true", change)), small_data)
     first = recipe.stages["finetune"].model_copy(update={"eval_batch_norm": True, "batch_size": 50})
     recipe = recipe.model_copy(update={"stages": {"first": first, "finetune": recipe.stages["finetune"]}})
     run = open_run(recipe, tmp_path / "run", ["first", "finetune"], 0, LogProgress())

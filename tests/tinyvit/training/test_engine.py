@@ -20,18 +20,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from logitstore import LogitStore
 from tinyvit.config import Recipe, load_recipe
+from tinyvit.data.place import resolve_data
 from tinyvit.errors import Stopped, UserError
-from tinyvit.pixels import normalise
-from tinyvit.progress import LogProgress
-from tinyvit.students import load_weights
-from tinyvit.teachers import Teacher, load_teacher
-from tinyvit.training.classification import Classification
+from tinyvit.models import load_weights
+from tinyvit.models.teachers import Teacher, load_teacher
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.progress import LogProgress
+from tinyvit.tasks.classification import ClassificationTask
+from tinyvit.tasks.run import open_run
+from tinyvit.tasks.signals import LiveSignals, StoredSignals
 from tinyvit.training.journal import read_lines
-from tinyvit.training.run import open_run
 from tinyvit.training.tally import Tally, Totals
 from tinyvit.training.train import train as run_stages
 from tinyvit.training.train import train_stage
-from tinyvit.world import World
+from tinyvit.views.pixels import normalise
 
 LOG = "engine.log_steps=2"
 
@@ -46,8 +48,8 @@ def train(small_data: Path, small_store: LogitStore, tmp_path: Path) -> Train:
         recipe = load_recipe(
             "example", (*SMALL, f"stages.{name}.epochs=1", f"stages.{name}.warmup_epochs=0.2", LOG, *changes)
         )
-        opened = open_run(recipe.with_data(data), tmp_path / folder, [name], 0, LogProgress())
-        return train_stage(replace(opened, **{"store": small_store, **options}), name, None)
+        opened = open_run(resolve_data(recipe, data), tmp_path / folder, [name], 0, LogProgress())
+        return train_stage(replace(opened, **{"signals": StoredSignals(small_store), **options}), name, None)
 
     return run
 
@@ -144,12 +146,12 @@ def test_answers_and_labels_weigh_what_the_recipe_says(train: Train, small_data:
     name = f"timm:local-dir:{tmp_path / 'run' / 'finetune'}"
     changes = (f"label.teacher={name}", "label.top_k=10", "label.epochs=1", "label.epochs_per_unit=1")
     own = load_teacher(name, torch.device("cpu"))
-    store = label_all(load_recipe("example", (*SMALL, *changes)).with_data(small_data), tmp_path / "own", own)
+    store = label_all(resolve_data(load_recipe("example", (*SMALL, *changes)), small_data), tmp_path / "own", own)
     first = {}
     for weight in (0.0, 0.25, 0.75):
         folder = f"weight {weight}"
         changed = (*changes, f"stages.distill.label_weight={weight}", "engine.log_steps=1")
-        result = train("distill", *changed, folder=folder, store=store)
+        result = train("distill", *changed, folder=folder, signals=StoredSignals(store))
         first[weight] = losses(tmp_path / folder / "distill")[0]
     assert first[0.75] - first[0.0] == pytest.approx(3 * (first[0.25] - first[0.0]), rel=1e-3)
     assert abs(first[0.25] - first[0.0]) > 1e-3
@@ -157,10 +159,9 @@ def test_answers_and_labels_weigh_what_the_recipe_says(train: Train, small_data:
     assert result["val"]["images"] == 250
     # The same pictures, whose labels are numbered in another order: what they mean is what is learned, and counted.
     other = renumbered(small_data, tmp_path / "other")
-    recipe = load_recipe("example", (*SMALL, *changes)).with_data(other)
-    again = train(
-        "distill", *changed, folder="other", data=other, store=label_all(recipe, tmp_path / "other store", own)
-    )
+    recipe = resolve_data(load_recipe("example", (*SMALL, *changes)), other)
+    relabelled = StoredSignals(label_all(recipe, tmp_path / "other store", own))
+    again = train("distill", *changed, folder="other", data=other, signals=relabelled)
     assert losses(tmp_path / "other" / "distill") == losses(tmp_path / folder / "distill")
     assert again["val"]["top1"] == result["val"]["top1"] > 15
 
@@ -194,8 +195,9 @@ def test_a_stage_on_labels_may_have_shards_of_its_own(
     shutil.copy(sorted((small_data / "train").glob("*.tar"))[1], own)
     shutil.copy(small_data / "train" / "classes.txt", own)
     changes = ("stages.finetune.batch_size=125", "stages.finetune.epochs=1", "stages.finetune.warmup_epochs=0.2")
-    recipe = load_recipe("example", (*SMALL, *changes, f"stages.finetune.train={own}")).with_data(small_data)
-    whole = replace(open_run(recipe, tmp_path / "both", ["distill", "finetune"], 0, LogProgress()), store=small_store)
+    recipe = resolve_data(load_recipe("example", (*SMALL, *changes, f"stages.finetune.train={own}")), small_data)
+    opened = open_run(recipe, tmp_path / "both", ["distill", "finetune"], 0, LogProgress())
+    whole = replace(opened, signals=StoredSignals(small_store))
     answers, labels = run_stages(whole, ["distill", "finetune"])
     # Two shards of 250 are distilled, one is learned the labels of.
     assert answers["last"]["images"] == 500
@@ -229,10 +231,10 @@ def test_a_broken_picture_of_validation_is_skipped_and_counted_or_refused_before
 
 
 def diverging(step: int, times: int = 1) -> Callable[..., Any]:
-    """Classification.learn with a loss that is not a number in some steps from `step` on."""
-    learn, seen = Classification.learn, [0]
+    """ClassificationTask.learn with a loss that is not a number in some steps from `step` on."""
+    learn, seen = ClassificationTask.learn, [0]
 
-    def broken(task: Classification, network: Any, batch: Any) -> Any:
+    def broken(task: ClassificationTask, network: Any, batch: Any) -> Any:
         loss, agreed = learn(task, network, batch)
         seen[0] += 1
         return (loss * float("nan") if step <= seen[0] < step + times else loss), agreed
@@ -243,7 +245,7 @@ def diverging(step: int, times: int = 1) -> Callable[..., Any]:
 def test_a_loss_that_is_not_finite_stops_with_its_views(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Classification, "learn", diverging(5))
+    monkeypatch.setattr(ClassificationTask, "learn", diverging(5))
     with pytest.raises(UserError, match=r"step 5: the loss of train-00000\d.tar: train-\d+ and others") as caught:
         train("distill", "engine.save_minutes=0")
     file = tmp_path / "run" / "distill" / "non_finite-rank0.txt"
@@ -259,7 +261,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_views(
 def test_a_step_that_is_not_finite_can_be_left_out(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Classification, "learn", diverging(5))
+    monkeypatch.setattr(ClassificationTask, "learn", diverging(5))
     result = train("distill", "stages.distill.non_finite=skip")
     assert result["dropped_steps"] == 1
     assert result["last"]["images"] == 450
@@ -276,7 +278,7 @@ def test_a_step_that_is_left_out_leaves_no_trace_in_batch_norm(
         seen[0] += 1
         return normalise(*arguments) * (float("inf") if seen[0] == 5 else 1.0)
 
-    monkeypatch.setattr("tinyvit.training.classification.normalise", overflowing)
+    monkeypatch.setattr("tinyvit.tasks.classification.normalise", overflowing)
     result = train("distill", "stages.distill.non_finite=skip")
     assert result["dropped_steps"] == 1
     weights = load_weights(tmp_path / "run" / "distill")
@@ -287,7 +289,7 @@ def test_a_step_that_is_left_out_leaves_no_trace_in_batch_norm(
 def test_nothing_but_steps_that_are_not_finite_is_an_error_also_then(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Classification, "learn", diverging(5, times=100))
+    monkeypatch.setattr(ClassificationTask, "learn", diverging(5, times=100))
     with pytest.raises(UserError, match="is not finite"):
         train("distill", "stages.distill.non_finite=skip")
 
@@ -372,11 +374,11 @@ def test_weights_and_biases_is_written_where_asked_for(
 def test_a_live_teacher_gives_the_losses_of_an_exact_store(
     small_recipe: Recipe, teacher: Teacher, small_data: Path, tmp_path: Path, train: Train
 ) -> None:
-    exact = load_recipe("example", (*SMALL, "label.encoding=exact")).with_data(small_data)
+    exact = resolve_data(load_recipe("example", (*SMALL, "label.encoding=exact")), small_data)
     store = label_all(exact, tmp_path / "exact", teacher)
     changes = ("label.encoding=exact", "engine.log_steps=1")
-    train("distill", *changes, folder="stored", store=store)
-    train("distill", *changes, folder="online", store=None, teacher=teacher)
+    train("distill", *changes, folder="stored", signals=StoredSignals(store))
+    train("distill", *changes, folder="online", signals=LiveSignals(teacher, exact.label))
     stored, online = (losses(tmp_path / name / "distill") for name in ("stored", "online"))
     assert online == pytest.approx(stored, rel=2e-4)
     assert json.loads((tmp_path / "online" / "distill" / "record.json").read_text())["online_teacher"] == teacher.name

@@ -14,7 +14,7 @@ from support import command, small_arguments, tinyvit, wait_until
 
 from logitstore import LogitStore
 from tinyvit.config import Recipe
-from tinyvit.students import load_weights
+from tinyvit.models import load_weights
 
 
 def train_arguments(run: Path, store: Path, data: Path) -> list[str]:

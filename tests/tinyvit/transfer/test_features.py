@@ -16,11 +16,11 @@ from tinyvit.config import Recipe
 from tinyvit.errors import UserError
 from tinyvit.evaluation import Subject, open_pictures
 from tinyvit.evaluation.pictures import DataSet
-from tinyvit.pixels import normalise
-from tinyvit.progress import LogProgress
-from tinyvit.students import create_student
+from tinyvit.models import create_student
+from tinyvit.runtime.progress import LogProgress
 from tinyvit.transfer import features as module
 from tinyvit.transfer.features import Extractor, Split
+from tinyvit.views.pixels import normalise
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from PIL import Image
 from support import samples_of, tinyvit
 
 from tinyvit.config import Decode, Recipe
-from tinyvit.students import create_student, save_student
+from tinyvit.models import create_student, save_student
 
 
 @pytest.fixture(scope="module")
