@@ -27,7 +27,7 @@ from benchmarks.gpu.peak import product_rate, synchronise, training_flops
 from benchmarks.tables import file_table, terminal
 from benchmarks.timm_way import describe_for_timm, link_shards, timm_loader
 from logitstore import LogitStore
-from tinyvit.config import Recipe, Stage
+from tinyvit.config import ClassStage, LabelStage, Recipe, TeacherStage
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import default_workers
 from tinyvit.data.place import resolve_data
@@ -89,8 +89,8 @@ def _with_as_many_classes(data: str, count: int, folder: Path) -> Path:
     return folder
 
 
-def _stage(recipe: Recipe) -> Stage:
-    return next(stage for stage in recipe.stages.values() if stage.target == "teacher")
+def _stage(recipe: Recipe) -> TeacherStage:
+    return next(stage for stage in recipe.stages.values() if isinstance(stage, TeacherStage))
 
 
 def _in_a_process(work: Callable[[], tuple[float, int]]) -> tuple[float, int]:
@@ -147,10 +147,12 @@ class _Round:
         return images / (time.perf_counter() - began)
 
     def _ours(self, folder: Path) -> float:
-        stage = _stage(self.recipe).model_copy(update={"epochs": EPOCHS, "warmup_epochs": 0.0})
+        learned = _stage(self.recipe).model_copy(update={"epochs": EPOCHS, "warmup_epochs": 0.0})
+        stage: TeacherStage | LabelStage = learned
         if self.way == "supervised":
-            changes = {"target": "labels", "label_smoothing": 0.1, "top_k": None, "missing": "error"}
-            stage = stage.model_copy(update=changes | {"augment": self.recipe.label.augment})
+            shared = {name: getattr(learned, name) for name in ClassStage.model_fields if name != "target"}
+            augment = self.recipe.label.augment
+            stage = LabelStage(target="labels", label_smoothing=0.1, augment=augment, **shared)
         engine = self.recipe.engine.model_copy(update={"compile": self.way == "compiled"})
         # Nothing is evaluated: that is no training.
         data = self.recipe.data.model_copy(update={"val": None})
@@ -164,7 +166,8 @@ class _Round:
             run = replace(run, signals=StoredSignals(LogitStore.open(self.store)))
         train_stage(run, "timed", None)
         steps: int = sum(run.data.counts) // stage.batch_size
-        return stage.batch_size * steps * (EPOCHS - 1) / (times.ends - times.marks[steps - 1])
+        rate: float = stage.batch_size * steps * (EPOCHS - 1) / (times.ends - times.marks[steps - 1])
+        return rate
 
 
 class Times:

@@ -36,7 +36,7 @@ from tinyvit.models.teachers import load_teacher
 from tinyvit.runtime.distributed import World, join_world
 from tinyvit.runtime.gpu_lock import own_device
 from tinyvit.runtime.progress import Bar, SilentProgress
-from tinyvit.tasks.classification import ClassificationTask
+from tinyvit.tasks.distillation import DistillationTask
 from tinyvit.tasks.run import open_run
 from tinyvit.tasks.signals import StoredSignals
 from tinyvit.training.folder import RESULT, StageFolder, read_json
@@ -193,7 +193,7 @@ def _synchronised(bench: Bench) -> str:
 
 def _pinned(bench: Bench) -> str:
     _need_cuda(bench)
-    task = ClassificationTask(bench.open("pinned", "distill"), "distill", None)
+    task = DistillationTask(bench.open("pinned", "distill"), "distill", None)
     for workers in (0, 1):
         (batches,) = run_streams([task.views(0)], workers, pin_memory=True)
         for batch in batches:
@@ -206,7 +206,7 @@ def _waits(bench: Bench) -> str:
     """That no step waits for the device: the processor works ahead of it."""
     _need_cuda(bench)
     run = bench.open("waits", "distill", "engine.log_steps=1000")
-    task = ClassificationTask(run, "distill", None)
+    task = DistillationTask(run, "distill", None)
     trainer = Trainer(run, "distill", StageFolder(bench.folder / "runs" / "none", ""), task)
     (batches,) = run_streams([task.views(0)], 0, pin_memory=True)
     tally = Tally(run.world, Totals(), scaled=False)

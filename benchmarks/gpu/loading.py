@@ -17,7 +17,7 @@ from benchmarks.gpu.steps import free_memory
 from logitstore import LogitStore
 from tinyvit.data.loader import run_streams
 from tinyvit.runtime.progress import SilentProgress
-from tinyvit.tasks.classification import ClassificationTask
+from tinyvit.tasks.distillation import DistillationTask
 from tinyvit.tasks.run import open_run
 from tinyvit.tasks.signals import StoredSignals
 from tinyvit.training.folder import read_epochs
@@ -120,7 +120,7 @@ def _loader_alone(settings: Settings, student: str, workers: int) -> float:
     pictures = settings.pictures * settings.copies
     batch = min(ALONE, pictures // 4)
     run = _open(settings, student, batch, workers, settings.folder / "runs" / "alone")
-    task, first = ClassificationTask(run, STAGE, None), max(workers, 1)
+    task, first = DistillationTask(run, STAGE, None), max(workers, 1)
     epochs = range(1 + settings.waves * first * batch // pictures)
     began, views, number = 0.0, 0, 0
     for batches in run_streams([task.views(n) for n in epochs], workers, run.world.device.type == "cuda"):

@@ -26,7 +26,7 @@ from tinyvit.models.teachers import Teacher
 from tinyvit.runtime.distributed import default_device
 from tinyvit.runtime.progress import SilentProgress
 from tinyvit.targets.signal import TeacherSignal
-from tinyvit.tasks.classification import ClassificationTask
+from tinyvit.tasks.distillation import DistillationTask
 from tinyvit.tasks.run import open_run
 from tinyvit.tasks.signals import LiveSignals, StoredSignals
 from tinyvit.training.folder import StageFolder
@@ -77,7 +77,7 @@ class Ours:
         recipe = settings.recipe(student, len(batch), "engine.compile=false")
         self._run = open_run(recipe, settings.folder / "runs", [STAGE], 0, SilentProgress())
         stored = replace(self._run, signals=StoredSignals(LogitStore.open(str(settings.store))))
-        self._stored, self._batch = ClassificationTask(stored, STAGE, None), batch
+        self._stored, self._batch = DistillationTask(stored, STAGE, None), batch
         folder = StageFolder(settings.folder / "runs" / STAGE, digest="")
         self._trainer = Trainer(stored, STAGE, folder, self._stored)
 
@@ -87,7 +87,7 @@ class Ours:
 
     def with_teacher(self, teacher: Teacher) -> Steps:
         """The same step, which asks the teacher first; the same network learns."""
-        task = ClassificationTask(replace(self._run, signals=LiveSignals(teacher, self._run.recipe.label)), STAGE, None)
+        task = DistillationTask(replace(self._run, signals=LiveSignals(teacher, self._run.recipe.label)), STAGE, None)
         batch = replace(self._batch, signal=None, teacher_views=self._batch.views)
         return lambda steps: self._train(task, batch, steps)
 
@@ -95,7 +95,7 @@ class Ours:
         """Compile the network as `engine.compile` does, with these options."""
         self._trainer.network._forward = torch.compile(self._trainer.network.model, **options)
 
-    def _train(self, task: ClassificationTask, batch: Batch, steps: int) -> None:
+    def _train(self, task: DistillationTask, batch: Batch, steps: int) -> None:
         trainer = self._trainer
         trainer.task, trainer.step, trainer.totals = task, 0, Totals()
         views = _Resident(batch, steps)

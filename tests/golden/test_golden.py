@@ -28,8 +28,7 @@ from tinyvit.data.index import index_shards
 from tinyvit.data.order import EpochOrder, EpochSequence
 from tinyvit.data.place import resolve_data
 from tinyvit.runtime.progress import LogProgress
-from tinyvit.tasks.classification import ClassificationTask
-from tinyvit.tasks.run import open_run
+from tinyvit.tasks.run import TASKS, open_run
 from tinyvit.tasks.signals import StoredSignals
 from tinyvit.training.journal import read_lines
 from tinyvit.training.train import train
@@ -159,9 +158,9 @@ def test_digests_of_recipes_and_stages(small_data: Path, tmp_path: Path, recorde
     # What a store's attributes say has a test of its own.
     spec = replace(SPEC, libraries={}, num_classes=1000)
     store = LogitStore.create(tmp_path / "s", spec, TABLE)
-    for name, stage in recipe.stages.items():
+    for name in recipe.stages:
         lines[f"stage {name}"] = digest_of(
-            ClassificationTask.identity(replace(run, signals=StoredSignals(store)), stage, "earlier")
+            TASKS[recipe.stages[name].target].identity(replace(run, signals=StoredSignals(store)), name, "earlier")
         )
     found = as_lines(lines)
     assert found == recorded("digests.txt", found)

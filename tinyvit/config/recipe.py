@@ -20,7 +20,8 @@ from pydantic import Field, ValidationError, model_validator
 from logitstore import digest_of
 from tinyvit.config.contract import Contraction
 from tinyvit.config.detection import Detection
-from tinyvit.config.sections import Augment, Data, Engine, Label, Section, Stage, Student
+from tinyvit.config.sections import Augment, Data, Engine, Label, Section, Student
+from tinyvit.config.stages import LabelStage, Stage, StageBase
 from tinyvit.errors import UserError
 
 
@@ -78,18 +79,17 @@ class Recipe(Section):
         document: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
         # Recipes without them are as they were before there were these sections, and so are their digests.
         absent = [name for name in ("contract", "detection") if document[name] is None]
-        for stage in document["stages"].values():
-            if stage["train"] is None:
-                del stage["train"]
+        document["stages"] = {name: stage.record() for name, stage in self.stages.items()}
         return {name: section for name, section in document.items() if name not in absent}
 
     def digest(self) -> str:
         """SHA-256 of the resolved recipe."""
         return digest_of(self.record())
 
-    def augment_of(self, stage: Stage) -> Augment:
+    def augment_of(self, stage: StageBase) -> Augment:
         """How the views of a stage are made."""
-        return stage.augment or (self.labelling.augment if self.labelling else Augment())
+        own = stage.augment if isinstance(stage, LabelStage) else None
+        return own or (self.labelling.augment if self.labelling else Augment())
 
 
 # A colour that YAML takes for a comment.
@@ -114,8 +114,18 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as fault:
         first = fault.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise UserError(f"recipe {name}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise UserError(f"recipe {name}: {_told(first['loc'], first['type'], first['msg'])}") from None
+
+
+def _told(place: tuple[int | str, ...], kind: str, message: str) -> str:
+    """Where a recipe is wrong, and what is wrong with it."""
+    # Of a stage pydantic names the target too, which is no part of the path.
+    stage = place[:1] == ("stages",) and len(place) > 2
+    where = ".".join(str(part) for part in (place[:2] + place[3:] if stage else place)) or "recipe"
+    if stage and kind == "extra_forbidden":
+        target = "a teacher" if place[2] == "teacher" else place[2]
+        return f"{where}: a stage on {target} has no field {place[-1]}; remove it"
+    return f"{where}: {message.removeprefix('Value error, ')}"
 
 
 def _read(name: str, derived: tuple[str, ...]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from tinyvit.config import Recipe, Stage
+from tinyvit.config import Recipe, TeacherStage
 from tinyvit.contraction.inherit import inherit
 from tinyvit.contraction.rounds import TRAIN, Candidate, Round, Score, SearchFolder
 from tinyvit.contraction.score import score
@@ -40,18 +40,18 @@ def train_candidate(
             _begin(run, folder.path / of.parent / TRAIN, home / BEGIN, candidate)
         student = student.model_copy(update={"checkpoint": str(home / BEGIN)})
     log.info("%s: %s", candidate.folder, candidate.point.name)
+    stage = short_stage(run.recipe, plan.epochs if of.parent else plan.seed_epochs)
     short = run.recipe.model_copy(
         update={
             "student": student,
-            "stages": {TRAIN: short_stage(run.recipe, plan.epochs if of.parent else plan.seed_epochs)},
+            "stages": {TRAIN: stage},
             "contraction": None,
             # It is not evaluated on labels after each epoch.
             "data": run.recipe.data.model_copy(update={"val": None}),
         }
     )
     result = train_stage(replace(run, recipe=short, folder=home), TRAIN, None)
-    residual = short.stages[TRAIN].residual
-    loss, agreed, views = score(load_student(home / TRAIN), run, held_out, plan.held_out_epochs, residual)
+    loss, agreed, views = score(load_student(home / TRAIN), run, held_out, plan.held_out_epochs, stage.residual)
     images = int(result["epochs"] * result["last"]["images"])
     found = Score(loss, agreed, views, images, time.monotonic() - began)
     folder.keep_score(candidate.folder, found)
@@ -60,10 +60,11 @@ def train_candidate(
     return found
 
 
-def short_stage(recipe: Recipe, epochs: int) -> Stage:
+def short_stage(recipe: Recipe, epochs: int) -> TeacherStage:
     """The settings of a recipe's stage for a training of so many epochs."""
     plan = recipe.contract
     stage = recipe.stages[plan.stage]
+    assert isinstance(stage, TeacherStage)
     warmup = min(stage.warmup_epochs * epochs / stage.epochs, epochs / 2)
     return stage.model_copy(update={"epochs": epochs, "warmup_epochs": warmup, "seed": plan.seed})
 

@@ -1,7 +1,7 @@
 """Stage 2's stream: the training batches of one epoch.
 
 A batch is a function of its number: which views it has follows from the epoch's order (data/order.py), each view
-from its image and its seed (replay/), what the teacher said of it from the store. So any number of ranks and workers
+from its image and its seed (views/), what the teacher said of it from the store. So any number of ranks and workers
 read the same epoch, and reading goes on anywhere.
 """
 

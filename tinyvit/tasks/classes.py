@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from tinyvit.classes import match_classes
-from tinyvit.config import Stage
+from tinyvit.config import TeacherStage
 from tinyvit.data.index import ShardIndex
 from tinyvit.errors import UserError
 from tinyvit.training.run import Run
@@ -28,24 +28,24 @@ class StageClasses:
     of_labels: tuple[int, ...] | None
 
 
-def classes_of_stage(run: Run[ShardIndex], stage: Stage) -> StageClasses:
-    """The classes of a stage: those of its labels, or its teacher's.
-
-    UserError for labels without names, and for labels beside a teacher that are none of its classes.
-    """
-    if stage.target == "labels":
-        written = run.data.place.class_names()
-        if written is None:
-            raise UserError(
-                f"{run.recipe.data.train} has no classes.txt beside or above its shards; write one, a class "
-                f"name a line in the order of the labels"
-            )
-        return StageClasses(len(written), tuple(written), tuple(range(len(written))))
-    teacher, count = run.taught.class_names, run.taught.num_classes
-    return StageClasses(count, teacher, _beside(run, stage, teacher, count) if stage.learns_labels else None)
+def classes_of_labels(run: Run[ShardIndex]) -> StageClasses:
+    """The classes of a stage on labels. UserError where they have no names."""
+    written = run.data.place.class_names()
+    if written is None:
+        raise UserError(
+            f"{run.recipe.data.train} has no classes.txt beside or above its shards; write one, a class "
+            f"name a line in the order of the labels"
+        )
+    return StageClasses(len(written), tuple(written), tuple(range(len(written))))
 
 
-def _beside(run: Run[ShardIndex], stage: Stage, teacher: tuple[str, ...] | None, count: int) -> tuple[int, ...]:
+def classes_of_teacher(run: Run[ShardIndex], stage: TeacherStage) -> StageClasses:
+    """The classes of a stage on a teacher. UserError for labels beside it that are none of the teacher's classes."""
+    names, count = run.taught.class_names, run.taught.num_classes
+    return StageClasses(count, names, _beside(run, stage, names, count) if stage.learns_labels else None)
+
+
+def _beside(run: Run[ShardIndex], stage: TeacherStage, teacher: tuple[str, ...] | None, count: int) -> tuple[int, ...]:
     """Which of the teacher's classes each label is, by name."""
     why = "missing=label" if stage.missing == "label" else f"label_weight={stage.label_weight}"
     labels = run.data.place.class_names() or []

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tinyvit.config import Recipe, Stage
+from tinyvit.config import Recipe
 from tinyvit.detection.coco import CocoSet
 from tinyvit.detection.folder import load_detector, save_detector
 from tinyvit.detection.measure import DetectionEvaluator
@@ -45,6 +45,7 @@ class DetectionTask:
     best_by = "ap"
     one_size = False
     plotted: tuple[str, ...] = ("ap", "ap50", "ap75")
+    shown_as: tuple[tuple[str, str], ...] = (("ap", "AP"), ("ap50", "AP50"))
 
     def __init__(self, run: Run[CocoSet], name: str, before: Path | None) -> None:
         recipe = run.recipe
@@ -87,12 +88,12 @@ class DetectionTask:
         return run
 
     @staticmethod
-    def identity(run: Run[CocoSet], stage: Stage, earlier: str | None) -> list[Any]:
+    def identity(run: Run[CocoSet], name: str, earlier: str | None) -> list[Any]:
         """All that decides the outcome of a stage after one of this digest."""
         recipe = run.recipe
         assert recipe.detection
         student, detection = (part.model_dump(mode="json") for part in (recipe.student, recipe.detection))
-        decode, learned = record_of(recipe.data.decode), stage.model_dump(mode="json", exclude={"train"})
+        decode, learned = record_of(recipe.data.decode), recipe.stages[name].record()
         return [student, detection, run.data.digest(), decode, learned, earlier]
 
     def views(self, epoch: int, done: int = 0) -> TrainingScenes:

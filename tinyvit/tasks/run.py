@@ -9,12 +9,14 @@ from typing import Any
 from tinyvit.config import Recipe
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import Progress
-from tinyvit.tasks.classification import ClassificationTask, open_shards
+from tinyvit.tasks.classification import ClassificationTask
 from tinyvit.tasks.detection import DetectionTask, open_coco
+from tinyvit.tasks.distillation import DistillationTask
+from tinyvit.tasks.student import open_shards
 from tinyvit.training.network import repeat_exactly
 from tinyvit.training.run import Run, TaskType, check_stages
 
-TASKS: dict[str, TaskType] = {"teacher": ClassificationTask, "labels": ClassificationTask, "boxes": DetectionTask}
+TASKS: dict[str, TaskType] = {"teacher": DistillationTask, "labels": ClassificationTask, "boxes": DetectionTask}
 
 
 def open_run(

@@ -11,7 +11,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from tinyvit.config import Stage
+from tinyvit.config import StageBase
 
 
 class Optimiser:
@@ -21,14 +21,14 @@ class Optimiser:
     state to keep.
     """
 
-    def __init__(self, model: nn.Module, stage: Stage, steps: int, scaled: bool) -> None:
+    def __init__(self, model: nn.Module, stage: StageBase, steps: int, scaled: bool) -> None:
         self._model, self._stage = model, stage
         self._adamw = create_optimizer_v2(
             model,
             opt="adamw",
             lr=stage.lr * stage.lr_scale,
             weight_decay=stage.weight_decay,
-            layer_decay=stage.layer_decay,
+            layer_decay=stage.layers,
             fused=True,
         )
         self._schedule: Scheduler = create_scheduler_v2(

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from logitstore import Unit
-from tinyvit.config import Recipe, Stage
+from tinyvit.config import Recipe
 from tinyvit.data.training_views import Batch, Replayed
 from tinyvit.errors import UserError
 from tinyvit.runtime.distributed import World
@@ -78,7 +78,7 @@ class TaskType(Protocol):
         """The task of a stage, whose network begins with the weights in the folder `before` where there is one."""
         ...
 
-    def identity(self, run: Run[Any], stage: Stage, earlier: str | None, /) -> list[Any]:
+    def identity(self, run: Run[Any], name: str, earlier: str | None, /) -> list[Any]:
         """All that decides the outcome of a stage after one of the digest `earlier`."""
         ...
 

@@ -55,8 +55,9 @@ class Task(Protocol):
     """A network and what it learns: views that cost something, and perhaps validation data.
 
     `right` is what it is called when a view is right, None where that is not counted. Of a validation, `best_by` names
-    the figure that is best when it is highest, `plotted` those that are drawn as curves. `one_size`: whether all views
-    have the same, so that it pays to try out which algorithms are fastest for it.
+    the figure that is best when it is highest, `plotted` those that are drawn as curves, `shown_as` those that are told
+    and by what name. `one_size`: whether all views have the same, so that it pays to try out which algorithms are
+    fastest for it.
     """
 
     model: nn.Module
@@ -64,6 +65,7 @@ class Task(Protocol):
     best_by: str
     one_size: bool
     plotted: tuple[str, ...]
+    shown_as: tuple[tuple[str, str], ...]
 
     @property
     def steps(self) -> int:

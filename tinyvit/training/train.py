@@ -105,8 +105,7 @@ def _kind(run: Run[Any], name: str) -> TaskType:
 def _stage_digest(run: Run[Any], name: str, before: Path | None) -> str:
     """Of everything that decides the outcome of a stage."""
     earlier = read_json(before, RESULT) if before else None
-    stage = run.recipe.stages[name]
-    return digest_of(_kind(run, name).identity(run, stage, earlier["digest"] if earlier else None))
+    return digest_of(_kind(run, name).identity(run, name, earlier["digest"] if earlier else None))
 
 
 def _record(run: Run[Any]) -> dict[str, Any]:

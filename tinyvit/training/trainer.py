@@ -64,7 +64,7 @@ class Trainer:
                 self.done.append(metrics)
                 self.epoch, self.step, self.totals = self.epoch + 1, 0, Totals()
                 self._save()
-                log.info("%s: epoch %d: %s", self.name, self.epoch, _metrics_line(metrics))
+                log.info("%s: epoch %d: %s", self.name, self.epoch, _metrics_line(metrics, self.task))
         if journal:
             journal.close()
             self.task.save(self.folder.path, self.optimiser.best_model)
@@ -252,20 +252,17 @@ class Trainer:
         }
 
 
-# Of a validation, for the log.
-SHORT = {"top1": "top-1", "ap": "AP", "ap50": "AP50"}
-
-
 def _seed(*parts: object) -> int:
     """A 63-bit seed from its parts."""
     return int(digest_of([str(part) for part in parts])[:15], 16)
 
 
-def _metrics_line(metrics: dict[str, Any]) -> str:
+def _metrics_line(metrics: dict[str, Any], task: Task) -> str:
     parts = [f"loss {metrics['loss']:.4f}"]
-    parts += [f"{k.replace('_', ' ')} {metrics[k]:.1f} %" for k in ("agreement", "train_top1") if k in metrics]
+    if task.right in metrics:
+        parts += [f"{task.right.replace('_', ' ')} {metrics[task.right]:.1f} %"]
     if val := metrics.get("val"):
-        parts += [f"val {SHORT[name]} {val[name]:.1f} %" for name in SHORT if val.get(name) is not None]
+        parts += [f"val {word} {val[name]:.1f} %" for name, word in task.shown_as if val.get(name) is not None]
         parts += [f"{val['broken']} broken pictures left out of it"] if val.get("broken") else []
     parts += [f"{metrics['images_per_s']:.0f} images/s", f"waiting {100 * metrics['waiting_for_data']:.0f} %"]
     return ", ".join(parts)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import timm
+import yaml
 
-from tinyvit.config import load_recipe, recipe_names
+from tinyvit.config import LabelStage, load_recipe, recipe_names
 from tinyvit.data.index import index_shards
 from tinyvit.data.place import resolve_data
 from tinyvit.errors import UserError
@@ -39,7 +40,11 @@ def test_every_recipe_trains_two_steps(name: str, small_data: Path, teacher: Tea
         for stage in stages
         for change in ("epochs=1", "warmup_epochs=0.5", "batch_size=250", "missing=error")
     ]
-    short += [f"stages.{name}.train={small_data / 'train'}" for name, stage in stages.items() if stage.train]
+    short += [
+        f"stages.{name}.train={small_data / 'train'}"
+        for name, stage in stages.items()
+        if isinstance(stage, LabelStage) and stage.train
+    ]
     labels = ("label.input_size=32",) if load_recipe(name).labelling else ()
     recipe = resolve_data(load_recipe(name, (*TINY, *labels, *short)), small_data)
     run = open_run(recipe, tmp_path, list(stages), 0, LogProgress())
@@ -116,3 +121,24 @@ def test_a_colour_is_no_comment(tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "r.yaml"))
     (tmp_path / "r.yaml").write_text("base: example\ndata:\n  background: '#808080'\n")
     assert load_recipe(str(tmp_path / "r.yaml")).data.background == "#808080"
+
+
+def test_what_goes_with_another_target_is_refused_by_its_name() -> None:
+    for change, told in {
+        "stages.distill.label_smoothing=0.1": "stages.distill.label_smoothing: a stage on a teacher has no field",
+        "stages.finetune.label_weight=0.5": "stages.finetune.label_weight: a stage on labels has no field label_weight",
+        "stages.finetune.topk=5": "stages.finetune.topk: a stage on labels has no field topk; remove it",
+        "stages.finetune.target=boxes": "stages.finetune.label_smoothing: a stage on boxes has no field",
+        "stages.finetune.target=classes": "stages.finetune: Input tag 'classes'",
+        "stages.finetune.lr=-1": "stages.finetune.lr: Input should be greater than 0",
+        "stages.finetune.warmup_epochs=99": "stages.finetune: warmup_epochs 99.0 leaves nothing of epochs",
+    }.items():
+        with pytest.raises(UserError, match=f"recipe example: {told}"):
+            load_recipe("example", [change])
+
+
+def test_a_record_is_a_recipe_again(tmp_path: Path) -> None:
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        (tmp_path / "again.yaml").write_text(yaml.safe_dump(recipe.record()))
+        assert load_recipe(str(tmp_path / "again.yaml")) == recipe

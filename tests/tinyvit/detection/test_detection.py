@@ -264,7 +264,10 @@ def test_two_ranks_train_one_detector(scenes: Path, tmp_path: Path) -> None:
     ("change", "line"),
     [
         ("detection=null", "stages on boxes and the section detection go together"),
-        ("stages.detect.layer_decay=0.8", "a stage on boxes has no augment, layer_decay or label_smoothing"),
+        (
+            "stages.detect.layer_decay=0.8",
+            "a stage on boxes has no field layer_decay; remove it",
+        ),
         ("engine.compile=true", "a detector is neither compiled nor recomputed"),
         ("data.broken=skip", "a detector leaves no broken pictures out"),
         ("stages.detect.batch_size=50", "a batch_size of 50 does not fit 9 pictures"),

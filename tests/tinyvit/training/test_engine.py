@@ -26,7 +26,7 @@ from tinyvit.models import load_weights
 from tinyvit.models.teachers import Teacher, load_teacher
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import LogProgress
-from tinyvit.tasks.classification import ClassificationTask
+from tinyvit.tasks.distillation import DistillationTask
 from tinyvit.tasks.run import open_run
 from tinyvit.tasks.signals import LiveSignals, StoredSignals
 from tinyvit.training.journal import read_lines
@@ -210,7 +210,7 @@ def test_a_stage_on_labels_may_have_shards_of_its_own(
         for folder in ("run", "other")
     ]
     assert digests[0] == digests[1]
-    with pytest.raises(UserError, match="remove its train"):
+    with pytest.raises(UserError, match=r"stages\.distill\.train: a stage on a teacher has no field train; remove it"):
         load_recipe("example", ["stages.distill.train=x"])
 
 
@@ -231,10 +231,10 @@ def test_a_broken_picture_of_validation_is_skipped_and_counted_or_refused_before
 
 
 def diverging(step: int, times: int = 1) -> Callable[..., Any]:
-    """ClassificationTask.learn with a loss that is not a number in some steps from `step` on."""
-    learn, seen = ClassificationTask.learn, [0]
+    """DistillationTask.learn with a loss that is not a number in some steps from `step` on."""
+    learn, seen = DistillationTask.learn, [0]
 
-    def broken(task: ClassificationTask, network: Any, batch: Any) -> Any:
+    def broken(task: DistillationTask, network: Any, batch: Any) -> Any:
         loss, agreed = learn(task, network, batch)
         seen[0] += 1
         return (loss * float("nan") if step <= seen[0] < step + times else loss), agreed
@@ -245,7 +245,7 @@ def diverging(step: int, times: int = 1) -> Callable[..., Any]:
 def test_a_loss_that_is_not_finite_stops_with_its_views(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClassificationTask, "learn", diverging(5))
+    monkeypatch.setattr(DistillationTask, "learn", diverging(5))
     with pytest.raises(UserError, match=r"step 5: the loss of train-00000\d.tar: train-\d+ and others") as caught:
         train("distill", "engine.save_minutes=0")
     file = tmp_path / "run" / "distill" / "non_finite-rank0.txt"
@@ -261,7 +261,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_views(
 def test_a_step_that_is_not_finite_can_be_left_out(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClassificationTask, "learn", diverging(5))
+    monkeypatch.setattr(DistillationTask, "learn", diverging(5))
     result = train("distill", "stages.distill.non_finite=skip")
     assert result["dropped_steps"] == 1
     assert result["last"]["images"] == 450
@@ -278,7 +278,7 @@ def test_a_step_that_is_left_out_leaves_no_trace_in_batch_norm(
         seen[0] += 1
         return normalise(*arguments) * (float("inf") if seen[0] == 5 else 1.0)
 
-    monkeypatch.setattr("tinyvit.tasks.classification.normalise", overflowing)
+    monkeypatch.setattr("tinyvit.tasks.student.normalise", overflowing)
     result = train("distill", "stages.distill.non_finite=skip")
     assert result["dropped_steps"] == 1
     weights = load_weights(tmp_path / "run" / "distill")
@@ -289,7 +289,7 @@ def test_a_step_that_is_left_out_leaves_no_trace_in_batch_norm(
 def test_nothing_but_steps_that_are_not_finite_is_an_error_also_then(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClassificationTask, "learn", diverging(5, times=100))
+    monkeypatch.setattr(DistillationTask, "learn", diverging(5, times=100))
     with pytest.raises(UserError, match="is not finite"):
         train("distill", "stages.distill.non_finite=skip")
 

@@ -1,0 +1,170 @@
+"""What stages of a student of classes share: the network, the views that it is shown, how it is measured and kept."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tinyvit.config import ClassStage
+from tinyvit.data.index import ShardIndex, index_shards
+from tinyvit.data.training_views import Batch, TrainingViews, counts_of
+from tinyvit.errors import UserError
+from tinyvit.evaluation import Evaluator, Subject, open_pictures
+from tinyvit.models import adopt_weights, classes_of, colours, create_student, input_size, load_weights, save_student
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.progress import Progress
+from tinyvit.tasks.classes import StageClasses
+from tinyvit.training.network import Network
+from tinyvit.training.run import Run
+from tinyvit.training.task import Validation
+from tinyvit.views.images import record_of
+from tinyvit.views.pixels import normalise
+
+S = TypeVar("S", bound=ClassStage)
+
+
+def open_shards(location: str, progress: Progress, world: World) -> ShardIndex:
+    """The index of shards. The first rank makes it where there is none yet, the others read it."""
+    if not world.chief:
+        world.meet()
+    index = index_shards(location, progress)
+    if world.chief:
+        world.meet()
+    return index
+
+
+class StudentTask(ABC, Generic[S]):
+    """A student in a stage, for this rank: with the weights in the folder `before`, or those that its recipe begins
+    with.
+    """
+
+    right: str | None
+    best_by = "top1"
+    one_size = True
+    plotted: tuple[str, ...] = ("top1", "top5", "loss", "calibration_error")
+    shown_as: tuple[tuple[str, str], ...] = (("top1", "top-1"),)
+
+    def __init__(self, run: Run[ShardIndex], name: str, stage: S, classes: StageClasses, before: Path | None) -> None:
+        self.run, self.name, self.stage, self.classes = run, name, stage, classes
+        micro, world = run.recipe.engine.micro_batch, run.world.size
+        if stage.batch_size < world:
+            raise UserError(f"stage {name}: {world} processes cannot share a batch_size of {stage.batch_size}")
+        share = -(-stage.batch_size // world)
+        self.parts = -(-share // micro) if micro else 1
+        # Of a whole epoch: one of a store that lacks some units may have fewer.
+        images = sum(counts_of(run.data, run.shards))
+        self.steps = images // stage.batch_size
+        if self.steps == 0:
+            raise UserError(
+                f"stage {name}: no whole batch of {stage.batch_size} in {images} images; lower stages.{name}.batch_size"
+            )
+        self.model: nn.Module = create_student(run.recipe.student, classes.count, stage.seed, classes.names)
+        if before is not None:
+            adopt_weights(self.model, load_weights(before), classes_of(before), classes.names)
+        self._side, self._colours = input_size(self.model), colours(self.model)
+
+    @staticmethod
+    def _identity(
+        run: Run[ShardIndex], name: str, source: dict[str, Any] | None, labels: bool, earlier: str | None
+    ) -> list[Any]:
+        """All that decides the outcome of a stage that learns from a source of signals, labels or both."""
+        stage = run.recipe.stages[name].record()
+        # Which shards they are is said by their bytes.
+        stage.pop("train", None)
+        return [
+            run.recipe.student.model_dump(mode="json"),
+            list(run.data.table.sha256),
+            stage,
+            run.recipe.augment_of(run.recipe.stages[name]).model_dump(mode="json"),
+            record_of(run.recipe.data.decode),
+            source,
+            # What labels mean stands beside the shards, not in them.
+            run.data.place.class_names() if labels else None,
+            earlier,
+            *([] if run.shards is None else [sorted(run.shards)]),
+        ]
+
+    @property
+    def shown(self) -> tuple[nn.Module, list[tuple[int, int]]]:
+        return self.model, [(self._side, self._side)]
+
+    @abstractmethod
+    def views(self, epoch: int, done: int = 0) -> TrainingViews: ...
+
+    def _views(self, epoch: int, done: int, **learned: Any) -> TrainingViews:
+        """Of what is `learned` from them the views of an epoch after so many steps."""
+        run, stage = self.run, self.stage
+        return TrainingViews(
+            index=run.data,
+            augment=run.recipe.augment_of(stage),
+            decode=run.recipe.data.decode,
+            size=self._side,
+            num_classes=self.classes.count,
+            batch_size=stage.batch_size,
+            epoch=epoch,
+            seed=stage.seed,
+            label_classes=self.classes.of_labels,
+            broken=run.recipe.data.broken,
+            rank=run.world.rank,
+            world=run.world.size,
+            parts=self.parts,
+            first=done * stage.batch_size,
+            shards=run.shards,
+            **learned,
+        )
+
+    def learn(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
+        device = self.run.world.device
+        if not len(batch):
+            # A blank view in place of none, of which nothing is learned.
+            blank: Tensor = network(torch.zeros(1, 3, self._side, self._side, device=device))
+            return 0 * blank.sum(dim=1), torch.zeros(1, device=device)
+        return self.loss(network(normalise(batch.views, *self._colours, device)), batch)
+
+    @abstractmethod
+    def loss(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """[n] the losses of a batch's views, and whether the student is right about each."""
+
+    def validation(self, times: int, dtype: torch.dtype) -> Validation | None:
+        run, val = self.run, self.run.recipe.data.val
+        assert val
+        pictures = open_pictures(val, run.progress)
+        if not self.measurable(pictures.classes):
+            return None
+        evaluator = Evaluator(
+            Subject.of(self.model, self.classes.names, run.recipe.data.decode),
+            [pictures] * times,
+            run.world,
+            run.workers,
+            dtype,
+            skip_broken=run.recipe.data.broken == "skip",
+            stop=run.stop,
+        )
+        if (looked := (val, self.classes.count)) not in run.looked_at:
+            evaluator.check_pictures(self.classes.count, run.progress)
+            run.looked_at.add(looked)
+        return lambda model: evaluator.measure(model).as_dict()
+
+    def measurable(self, _classes: tuple[str, ...] | list[str] | None) -> bool:
+        """Whether what the student says can be held against labels of these classes."""
+        return True
+
+    def save(self, folder: Path, model: nn.Module) -> None:
+        recipe = self.run.recipe
+        save_student(folder, model, recipe.student, self.classes.names, recipe.data.decode)
+
+    def announce(self) -> None:
+        """There is nothing to know beforehand."""
+
+    def counted(self) -> dict[str, Any]:
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Which views come follows from the seed alone."""
