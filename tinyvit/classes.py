@@ -119,8 +119,8 @@ def named_classes(name: str) -> list[str]:
         return load_class_list(Path(name))
     try:
         return synsets(name)
-    except AssertionError:
-        raise UserError(f"there is no class list {name}; give a file with a name a line, or imagenet-1k") from None
+    except AssertionError as fault:
+        raise UserError(f"there is no class list {name}; give a file with a name a line, or imagenet-1k") from fault
 
 
 def load_class_list(file: Path) -> list[str]:
@@ -128,7 +128,7 @@ def load_class_list(file: Path) -> list[str]:
     try:
         return read_class_list(file.read_bytes(), file)
     except OSError as fault:
-        raise UserError(f"the class list {file} cannot be read: {fault.strerror}") from None
+        raise UserError(f"the class list {file} cannot be read: {fault.strerror}") from fault
 
 
 def read_class_list(content: bytes, source: str | Path) -> list[str]:
@@ -138,8 +138,8 @@ def read_class_list(content: bytes, source: str | Path) -> list[str]:
     """
     try:
         text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"the class list {source} is not UTF-8; save it as UTF-8, a name a line") from None
+    except UnicodeDecodeError as fault:
+        raise UserError(f"the class list {source} is not UTF-8; save it as UTF-8, a name a line") from fault
     # Not splitlines, which ends a line at ten other characters: all later names would move.
     names = [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]
     for number, name in enumerate(names, 1):

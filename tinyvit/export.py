@@ -114,7 +114,7 @@ def _to_onnx(model: nn.Module, file: Path) -> float:
         import onnxruntime
         import onnxscript  # noqa: F401, torch's exporter wants it
     except ImportError as fault:
-        raise UserError(f"ONNX needs the package {fault.name}: pip install 'tinyvit-distill[export]'") from None
+        raise UserError(f"ONNX needs the package {fault.name}: pip install 'tinyvit-distill[export]'") from fault
     # The exporter reports its progress and every operator it does not know of.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -92,8 +92,8 @@ def compare(
                 known[under_way[done]] = done.result()
                 write_json(plan.folder / LINES, known)
                 bar.advance(1)
-        except BrokenProcessPool:
-            raise ProcessLost("a training process was killed, perhaps for want of memory; try --jobs 1") from None
+        except BrokenProcessPool as fault:
+            raise ProcessLost("a training process was killed, perhaps for want of memory; try --jobs 1") from fault
         except BaseException:
             # A training is not waited for: it goes on from its last epoch the next time.
             pool.shutdown(wait=False, cancel_futures=True)

@@ -58,8 +58,8 @@ def _dask(count: int, address: str | None) -> Iterator[TaskRunner[Any]]:
         try:
             # Connects, which entering does not.
             _ = runner.client
-        except OSError:
-            raise UserError(f"no Dask scheduler answers at {address}; start it, or mend the address") from None
+        except OSError as fault:
+            raise UserError(f"no Dask scheduler answers at {address}; start it, or mend the address") from fault
         yield runner
 
 
@@ -77,5 +77,5 @@ def _ray(count: int, address: str | None) -> Iterator[TaskRunner[Any]]:
             gpus = min(1, ray.cluster_resources().get("GPU", 0))
             with remote_options(num_cpus=1, num_gpus=gpus, max_calls=0):
                 yield runner
-    except ConnectionError:
-        raise UserError(f"no Ray cluster answers at {address}; start it, or mend the address") from None
+    except ConnectionError as fault:
+        raise UserError(f"no Ray cluster answers at {address}; start it, or mend the address") from fault

@@ -114,8 +114,8 @@ def _require_student() -> None:
     try:
         with get_client(sync_client=True) as client:
             client.read_deployment_by_name(STUDENT)
-    except ObjectNotFound:
-        raise UserError(f"then_distill needs the deployment {STUDENT}: `make deploy` makes it") from None
+    except ObjectNotFound as fault:
+        raise UserError(f"then_distill needs the deployment {STUDENT}: `make deploy` makes it") from fault
 
 
 def _label(

@@ -7,10 +7,11 @@ commits them last, refuses what does not match and reads one epoch of one shard 
 from logitstore.claims import Claims
 from logitstore.durable import whole_file, write_whole
 from logitstore.encoding import ENCODINGS, SELECTIONS
+from logitstore.errors import StoreDamaged, StoreError, StoreFormatError, StoreMismatch, StoreNotFound, UnitMissing
 from logitstore.features import Features, FeatureSpec, FeatureStore
 from logitstore.objects import Objects, Part, WholeOnly, open_objects
 from logitstore.rows import Rows, UnitRows
-from logitstore.spec import FORMAT_VERSION, ShardTable, StoreError, StoreSpec, Unit, digest_of
+from logitstore.spec import FORMAT_VERSION, ShardTable, StoreSpec, Unit, digest_of
 from logitstore.store import LogitStore
 from logitstore.transfer import Difference, copy, copy_spec, diff, merge
 from logitstore.verify import verify
@@ -31,9 +32,14 @@ __all__ = [
     "Part",
     "Rows",
     "ShardTable",
+    "StoreDamaged",
     "StoreError",
+    "StoreFormatError",
+    "StoreMismatch",
+    "StoreNotFound",
     "StoreSpec",
     "Unit",
+    "UnitMissing",
     "UnitRows",
     "WholeOnly",
     "copy",

@@ -118,7 +118,7 @@ class UnitArray:
         try:
             values = np.frombuffer(blosc.decompress(body), self.dtype)
         except (RuntimeError, ValueError) as fault:
-            raise DamagedObject(f"{self.name} is damaged: {fault}") from None
+            raise DamagedObject(f"{self.name} is damaged: {fault}") from fault
         if values.size != math.prod(shape):
             raise DamagedObject(f"{self.name} has {values.size} values where {shape} belong")
         return values.reshape(shape), bytes(chunk[-CHECKSUM_BYTES:])

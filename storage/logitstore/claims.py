@@ -22,8 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from logitstore.errors import StoreError
 from logitstore.objects import Objects
-from logitstore.spec import StoreError, Unit
+from logitstore.spec import Unit
 from logitstore.units import UnitStore
 
 CLAIMS = "committed/claims/"

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logitstore.chunks import UnitArray
-from logitstore.spec import StoreError, Unit, UnitSpec
+from logitstore.errors import StoreError
+from logitstore.spec import Unit, UnitSpec
 from logitstore.units import UnitStore
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import unquote
 
 from logitstore.durable import is_temporary, sync_folder, write_new, write_whole
-from logitstore.spec import StoreError, first_line
+from logitstore.errors import StoreError, first_line
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -201,8 +201,8 @@ class RemoteObjects(Objects):
     def _store(self) -> ObjectStore:
         try:
             from obstore.store import HTTPStore, from_url
-        except ImportError:
-            raise StoreError(f"{self.location} needs the package obstore: pip install obstore") from None
+        except ImportError as fault:
+            raise StoreError(f"{self.location} needs the package obstore: pip install obstore") from fault
         try:
             # By itself it takes some web addresses for buckets, and leaves the signature away.
             opened = HTTPStore.from_url if self.readable_only else from_url
@@ -212,7 +212,7 @@ class RemoteObjects(Objects):
                 retry_config=cast("RetryConfig", RETRIES),
             )
         except Exception as fault:
-            raise StoreError(self._unsigned(f"{self.location} cannot be opened: {first_line(fault)}")) from None
+            raise StoreError(self._unsigned(f"{self.location} cannot be opened: {first_line(fault)}")) from fault
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -243,20 +243,20 @@ class RemoteObjects(Objects):
             from obstore.exceptions import NotSupportedError
 
             if isinstance(fault, NotSupportedError):
-                raise WholeOnly(self._unsigned(f"{self.location}: {part.key} is given whole only")) from None
-            raise self._plain(f"{part.key} cannot be read", fault) from None
+                raise WholeOnly(self._unsigned(f"{self.location}: {part.key} is given whole only")) from fault
+            raise self._plain(f"{part.key} cannot be read", fault) from fault
 
     def pieces(self, key: str) -> Iterator[bytes]:
         try:
             yield from (bytes(piece) for piece in self._store.get(key).stream(min_chunk_size=BLOCK))
         except self._faults as fault:
-            raise self._plain(f"{key} cannot be read", fault) from None
+            raise self._plain(f"{key} cannot be read", fault) from fault
 
     def put(self, key: str, data: bytes) -> None:
         try:
             self._store.put(key, data)
         except self._faults as fault:
-            raise self._plain(f"{key} cannot be written", fault) from None
+            raise self._plain(f"{key} cannot be written", fault) from fault
 
     def put_all(self, objects: Mapping[str, bytes]) -> None:
         # One after the other they would keep a unit waiting six times as long. None is under way after a fault.
@@ -275,7 +275,7 @@ class RemoteObjects(Objects):
                 return False
             # S3's word for what a server does not know (status 501). Then two writers may both succeed.
             if "NotImplemented" not in str(fault):
-                raise self._plain(f"{key} cannot be written", fault) from None
+                raise self._plain(f"{key} cannot be written", fault) from fault
             if self.get(key) is not None:
                 return False
             self.put(key, data)
@@ -287,7 +287,7 @@ class RemoteObjects(Objects):
         except FileNotFoundError:
             return
         except self._faults as fault:
-            raise self._plain(f"{key} cannot be removed", fault) from None
+            raise self._plain(f"{key} cannot be removed", fault) from fault
 
     def stamp(self, key: str) -> tuple[int, int] | None:
         try:
@@ -295,7 +295,7 @@ class RemoteObjects(Objects):
         except FileNotFoundError:
             return None
         except self._faults as fault:
-            raise self._plain(f"{key} cannot be found", fault) from None
+            raise self._plain(f"{key} cannot be found", fault) from fault
         return found["size"], int(found["last_modified"].timestamp() * 1e9)
 
     def _head(self, key: str) -> ObjectMeta:
@@ -318,7 +318,7 @@ class RemoteObjects(Objects):
         try:
             level = self._store.list_with_delimiter(prefix or None)
         except self._faults as fault:
-            raise self._plain("its objects cannot be listed", fault) from None
+            raise self._plain("its objects cannot be listed", fault) from fault
         yield from ((entry["path"], entry["size"]) for entry in level["objects"])
         for found in self._pool.map(self._list, level["common_prefixes"]):
             yield from found
@@ -327,7 +327,7 @@ class RemoteObjects(Objects):
         try:
             return [(entry["path"], entry["size"]) for chunk in self._store.list(prefix) for entry in chunk]
         except self._faults as fault:
-            raise self._plain("its objects cannot be listed", fault) from None
+            raise self._plain("its objects cannot be listed", fault) from fault
 
     @property
     def _faults(self) -> tuple[type[Exception], ...]:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logitstore.encoding import ROUNDING
-from logitstore.spec import StoreError, StoreSpec
+from logitstore.errors import StoreError
+from logitstore.spec import StoreSpec
 
 # A residual is nothing where it is below this: what the coarsest encoding reads nothing as.
 NONE = 1e-6

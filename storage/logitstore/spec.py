@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logitstore.encoding import ENCODINGS, ENCODINGS_OF_2, SELECTIONS, Encoding
+from logitstore.errors import StoreDamaged, StoreError, StoreFormatError
 
 # What new stores are: 3 keeps `exact` rows as float32 (2: as float16), and of the best K classes those that are
 # possible (2: all). Stores of both are read, and those of 2 completed as such.
@@ -19,15 +20,6 @@ FORMAT_VERSION = 3
 
 # Attributes beside the specification: digests of the data set's index, the class names and the arrays' documents.
 DIGESTS = ("table_digest", "class_name_digest", "document_digests")
-
-
-class StoreError(ValueError):
-    """A store is absent, damaged, unfinished or not the one that was asked for. One line, with the remedy."""
-
-
-def first_line(fault: Exception) -> str:
-    """An error of a library in one line; its type where it says nothing."""
-    return str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
 
 
 def digest_of(value: Any) -> str:
@@ -90,20 +82,20 @@ class UnitSpec:
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> Self:
-        """Undo `to_attributes`; StoreError for another format, another version or an edited attribute."""
+        """Undo `to_attributes`. StoreFormatError for another format or version, StoreDamaged for an edited one."""
         if attributes.get("format") != cls.FORMAT:
-            raise StoreError(f"the folder is not a {cls.KIND}; give the path that {cls.MADE_BY} wrote")
+            raise StoreFormatError(f"the folder is not a {cls.KIND}; give the path that {cls.MADE_BY} wrote")
         if (version := attributes.get("format_version")) not in cls.VERSIONS:
-            raise StoreError(
+            raise StoreFormatError(
                 f"the store has format_version {version}, this program reads "
                 f"{' and '.join(map(str, cls.VERSIONS))}; use the release that wrote it"
             )
         names = [f.name for f in fields(cls) if f.name in attributes or f.name not in cls.LATER]
         if missing := [name for name in (*names, *DIGESTS) if name not in attributes]:
-            raise StoreError(f"the store's attributes lack {', '.join(missing)}; it is damaged, make it again")
+            raise StoreDamaged(f"the store's attributes lack {', '.join(missing)}; it is damaged, make it again")
         body = {key: attributes[key] for key in ["format", *names, *DIGESTS]}
         if digest_of(body) != attributes.get("spec_digest"):
-            raise StoreError("the store's attributes were changed after it was made; restore zarr.json")
+            raise StoreDamaged("the store's attributes were changed after it was made; restore zarr.json")
         return cls(**{name: attributes[name] for name in names})
 
     def differences(self, other: Self) -> list[str]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Self
 
 from logitstore.chunks import UnitArray
+from logitstore.errors import StoreError
 from logitstore.layout import Keys
 from logitstore.packing import pack, unit_arrays, unpack
 from logitstore.rows import Rows, UnitRows
-from logitstore.spec import ShardTable, StoreError, StoreSpec, Unit
+from logitstore.spec import ShardTable, StoreSpec, Unit
 from logitstore.units import UnitStore
 
 # What is wrong with a store that has rows, but no answers.

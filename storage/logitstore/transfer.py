@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from logitstore.errors import StoreError, StoreMismatch
 from logitstore.layout import Keys
 from logitstore.rows import Rows, UnitRows
-from logitstore.spec import FORMAT_VERSION, StoreError, StoreSpec, Unit
+from logitstore.spec import FORMAT_VERSION, StoreSpec, Unit
 from logitstore.store import LogitStore
 
 
@@ -182,7 +183,7 @@ def _keys_of(store: LogitStore) -> Keys | None:
 
 def _refuse_other_data(one: LogitStore, two: LogitStore) -> None:
     if found := one.table.differences(two.table):
-        raise StoreError(f"{one.location} and {two.location} are not of the same data: {found[0]}")
+        raise StoreMismatch(f"{one.location} and {two.location} are not of the same data: {found[0]}")
 
 
 def _refuse(store: LogitStore, spec: StoreSpec, location: str) -> None:
@@ -190,4 +191,4 @@ def _refuse(store: LogitStore, spec: StoreSpec, location: str) -> None:
     if not found and dict(store.spec.libraries) != dict(spec.libraries):
         found = [f"libraries are {dict(store.spec.libraries)} in the store, {dict(spec.libraries)} here"]
     if found:
-        raise StoreError(f"{store.location} and {location} do not have the same specification: {found[0]}")
+        raise StoreMismatch(f"{store.location} and {location} do not have the same specification: {found[0]}")

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logitstore.chunks import DamagedObject, UnitArray, Values, checked, checksum
+from logitstore.errors import StoreDamaged, StoreError, StoreNotFound, UnitMissing, first_line
 from logitstore.layout import KEY_GROUP, Keys, array_digest, new_objects, read_array
 from logitstore.objects import MANY_REQUESTS, Objects, Part, open_objects
-from logitstore.spec import ShardTable, StoreError, Unit, UnitSpec, digest_of, first_line
+from logitstore.spec import ShardTable, Unit, UnitSpec, digest_of
 
 # Writing a unit is repeated when it does not read back as written: another process wrote the same unit.
 WRITE_ATTEMPTS = 5
@@ -46,7 +47,7 @@ class UnitStore(ABC, Generic[S]):
         try:
             self.spec: S = self.SPEC.from_attributes(attributes)
         except StoreError as fault:
-            raise StoreError(f"{self.location}: {fault}") from None
+            raise type(fault)(f"{self.location}: {fault}") from fault
         self._attributes = attributes
 
     @staticmethod
@@ -85,19 +86,20 @@ class UnitStore(ABC, Generic[S]):
 
     @classmethod
     def open(cls, location: str | Path) -> Self:
-        """Open an existing store; StoreError when there is none or it is of another format or version."""
+        """Open an existing store; StoreNotFound when there is none, StoreFormatError when it is of another
+        format or version."""
         objects = open_objects(location)
         document = objects.get(ROOT_KEY)
         if document is None:
-            raise StoreError(
+            raise StoreNotFound(
                 f"there is no {cls.SPEC.KIND} at {location}; run {cls.SPEC.MADE_BY} first, or mend the path"
             )
         try:
             attributes = dict(json.loads(document)["attributes"])
-        except (ValueError, KeyError, TypeError):
-            raise StoreError(
+        except (ValueError, KeyError, TypeError) as fault:
+            raise StoreDamaged(
                 f"{location} is not a readable Zarr group; restore its zarr.json, or make it again"
-            ) from None
+            ) from fault
         return cls(objects, attributes)
 
     @classmethod
@@ -117,7 +119,7 @@ class UnitStore(ABC, Generic[S]):
 
     @cached_property
     def table(self) -> ShardTable:
-        """The index of the data set that the store was made for. StoreError when it is damaged."""
+        """The index of the data set that the store was made for. StoreDamaged when it is."""
         samples = self.samples
         digests = self._index_array("key_digest", objects=-(-len(samples) // KEY_GROUP))
         table = ShardTable(
@@ -127,7 +129,7 @@ class UnitStore(ABC, Generic[S]):
             key_digest=tuple(row[:n] for row, n in zip(digests, samples, strict=True)),
         )
         if table.digest() != self._attributes["table_digest"]:
-            raise StoreError(f"{self.location}: the data set's index is not the one that was written; restore it")
+            raise StoreDamaged(f"{self.location}: the data set's index is not the one that was written; restore it")
         return table
 
     @property
@@ -145,7 +147,7 @@ class UnitStore(ABC, Generic[S]):
             return None
         names = [str(name) for name in self._index_array("class_name")]
         if digest_of(names) != self._attributes["class_name_digest"]:
-            raise StoreError(f"{self.location}: the class names are not the ones that were written; restore them")
+            raise StoreDamaged(f"{self.location}: the class names are not the ones that were written; restore them")
         return names
 
     def keys(self, shard: int) -> list[str] | None:
@@ -169,7 +171,7 @@ class UnitStore(ABC, Generic[S]):
         """How many rows a unit has."""
         return self.samples[unit.shard] * len(self.spec.epochs_of(unit))
 
-    def place(self, unit: Unit) -> str:
+    def describe_unit(self, unit: Unit) -> str:
         """A unit in words: its epochs and its shard's name."""
         epochs = self.spec.epochs_of(unit)
         return f"epochs {epochs.start} to {epochs.stop - 1} of {self.shard_names[unit.shard]}"
@@ -218,11 +220,12 @@ class UnitStore(ABC, Generic[S]):
         raise StoreError(f"{self.location}: another process writes the same unit; give each its own units")
 
     def _read(self, unit: Unit, numbers: Sequence[int]) -> list[Values]:
-        """The values of some epochs of a unit. StoreError when it is not committed or anything is damaged."""
+        """The values of some epochs of a unit. UnitMissing when it is not committed, StoreDamaged when
+        anything is damaged."""
         try:
             return list(self._values(unit, numbers))
         except DamagedObject as fault:
-            raise StoreError(f"{self.location}: {self.place(unit)}: {fault}; {self.SPEC.REMEDY}") from None
+            raise StoreDamaged(f"{self.location}: {self.describe_unit(unit)}: {fault}; {self.SPEC.REMEDY}") from fault
 
     def stored_values(self, unit: Unit) -> Iterator[Values]:
         """The stored values of each epoch of a unit, as `pack` made them. DamagedObject where they are not."""
@@ -238,9 +241,9 @@ class UnitStore(ABC, Generic[S]):
         self.objects.delete(commit_key(unit))
 
     def seal(self) -> str:
-        """Declare the store complete; returns the time. StoreError when units are missing."""
+        """Declare the store complete; returns the time. UnitMissing when some are."""
         if missing := self.missing():
-            raise StoreError(f"{self.location}: {len(missing)} units are missing; run {self.SPEC.MADE_BY} again")
+            raise UnitMissing(f"{self.location}: {len(missing)} units are missing; run {self.SPEC.MADE_BY} again")
         self.objects.sweep()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._set_seal(now, self._seal_digest(now))
@@ -310,7 +313,9 @@ class UnitStore(ABC, Generic[S]):
         parts = [Part(keys[name], 0 if whole else array.index_part) for name, array in self.arrays.items()]
         committed, *found = self.objects.fetch([Part(commit_key(unit)), *parts])
         if committed is None:
-            raise StoreError(f"{self.location}: {self.place(unit)} are not there yet; run {self.SPEC.MADE_BY} again")
+            raise UnitMissing(
+                f"{self.location}: {self.describe_unit(unit)} are not there yet; run {self.SPEC.MADE_BY} again"
+            )
         if lacking := [name for name, data in zip(self.arrays, found, strict=True) if data is None]:
             raise DamagedObject(f"{lacking[0]} is missing")
         data = {name: piece for name, piece in zip(self.arrays, found, strict=True) if piece is not None}
@@ -342,7 +347,7 @@ class UnitStore(ABC, Generic[S]):
     def _set_seal(self, time: str, digest: str) -> None:
         found = self.objects.get(ROOT_KEY)
         if found is None:
-            raise StoreError(f"{self.location}: its {ROOT_KEY} has vanished; restore it")
+            raise StoreDamaged(f"{self.location}: its {ROOT_KEY} has vanished; restore it")
         document = json.loads(found)
         document["attributes"] |= {"sealed": time, "seal_digest": digest}
         self.objects.put(ROOT_KEY, json.dumps(document, indent=2).encode())
@@ -359,9 +364,9 @@ class UnitStore(ABC, Generic[S]):
         try:
             return read_array({key: data for key, data in found if data is not None}, name, where)
         except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as fault:
-            raise StoreError(
+            raise StoreDamaged(
                 f"{self.location}: the array {name} cannot be read ({first_line(fault)}); restore it"
-            ) from None
+            ) from fault
 
 
 def commit_key(unit: Unit) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from logitstore.chunks import DamagedObject
+from logitstore.errors import StoreError
 from logitstore.packing import stored_faults
-from logitstore.spec import StoreError, Unit
+from logitstore.spec import Unit
 from logitstore.store import LogitStore
 
 

@@ -12,7 +12,18 @@ import pytest
 import zarr
 from toy import SPEC, TABLE, UNIT_ARRAYS, forget, made_store, random_rows, unit_file
 
-from logitstore import FORMAT_VERSION, LogitStore, StoreError, Unit, copy, verify
+from logitstore import (
+    FORMAT_VERSION,
+    LogitStore,
+    StoreDamaged,
+    StoreError,
+    StoreFormatError,
+    StoreNotFound,
+    Unit,
+    UnitMissing,
+    copy,
+    verify,
+)
 from logitstore.objects import LocalObjects
 
 
@@ -59,9 +70,9 @@ def test_missing_units_are_what_was_not_committed(tmp_path: Path) -> None:
     made.write_unit(Unit(1, 0), random_rows(Unit(1, 0)))
     reopened = LogitStore.open(tmp_path / "s")
     assert reopened.missing() == [Unit(0, 0), Unit(0, 1), Unit(1, 1)]
-    with pytest.raises(StoreError, match="not there yet"):
+    with pytest.raises(UnitMissing, match="not there yet"):
         reopened.read(0, 0)
-    with pytest.raises(StoreError, match="3 units are missing"):
+    with pytest.raises(UnitMissing, match="3 units are missing"):
         made.seal()
 
 
@@ -89,7 +100,7 @@ def test_objects_swapped_between_units_are_noticed_by_every_reader(store: LogitS
     one, two = (unit_file(store, name, Unit(block, 0)) for block in (0, 1))
     shutil.copy(one, two)
     assert list(faulty_units(store)) == [Unit(1, 0)]
-    with pytest.raises(StoreError, match="not the ones that were committed"):
+    with pytest.raises(StoreDamaged, match="not the ones that were committed"):
         store.read(2, 0)
 
 
@@ -97,7 +108,7 @@ def test_a_whole_unit_of_another_place_is_noticed_by_every_reader(store: LogitSt
     for name in UNIT_ARRAYS:
         shutil.copy(unit_file(store, name, Unit(0, 0)), unit_file(store, name, Unit(1, 0)))
     assert list(faulty_units(store)) == [Unit(1, 0)]
-    with pytest.raises(StoreError, match="not the ones that were committed"):
+    with pytest.raises(StoreDamaged, match="not the ones that were committed"):
         store.read(2, 0)
 
 
@@ -204,7 +215,7 @@ def test_keys_are_kept_and_go_with_a_copy(tmp_path: Path) -> None:
     assert zarr.open_group(tmp_path / "s", mode="r")["key"][0, 0] == keys(0)[0]
     flipped = tmp_path / "s" / "key" / "c" / "0" / "0"
     flipped.write_bytes(flipped.read_bytes()[:-9])
-    with pytest.raises(StoreError, match="the array key cannot be read"):
+    with pytest.raises(StoreDamaged, match="the array key cannot be read"):
         LogitStore.open(tmp_path / "s").keys(0)
 
 
@@ -228,7 +239,7 @@ def test_a_creation_cut_short_is_no_store_and_is_made_anew(
         LogitStore.create(path, SPEC, TABLE)
     monkeypatch.undo()
     assert not LogitStore.exists(path)
-    with pytest.raises(StoreError, match="no logit store"):
+    with pytest.raises(StoreNotFound, match="no logit store"):
         LogitStore.open(path)
     assert LogitStore.create(path, SPEC, TABLE).missing()
 
@@ -236,7 +247,7 @@ def test_a_creation_cut_short_is_no_store_and_is_made_anew(
 @pytest.mark.parametrize("version", [1, FORMAT_VERSION + 1])
 def test_another_version_is_refused_with_the_numbers(store: LogitStore, version: int) -> None:
     zarr.open_group(store.location, mode="r+").attrs["format_version"] = version
-    with pytest.raises(StoreError, match=f"format_version {version}, this program reads 2 and {FORMAT_VERSION}"):
+    with pytest.raises(StoreFormatError, match=f"format_version {version}, this program reads 2 and {FORMAT_VERSION}"):
         LogitStore.open(store.location)
 
 

@@ -283,3 +283,16 @@ def test_recipes_that_come_with_the_package_are_valid() -> None:
         assert load_recipe(name).digest() == load_recipe(name).digest()
     with pytest.raises(UserError, match=r"stages\.distill\.lr"):
         load_recipe("example", ["stages.distill.lr=-1"])
+
+
+def test_what_led_to_a_fault_is_kept_and_shown_to_who_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "recipe.yaml"
+    broken.write_text("a: [")
+    told = tinyvit("plan", broken)
+    assert told.returncode == 2
+    assert "Traceback" not in told.stderr
+    monkeypatch.setenv("TINYVIT_TRACEBACK", "1")
+    shown = tinyvit("plan", broken)
+    assert shown.returncode == 1
+    assert "yaml.parser.ParserError" in shown.stderr
+    assert "The above exception was the direct cause" in shown.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ from rich.table import Table
 from logitstore import StoreError
 from tinyvit.errors import ProcessLost, Stopped, UserError
 
+# Set, a fault is raised as it is.
+TRACEBACK = "TINYVIT_TRACEBACK"
 DISK_FAULTS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
@@ -64,15 +67,20 @@ def stopping_by_signal() -> Iterator[Event]:
 
 @contextmanager
 def one_line_faults() -> Iterator[None]:
-    """Turn what a user can cause into one line on stderr and exit code 2; Ctrl-C into 130, SIGTERM into 143."""
+    """Turn what a user can cause into one line on stderr and exit code 2; Ctrl-C into 130, SIGTERM into 143.
+
+    With TINYVIT_TRACEBACK=1 such a fault is raised instead, with all that led to it.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
         yield
     except (UserError, StoreError, ProcessLost) as fault:
+        if os.environ.get(TRACEBACK):
+            raise
         _fail(str(fault))
     except OSError as fault:
-        if fault.errno not in DISK_FAULTS:
+        if fault.errno not in DISK_FAULTS or os.environ.get(TRACEBACK):
             raise
         _fail(f"{fault.filename or 'the output'}: {DISK_FAULTS[fault.errno]}")
     except Stopped as line:

@@ -91,7 +91,7 @@ def verify(
                 opened, data, _teacher_of(opened), sound, replay, seed, progress
             )
             result["faults"] += found
-        result["faults"] += [f"{opened.place(unit)}: {'; '.join(lines)}" for unit, lines in units.items()]
+        result["faults"] += [f"{opened.describe_unit(unit)}: {'; '.join(lines)}" for unit, lines in units.items()]
         if repair:
             for unit in units:
                 opened.uncommit(unit)
@@ -191,5 +191,5 @@ def _range(text: str) -> range:
     first, _, last = text.partition(":")
     try:
         return range(int(first), int(last) if last else int(first) + 1)
-    except ValueError:
-        raise UserError(f"--epochs {text} is not understood; write one epoch as 3, or the first ten as 0:10") from None
+    except ValueError as fault:
+        raise UserError(f"--epochs {text} is not understood; write one epoch as 3, or the first ten as 0:10") from fault

@@ -114,7 +114,7 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as fault:
         first = fault.errors()[0]
-        raise UserError(f"recipe {name}: {_told(first['loc'], first['type'], first['msg'])}") from None
+        raise UserError(f"recipe {name}: {_told(first['loc'], first['type'], first['msg'])}") from fault
 
 
 def _told(place: tuple[int | str, ...], kind: str, message: str) -> str:
@@ -144,9 +144,9 @@ def _read(name: str, derived: tuple[str, ...]) -> dict[str, Any]:
         if found := UNQUOTED.search(text):
             raise UserError(f"the recipe {name}: {found.group().strip()} is a comment to YAML; quote it: '#808080'")
     except OSError as fault:
-        raise UserError(f"the recipe {name} cannot be read: {fault.strerror}") from None
+        raise UserError(f"the recipe {name} cannot be read: {fault.strerror}") from fault
     except yaml.YAMLError as fault:
-        raise UserError(f"the recipe {name} is not valid YAML: {' '.join(str(fault).split())}") from None
+        raise UserError(f"the recipe {name} is not valid YAML: {' '.join(str(fault).split())}") from fault
     if not isinstance(tree, dict):
         raise UserError(f"the recipe {name} is empty; it needs the sections data, student and stages")
     base = tree.pop("base", None)
@@ -182,5 +182,5 @@ def _override(tree: dict[str, Any], override: str) -> None:
     try:
         # A colour such as #808080, which YAML would take for a comment.
         node[last] = value.strip() if value.strip().startswith("#") else yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"the override {override!r} has a value that is not valid YAML") from None
+    except yaml.YAMLError as fault:
+        raise UserError(f"the override {override!r} has a value that is not valid YAML") from fault

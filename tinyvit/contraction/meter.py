@@ -32,7 +32,7 @@ def device_of(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as fault:
         reason = str(fault).partition("\n")[0]
-        raise UserError(f"contract.device is {name!r}, which this machine has not ({reason}); name another") from None
+        raise UserError(f"contract.device is {name!r}, which this machine has not ({reason}); name another") from fault
     return device
 
 

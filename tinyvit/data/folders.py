@@ -34,7 +34,7 @@ def entries(folder: Path, left_out: Counter[str]) -> list[os.DirEntry[str]]:
     except OSError as fault:
         raise UserError(
             f"the folder {folder} cannot be read: {fault.strerror}; mend its rights or leave it out"
-        ) from None
+        ) from fault
     seen = [entry for entry in listed if not hidden(entry.name)]
     left_out[HIDDEN] += len(listed) - len(seen)
     return seen

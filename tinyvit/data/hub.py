@@ -27,12 +27,12 @@ def hub_names(path: str) -> list[str]:
     try:
         entries = HfApi().list_repo_tree(repository, folder or None, repo_type="dataset", revision=revision)
         return [entry.path.rpartition("/")[2] for entry in entries if isinstance(entry, RepoFile)]
-    except RepositoryNotFoundError:
-        raise UserError(f"the hub has no data set {repository}, or it needs a token: run `hf auth login`") from None
-    except EntryNotFoundError:
-        raise UserError(f"the data set {repository} has no folder {folder!r} at revision {revision}") from None
+    except RepositoryNotFoundError as fault:
+        raise UserError(f"the hub has no data set {repository}, or it needs a token: run `hf auth login`") from fault
+    except EntryNotFoundError as fault:
+        raise UserError(f"the data set {repository} has no folder {folder!r} at revision {revision}") from fault
     except (HfHubHTTPError, OSError) as fault:
-        raise UserError(f"the hub does not answer about {repository} ({type(fault).__name__}); try again") from None
+        raise UserError(f"the hub does not answer about {repository} ({type(fault).__name__}); try again") from fault
 
 
 def _parts(path: str) -> tuple[str, str, str]:

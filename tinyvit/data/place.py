@@ -116,7 +116,7 @@ class Place:
         try:
             return [name for name, _ in self._objects.sizes()]
         except StoreError as fault:
-            raise UserError(str(fault)) from None
+            raise UserError(str(fault)) from fault
 
     def holds(self, folder: str) -> bool:
         """Whether there is such a folder inside; no, where a place cannot be asked."""
@@ -127,7 +127,7 @@ class Place:
         try:
             return any(True for _ in self._objects.sizes(f"{folder}/"))
         except StoreError as fault:
-            raise UserError(str(fault)) from None
+            raise UserError(str(fault)) from fault
 
     def of(self, name: str) -> str:
         """A shard's whole path or URL, for messages."""
@@ -138,7 +138,7 @@ class Place:
         try:
             found = self._objects.stamp(name)
         except StoreError as fault:
-            raise UserError(str(fault)) from None
+            raise UserError(str(fault)) from fault
         if found is None:
             raise UserError(f"there is no shard {self.of(name)}; mend the data's location")
         return found
@@ -147,13 +147,13 @@ class Place:
         """Runs of bytes (offset, length) of a shard. UserError when it has not so many any more."""
         try:
             found = self._objects.fetch([Part(name, offset, length) for offset, length in extents])
-        except WholeOnly:
+        except WholeOnly as fault:
             raise UserError(
                 f"{self.of(name)}: the server gives files only whole, and samples are read by their place; "
                 f"fetch them first: tinyvit data pull '{self.address}' FOLDER"
-            ) from None
+            ) from fault
         except (StoreError, OSError) as fault:
-            raise UserError(f"{self.of(name)} cannot be read: {fault}") from None
+            raise UserError(f"{self.of(name)} cannot be read: {fault}") from fault
         for data, (_, length) in zip(found, extents, strict=True):
             if data is None or len(data) != length:
                 raise UserError(f"{self.of(name)} was cut short or removed after it was indexed: restore it")
@@ -165,7 +165,7 @@ class Place:
             try:
                 return (self.path / name).open("rb")
             except OSError as fault:
-                raise UserError(f"{self.of(name)} cannot be read: {fault.strerror}") from None
+                raise UserError(f"{self.of(name)} cannot be read: {fault.strerror}") from fault
         return cast("BinaryIO", io.BufferedReader(_Parts(self, name, size), STREAM_BYTES))
 
     def pieces(self, name: str) -> Iterator[bytes]:
@@ -177,7 +177,7 @@ class Place:
             yield from self._objects.pieces(name)
             return
         except StoreError as fault:
-            raise UserError(str(fault)) from None
+            raise UserError(str(fault)) from fault
         with self.stream(name, self.stamp(name)[0]) as stream:
             yield from iter(lambda: stream.read(STREAM_BYTES), b"")
 
@@ -213,8 +213,8 @@ def _parts(address: str) -> tuple[str, list[str]]:
             if local and Path(folder).is_dir()
             else [_split(one, local) for one in braceexpand(address)]
         )
-    except ValueError:
-        raise UserError(f"{address}: the braces do not fit together; write shard-{{000000..000127}}.tar") from None
+    except ValueError as fault:
+        raise UserError(f"{address}: the braces do not fit together; write shard-{{000000..000127}}.tar") from fault
     if any(one != folder for one, _ in found):
         raise UserError(f"{address}: shards of one data set lie in one folder; only their names may vary")
     return folder, sorted({name if local else unquote(name) for _, name in found})

@@ -84,8 +84,8 @@ class DataProcess:
         try:
             self._wait(stop)
             item = receive(self._connection)
-        except (EOFError, ConnectionError):
-            raise self._lost() from None
+        except (EOFError, ConnectionError) as fault:
+            raise self._lost() from fault
         if isinstance(item, Fault):
             raise item.fault
         return item
@@ -157,7 +157,7 @@ def sockets_in_tmpdir() -> Iterator[None]:
         raise UserError(
             f"the temporary folder {tempfile.gettempdir()} has too long a path for a socket in it (107 bytes with its "
             f"name); set TMPDIR to a shorter one"
-        ) from None
+        ) from fault
 
 
 def _serve(

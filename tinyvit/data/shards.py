@@ -75,14 +75,14 @@ def extents(shard: str, stream: BinaryIO) -> tuple[list[Extent], int]:
             return found, tar.offset
     except (tarfile.TarError, EOFError) as fault:
         reason = str(fault.args[0] if fault.args else fault)
-        raise UserError(f"{shard} is not a whole tar ({reason}); fetch or make it again") from None
+        raise UserError(f"{shard} is not a whole tar ({reason}); fetch or make it again") from fault
     except UserError:
         raise
-    except UnicodeEncodeError:
-        raise UserError(f"{shard} has a member whose name is not UTF-8; make it again") from None
+    except UnicodeEncodeError as fault:
+        raise UserError(f"{shard} has a member whose name is not UTF-8; make it again") from fault
     except ValueError as fault:
         # group_by_keys on two members of one name
-        raise UserError(f"{shard} is not a WebDataset tar ({fault.args[0]}); make it again") from None
+        raise UserError(f"{shard} is not a WebDataset tar ({fault.args[0]}); make it again") from fault
 
 
 @cache
@@ -113,7 +113,7 @@ def parse(shard: str, slot: int, content: bytes) -> Sample:
     try:
         members = _plain_members(content) or _any_members(content)
     except tarfile.TarError as fault:
-        raise UserError(f"{shard}: slot {slot} does not hold a sample ({fault}); fetch or make it again") from None
+        raise UserError(f"{shard}: slot {slot} does not hold a sample ({fault}); fetch or make it again") from fault
     fields: dict[str, bytes] = {}
     key = ""
     for name, data in members:
@@ -130,8 +130,8 @@ def sample_of(shard: str, slot: int, key: str, fields: dict[str, bytes]) -> Samp
     if (text := fields.get("cls")) is not None:
         try:
             label = int(text)
-        except ValueError:
-            raise UserError(f"{shard}: the label of {key!r} is not a whole number; remake the shard") from None
+        except ValueError as fault:
+            raise UserError(f"{shard}: the label of {key!r} is not a whole number; remake the shard") from fault
     return Sample(slot, key, fields[suffix], label)
 
 

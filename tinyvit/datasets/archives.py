@@ -79,7 +79,7 @@ def members(archive: Path, left_out: Counter[str]) -> list[Member]:
     except UserError:
         raise
     except (tarfile.TarError, EOFError, OSError, *ZIP_FAULTS) as fault:
-        raise UserError(f"{archive} is not a whole archive ({fault}); fetch it again") from None
+        raise UserError(f"{archive} is not a whole archive ({fault}); fetch it again") from fault
     name, count = Counter(member.name for member in found).most_common(1)[0] if found else ("", 1)
     if count > 1:
         raise UserError(f"{archive} has {count} files with the name {name!r}; unpack it, and pack it again")

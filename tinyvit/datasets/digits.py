@@ -23,8 +23,8 @@ def make_digits(out: Path, progress: Progress) -> dict[str, int]:
     """Make `out/train` (1,437 pictures) and `out/val` (360); returns the counts. UserError without scikit-learn."""
     try:
         from sklearn.datasets import load_digits
-    except ImportError:
-        raise UserError("the digits come with scikit-learn: pip install 'tinyvit-distill[transfer]'") from None
+    except ImportError as fault:
+        raise UserError("the digits come with scikit-learn: pip install 'tinyvit-distill[transfer]'") from fault
     digits = load_digits()
     # 0 to 16 in the package.
     pixels = (digits.images * 255 / 16).round().astype(np.uint8)

@@ -126,7 +126,7 @@ def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         shape = np.frombuffer(raw, ">u4", dimensions, offset=4)
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     except (OSError, EOFError, ValueError, zlib.error) as fault:
-        raise UserError(f"{path} is absent or damaged ({fault}); fetch the original files again") from None
+        raise UserError(f"{path} is absent or damaged ({fault}); fetch the original files again") from fault
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
@@ -167,13 +167,13 @@ def _from_hub(split: Split) -> Arrays:
     )
     try:
         from pyarrow.parquet import read_table
-    except ImportError:
-        raise UserError(f"without Debian's package the hub's files need `pip install pyarrow`; or {ways}") from None
+    except ImportError as fault:
+        raise UserError(f"without Debian's package the hub's files need `pip install pyarrow`; or {ways}") from fault
     try:
         file = hf_hub_download(HUB_REPOSITORY, HUB_FILES[split], repo_type="dataset")
     except (HfHubHTTPError, OSError) as fault:
         reason = type(fault).__name__
-        raise UserError(f"Fashion-MNIST cannot be fetched from the hub ({reason}); {ways}") from None
+        raise UserError(f"Fashion-MNIST cannot be fetched from the hub ({reason}); {ways}") from fault
     columns = read_table(file).to_pydict()
     images = [np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in columns["image"]]
     return np.stack(images), np.array(columns["label"], np.uint8)

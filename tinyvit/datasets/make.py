@@ -79,11 +79,11 @@ def write_shards(
                 ):
                     for count in pool.map(work, todo):
                         bar.advance(count)
-            except BrokenProcessPool:
+            except BrokenProcessPool as fault:
                 raise ProcessLost(
                     "a process that packs pictures was killed (out of memory?); shards that are whole stay: run the "
                     "same command again, with fewer --workers if memory is short"
-                ) from None
+                ) from fault
         else:
             for plan in todo:
                 bar.advance(work(plan))

@@ -100,7 +100,7 @@ def _grounds() -> list[Image.Image]:
         import skimage.data
         from sklearn.datasets import load_sample_images
     except ImportError as fault:
-        raise UserError(f"scenes need scikit-learn, scikit-image and pycocotools: pip install {fault.name}") from None
+        raise UserError(f"scenes need scikit-learn, scikit-image and pycocotools: pip install {fault.name}") from fault
     found = [*load_sample_images().images, *(getattr(skimage.data, name)() for name in PHOTOGRAPHS)]
     return [Image.fromarray(pixels) for pixels in found]
 

@@ -56,7 +56,7 @@ class Picture:
         try:
             return self.content.read_bytes()
         except READ_FAULTS as fault:
-            raise UserError(f"{self.content} cannot be read ({fault}); mend the source, then make again") from None
+            raise UserError(f"{self.content} cannot be read ({fault}); mend the source, then make again") from fault
 
 
 @dataclass(frozen=True)
@@ -289,10 +289,10 @@ def _of_csv(source: Path) -> Iterator[_Found]:
                 if (before := lines.setdefault(os.path.normpath(path), rows.line_num)) != rows.line_num:
                     raise UserError(f"{where}: {row['path']!r} is in line {before} already; leave one of them")
                 yield _Found(row["label"], row["path"], path)
-    except UnicodeDecodeError:
-        raise UserError(f"{source} is not UTF-8; save it as UTF-8") from None
+    except UnicodeDecodeError as fault:
+        raise UserError(f"{source} is not UTF-8; save it as UTF-8") from fault
     except csv.Error as fault:
-        raise UserError(f"{source}, line {rows.line_num + 1}: {fault}; mend the line") from None
+        raise UserError(f"{source}, line {rows.line_num + 1}: {fault}; mend the line") from fault
 
 
 def _taken(name: str, left_out: Counter[str]) -> bool:

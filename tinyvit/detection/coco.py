@@ -226,7 +226,7 @@ class CocoSet:
                 raise self.other_size(number, image.size)
             return image.pixels()
         except (OSError, BrokenImage) as fault:
-            raise self.unreadable(number, fault) from None
+            raise self.unreadable(number, fault) from fault
 
     def other_size(self, number: int, found: tuple[int, int]) -> UserError:
         """That a picture has not the size that the file says."""

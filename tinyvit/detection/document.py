@@ -33,9 +33,9 @@ def read_document(file: Path) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(file.read_bytes())
         _check(document)
     except OSError as fault:
-        raise UserError(f"{file} cannot be read: {fault.strerror}") from None
+        raise UserError(f"{file} cannot be read: {fault.strerror}") from fault
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise UserError(f"{file} is not in COCO's format ({fault}); mend it") from None
+        raise UserError(f"{file} is not in COCO's format ({fault}); mend it") from fault
     return document
 
 

@@ -81,11 +81,11 @@ def load_detector(folder: Path) -> Detector:
     except (json.JSONDecodeError, KeyError, ValidationError) as fault:
         raise UserError(
             f"{folder / DETECTOR} cannot be read ({str(fault).partition(chr(10))[0]}); restore it"
-        ) from None
+        ) from fault
     model = create_detector(student, detection, len(categories), seed=0)
     try:
         model.load_state_dict(load_weights(folder))
     except RuntimeError as fault:
         reason = str(fault).splitlines()[1].strip()
-        raise UserError(f"the weights in {folder} are of another detector: {reason}") from None
+        raise UserError(f"the weights in {folder} are of another detector: {reason}") from fault
     return Detector(model, categories, detection.head == "mask_rcnn", decode)

@@ -18,8 +18,8 @@ def pycocotools_mask() -> Any:
     """The module of masks. UserError where it is not installed."""
     try:
         from pycocotools import mask
-    except ImportError:
-        raise UserError("COCO's masks and metrics need pycocotools: pip install 'tinyvit-distill[transfer]'") from None
+    except ImportError as fault:
+        raise UserError("COCO's masks and metrics need pycocotools: pip install 'tinyvit-distill[transfer]'") from fault
     return mask
 
 

@@ -83,7 +83,7 @@ class EvaluationViews:
                 views[len(labels)] = self._prepared(picture)
             except BrokenImage as fault:
                 if not self.skip_broken:
-                    raise broken_picture(picture, fault) from None
+                    raise broken_picture(picture, fault) from fault
                 broken += 1
                 continue
             labels.append(right)
@@ -143,7 +143,7 @@ class UsableViews:
                     usable += bool(picture.labels)
                 except BrokenImage as fault:
                     if not self.views.skip_broken:
-                        raise broken_picture(picture, fault) from None
+                        raise broken_picture(picture, fault) from fault
             yield len(pictures), usable
 
 

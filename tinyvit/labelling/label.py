@@ -63,7 +63,7 @@ def open_for_labelling(recipe: Recipe, path: str | Path, teacher: Teacher, progr
                     raise
         store = LogitStore.open(path)
     except StoreError as fault:
-        raise UserError(str(fault)) from None
+        raise UserError(str(fault)) from fault
     refuse_mismatch(
         path,
         [*store.spec.differences(spec), *data_differences(store, index)],
@@ -226,7 +226,7 @@ class _Draft:
         planned, samples = store.spec.epochs_of(unit), store.table.samples[unit.shard]
         epochs, name = len(planned), store.table.name[unit.shard]
         self._spec = spec = store.spec
-        self._place = store.place(unit)
+        self._place = store.describe_unit(unit)
         self._filled = self._decoded = 0
         self._digest = np.zeros((epochs, samples), np.uint32)
         self._probes = probe_slots(samples, spec.probes)
@@ -290,7 +290,7 @@ def finish(store: LogitStore, progress: Progress, claims: Claims) -> None:
         claims.drop_seal()
         return
     units = faulty_units(store, progress)
-    faults = [*store.faults(), *(f"{store.place(unit)}: {found[0]}" for unit, found in units.items())]
+    faults = [*store.faults(), *(f"{store.describe_unit(unit)}: {found[0]}" for unit, found in units.items())]
     if faults:
         raise UserError(
             f"{store.location} is not sound, {len(faults)} faults, the first: {faults[0]}; "

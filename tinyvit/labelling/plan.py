@@ -16,6 +16,7 @@ from typing import Any
 
 from logitstore import Claims, verify
 from tinyvit.config import Label, Recipe
+from tinyvit.errors import UserError
 from tinyvit.labelling.label import Labeller, open_for_labelling
 from tinyvit.models.teachers import Teacher
 from tinyvit.runtime.progress import Progress
@@ -161,7 +162,10 @@ def measure(recipe: Recipe, teacher: Teacher, workers: int, seconds: float, prog
         sizes = store.stored_bytes([report.unit for report in reports])
         in_units = sum(size for name, size in sizes.items() if name in {*store.arrays, "committed"})
         began = time.monotonic()
-        assert not any(faults for _, faults in verify(store))
+        if damaged := [unit for unit, faults in verify(store) if faults]:
+            raise UserError(
+                f"{store.describe_unit(damaged[0])} of the trial do not read back as written; check the disk"
+            )
         return Pilot(
             views_per_s=speed,
             bytes_per_row=in_units / rows,

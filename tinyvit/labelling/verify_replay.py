@@ -53,7 +53,7 @@ def open_for_training(recipe: Recipe, path: str | Path, workers: int, progress: 
         refuse_mismatch(path, differences, "give the store that was made for it")
         check_replay(store, recipe.label.augment, recipe.data.decode, index, workers)
     except StoreError as fault:
-        raise UserError(str(fault)) from None
+        raise UserError(str(fault)) from fault
     return store
 
 

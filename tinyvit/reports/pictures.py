@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from logitstore import LogitStore, Rows, StoreError
+from logitstore import LogitStore, Rows, UnitMissing
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.loader import run_stream
 from tinyvit.data.made_views import Pixels, make_views
@@ -79,7 +79,7 @@ class _Remade:
     def _view(self, store: LogitStore, place: Place, epoch: int) -> ShownView | None:
         try:
             rows: Rows = store.read(epoch, place.shard)
-        except StoreError:  # a unit that is not there yet
+        except UnitMissing:
             return None
         if not rows.valid[place.slot]:
             return None

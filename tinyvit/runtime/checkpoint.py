@@ -132,9 +132,9 @@ def refusing_other_files(file: Path, advice: str) -> Iterator[None]:
                 f"{file} is no checkpoint that can be read safely (it holds a {unsafe[1]}, whose code would be run); "
                 f"if you trust where it comes from, write a file of its tensors alone: torch.load it with "
                 f"weights_only=False and torch.save the state dict in it; else {advice}"
-            ) from None
+            ) from fault
         reason = str(fault).strip().partition("\n")[0] or type(fault).__name__
-        raise UserError(f"{file} is no checkpoint that can be read safely ({reason}); {advice}") from None
+        raise UserError(f"{file} is no checkpoint that can be read safely ({reason}); {advice}") from fault
 
 
 def _check_archive(file: Path) -> None:
@@ -150,5 +150,5 @@ def _check_archive(file: Path) -> None:
                 with archive.open(member) as content:
                     while content.read(CHUNK):
                         pass
-            except zipfile.BadZipFile:
-                raise ValueError(f"damaged: the checksum of {member.filename} does not fit") from None
+            except zipfile.BadZipFile as fault:
+                raise ValueError(f"damaged: the checksum of {member.filename} does not fit") from fault

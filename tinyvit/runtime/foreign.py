@@ -19,7 +19,7 @@ def foreign(fails: str, remedy: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as fault:
         kind, line = type(fault).__name__, first_line(fault)
-        raise UserError(f"{fails} ({kind}{'' if line == kind else f': {line}'}); {remedy}") from None
+        raise UserError(f"{fails} ({kind}{'' if line == kind else f': {line}'}); {remedy}") from fault
 
 
 def first_line(fault: BaseException) -> str:

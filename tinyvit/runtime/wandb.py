@@ -26,6 +26,6 @@ def import_wandb() -> ModuleType:
         del sys.modules[NAME]
     try:
         import wandb
-    except ImportError:
-        raise UserError("Weights & Biases is not installed: pip install wandb, or leave --wandb out") from None
+    except ImportError as fault:
+        raise UserError("Weights & Biases is not installed: pip install wandb, or leave --wandb out") from fault
     return wandb

@@ -75,10 +75,10 @@ class Network:
         try:
             with nullcontext() if last or self._ranks is None else self._ranks.no_sync():
                 yield
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as fault:
             raise UserError(
                 f"a forward pass does not fit into the memory of {self._device}; set engine.micro_batch, or lower it"
-            ) from None
+            ) from fault
         if still:
             self._keep_statistics(False)
 

@@ -130,7 +130,7 @@ class Trainer:
             raise Stopped(
                 f"stage {self.name}: {told}, after epoch {self.epoch} and {self.step} steps; the same command goes on "
                 f"from the last saved state"
-            ) from None
+            ) from told
 
     def _number(self, step: int, steps: int) -> int:
         """A step's number on the way through all epochs, also where an epoch has fewer than others."""

@@ -69,7 +69,7 @@ class Extractor:
                 claims.sweep()
             shards = [store.read_shard(number) for number in range(len(store.samples))]
         except StoreError as fault:
-            raise UserError(str(fault)) from None
+            raise UserError(str(fault)) from fault
         return Split(np.concatenate([s.feature for s in shards]), np.concatenate([s.label for s in shards]))
 
     def _open(self, data: str, pictures: DataSet) -> FeatureStore:

@@ -27,8 +27,8 @@ def need_scikit_learn() -> None:
     """UserError where it is not installed."""
     try:
         import sklearn  # noqa: F401
-    except ImportError:
-        raise UserError("probing needs scikit-learn: pip install 'tinyvit-distill[transfer]'") from None
+    except ImportError as fault:
+        raise UserError("probing needs scikit-learn: pip install 'tinyvit-distill[transfer]'") from fault
 
 
 def linear_probe(train: Split, test: Split, seed: int) -> dict[str, Any]:

@@ -57,11 +57,11 @@ def reading() -> Iterator[None]:
             yield
     except (BrokenImage, MemoryError):
         raise
-    except UnidentifiedImageError:
+    except UnidentifiedImageError as fault:
         # Its own words name a place in memory.
-        raise BrokenImage("it is in no format of pictures that Pillow knows") from None
+        raise BrokenImage("it is in no format of pictures that Pillow knows") from fault
     except Exception as fault:  # of damaged files Pillow raises a dozen types
-        raise BrokenImage(" ".join(str(fault).split()) or type(fault).__name__) from None
+        raise BrokenImage(" ".join(str(fault).split()) or type(fault).__name__) from fault
 
 
 def record_of(decode: Decode) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from support import tinyvit
 
-from logitstore import LogitStore
+from logitstore import LogitStore, StoreDamaged
+from tinyvit.data.index import index_shards
 from tinyvit.reports import statistics
 from tinyvit.reports.answers import draw
+from tinyvit.reports.pictures import Place, _Remade
 from tinyvit.runtime.progress import SilentProgress
 
 
@@ -88,3 +90,14 @@ def test_an_empty_store_and_other_shards(copied: LogitStore, foreign: tuple[Logi
     wrong = tinyvit("store", "info", copied.location, "--data", str(foreign[1]))
     assert wrong.returncode == 2
     assert "is not what" in wrong.stderr
+
+
+def test_a_damaged_unit_is_no_unit_that_is_not_there_yet(copied: LogitStore, small_data: Path) -> None:
+    index, unit = index_shards(small_data / "train", SilentProgress()), copied.units()[-1]
+    copied.uncommit(unit)
+    epochs = range(copied.spec.epochs)
+    shown = list(_Remade(index, copied.location, (Place(unit.shard, 0, tuple(epochs)),), 3).read(0, 1))
+    assert [view.epoch for view in shown[0].views] == list(epochs)[:-1]
+    (Path(copied.location) / copied.arrays["value"].key(0, unit.shard)).write_bytes(b"nothing")
+    with pytest.raises(StoreDamaged, match=r"epochs 0 to 0 of .*; run `tinyvit store verify --repair`"):
+        list(_Remade(index, copied.location, (Place(unit.shard, 0, tuple(epochs)),), 3).read(0, 1))
