@@ -30,7 +30,7 @@ from tinyvit.contraction.search import Search
 from tinyvit.data.loader import default_workers
 from tinyvit.data.training_views import counts_of
 from tinyvit.datasets.fetch import fetch_fashion_mnist
-from tinyvit.evaluation import Evaluator, Subject, open_pictures
+from tinyvit.evaluation import EvalModel, Evaluator, open_pictures
 from tinyvit.labelling.label import label_store
 from tinyvit.models import load_student
 from tinyvit.models.teachers import load_teacher
@@ -174,7 +174,7 @@ def _train_in_full(
     run = open_run(whole, folder, list(stages), default_workers(), progress)
     *_, last = train(replace(run, signals=StoredSignals(store)), list(stages))
     model = load_student(Path(last["checkpoint"]))
-    subject = Subject.of(model, None)
+    subject = EvalModel.of(model, None)
     world = World()
     evaluator = Evaluator(subject, [open_pictures(str(test), progress)], world, default_workers(), torch.float32)
     return evaluator.measure(model.to(world.device)).top1

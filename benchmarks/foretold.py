@@ -13,7 +13,7 @@ from tinyvit.data.loader import default_workers
 from tinyvit.labelling import plan as planning
 from tinyvit.labelling.label import label_store
 from tinyvit.models.teachers import load_teacher
-from tinyvit.runtime.gpu_lock import own_device
+from tinyvit.runtime.gpu_lock import reserve_gpu
 from tinyvit.runtime.progress import Progress
 
 # A minute is more than the example takes.
@@ -23,7 +23,7 @@ PILOT_SECONDS = 10
 def measure(folder: Path, progress: Progress) -> dict[str, Any]:
     """Seconds and bytes that a pilot foretells, and those that labelling then takes."""
     recipe = load_recipe("example")
-    teacher = load_teacher(recipe.label.teacher, own_device(), recipe.label.classes)
+    teacher = load_teacher(recipe.label.teacher, reserve_gpu(), recipe.label.classes)
     counts = index_shards(recipe.data.train, progress).counts
     pilot = planning.measure(recipe, teacher, default_workers(), PILOT_SECONDS, progress)
     work = planning.Work(sum(counts), len(counts), teacher.num_classes)

@@ -30,7 +30,7 @@ from tinyvit.data.index import index_shards
 from tinyvit.data.loader import default_workers, run_jobs
 from tinyvit.labelling.label import Labeller, asked_views, open_for_labelling
 from tinyvit.models.teachers import Teacher, load_teacher
-from tinyvit.runtime.gpu_lock import own_device
+from tinyvit.runtime.gpu_lock import reserve_gpu
 from tinyvit.runtime.progress import Progress, SilentProgress
 
 ROUNDS = 3
@@ -100,7 +100,7 @@ def _timed(work: Any, recipe: Recipe, place: Path, count: int, ready: Barrier, d
 def _teacher(recipe: Recipe, count: int) -> Teacher:
     """In one of `count` processes, which share the cores."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
-    return load_teacher(recipe.label.teacher, own_device(), recipe.label.classes)
+    return load_teacher(recipe.label.teacher, reserve_gpu(), recipe.label.classes)
 
 
 def _ask(recipe: Recipe, place: Path, count: int) -> Callable[[], None]:

@@ -29,8 +29,8 @@ from tinyvit.config import Augment, Decode, load_recipe
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.loader import default_workers, run_stream
-from tinyvit.data.made_views import Pictures
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
+from tinyvit.data.render_views import DecodedSamples
 from tinyvit.data.training_views import Replayed, TrainingViews
 from tinyvit.labelling.label import label_store
 from tinyvit.models.teachers import load_teacher
@@ -162,7 +162,7 @@ def _our_steps(clock: _Clock, shard: IndexedShard, augment: Augment, store: Logi
     bare = augment.model_copy(update={"auto_augment": None, "color_jitter": 0.0, "erase_prob": 0.0})
     samples = clock("read", lambda: shard.read(slots))
     clock("decode", lambda: [EncodedImage(sample.image, Decode()).pixels() for sample in samples])
-    pictures = Pictures(shard, slots, Decode())
+    pictures = DecodedSamples(shard, slots, Decode())
     # Once for nothing: what is decoded is kept.
     pictures.views(slots, seeds, alone, bare, SIZE)
     clock("crop, flip", lambda: pictures.views(slots, seeds, alone, bare, SIZE))

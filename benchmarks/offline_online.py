@@ -20,7 +20,7 @@ from benchmarks.tables import file_table, terminal
 from tinyvit.classes import shared_classes
 from tinyvit.config import load_recipe
 from tinyvit.data.loader import default_workers
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.errors import UserError
 from tinyvit.labelling.label import label_store
 from tinyvit.models.teachers import load_teacher
@@ -28,7 +28,7 @@ from tinyvit.runtime.distributed import default_device
 from tinyvit.runtime.progress import Progress
 from tinyvit.tasks.run import open_run
 from tinyvit.tasks.signals import LiveSignals, StoredSignals
-from tinyvit.training.journal import METRICS, read_lines
+from tinyvit.training.metric_logger import METRICS, read_lines
 from tinyvit.training.train import train_stage
 
 COLUMNS = ("learned from", "last loss", "largest difference", "top-1 %")

@@ -30,7 +30,7 @@ from logitstore import LogitStore
 from tinyvit.config import ClassStage, LabelStage, Recipe, TeacherStage
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import default_workers
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.labelling.label import label_store
 from tinyvit.models import create_student, input_size
 from tinyvit.models.teachers import load_teacher
@@ -38,7 +38,7 @@ from tinyvit.runtime.distributed import default_device
 from tinyvit.runtime.progress import Bar, LogProgress, Progress
 from tinyvit.tasks.run import open_run
 from tinyvit.tasks.signals import LiveSignals, StoredSignals
-from tinyvit.training.tally import peak_memory_mib
+from tinyvit.training.step_meter import peak_memory_mib
 from tinyvit.training.train import train_stage
 
 ROUNDS = 5

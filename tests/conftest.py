@@ -14,7 +14,7 @@ from support import EXAMPLE, MANY_UNITS, SMALL, label_all
 
 from logitstore import LogitStore
 from tinyvit.config import Recipe, load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.models.teachers import Teacher, load_teacher
 
 # Fixtures that the tests of the store have too.

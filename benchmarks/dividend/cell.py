@@ -18,7 +18,7 @@ from benchmarks.dividend.setting import ALL_LABELS, ANSWERS, LABELS, Plan, Setti
 from benchmarks.dividend.teaching import teach
 from logitstore import LogitStore, digest_of
 from tinyvit.config import Recipe, load_recipe
-from tinyvit.evaluation import Subject, evaluate, load_subject, open_pictures
+from tinyvit.evaluation import EvalModel, evaluate, load_eval_model, open_pictures
 from tinyvit.labelling.label import label_store
 from tinyvit.models.teachers import Teacher
 from tinyvit.runtime.distributed import World
@@ -26,8 +26,8 @@ from tinyvit.runtime.progress import LogProgress, Progress
 from tinyvit.tasks.run import open_run
 from tinyvit.tasks.signals import StoredSignals
 from tinyvit.training.folder import read_json, write_json
-from tinyvit.training.journal import METRICS, read_lines
-from tinyvit.training.network import precision_of
+from tinyvit.training.metric_logger import METRICS, read_lines
+from tinyvit.training.model_runner import precision_of
 from tinyvit.training.train import train
 
 TESTED = "test.json"
@@ -96,7 +96,7 @@ class Cell:
             views = max(self.plan.teacher_views, TEACHER_EPOCHS * self.labelled)
             shown = self._drawn(self._home / "for-teachers", self.labelled, self.seed, views)
             teacher = teach(name, shown, folder, self.plan.teaching, self.seed, self.progress)
-            return teacher, self._tested(folder / name, Subject.of_teacher(teacher))["top1"]
+            return teacher, self._tested(folder / name, EvalModel.of_teacher(teacher))["top1"]
 
     def _answers(self, recipe: Recipe, data: str, teacher: Teacher) -> LogitStore:
         asked = recipe.label.model_copy(update={"teacher": teacher.name})
@@ -105,12 +105,12 @@ class Cell:
         name = digest_of([asked.model_dump(mode="json"), teacher.weights_sha256, data])[:16]
         return label_store(asking, self._home / "stores" / name, teacher, 0, self.progress)[0]
 
-    def _tested(self, folder: Path, subject: Subject | None) -> dict[str, Any]:
+    def _tested(self, folder: Path, subject: EvalModel | None) -> dict[str, Any]:
         """How good the network in a stage's folder, or `subject`, is on pictures that nothing was learned of."""
         found = read_json(folder, TESTED)
         if found is None or found["pictures"] != self.test:
             world = World()
-            asked = subject or load_subject(str(folder), world.device)
+            asked = subject or load_eval_model(str(folder), world.device)
             pictures, dtype = open_pictures(self.test, self.progress), precision_of("auto", world.device)
             (evaluation,) = evaluate(asked, [pictures], world, 0, dtype, self.progress, "test")
             found = asdict(evaluation) | {"pictures": self.test}

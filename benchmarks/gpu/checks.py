@@ -27,23 +27,23 @@ from logitstore import LogitStore
 from tinyvit.cli.output import stopping_by_signal
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.data.loader import run_streams
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.errors import Stopped, UserError
-from tinyvit.evaluation import evaluate, load_subject, open_pictures
+from tinyvit.evaluation import evaluate, load_eval_model, open_pictures
 from tinyvit.labelling.label import label_store
 from tinyvit.models import load_weights
 from tinyvit.models.teachers import load_teacher
 from tinyvit.runtime.distributed import World, join_world
-from tinyvit.runtime.gpu_lock import own_device
+from tinyvit.runtime.gpu_lock import reserve_gpu
 from tinyvit.runtime.progress import Bar, SilentProgress
 from tinyvit.tasks.distillation import DistillationTask
 from tinyvit.tasks.run import open_run
 from tinyvit.tasks.signals import StoredSignals
 from tinyvit.training.folder import RESULT, StageFolder, read_json
-from tinyvit.training.journal import METRICS, read_lines
-from tinyvit.training.network import precision_of
+from tinyvit.training.metric_logger import METRICS, read_lines
+from tinyvit.training.model_runner import precision_of
 from tinyvit.training.run import Run
-from tinyvit.training.tally import Tally, Totals
+from tinyvit.training.step_meter import EpochTotals, StepMeter
 from tinyvit.training.train import train_stage
 from tinyvit.training.trainer import Trainer
 
@@ -147,7 +147,7 @@ def _need_cuda(bench: Bench) -> None:
 
 
 def _label(bench: Bench) -> str:
-    teacher = load_teacher(QUICK, own_device(), None)
+    teacher = load_teacher(QUICK, reserve_gpu(), None)
     store, reports = label_store(bench.recipe(), bench.store, teacher, bench.workers, SilentProgress())
     if not store.sealed or any(report.invalid for report in reports):
         raise RuntimeError(f"sealed: {store.sealed}; {sum(report.invalid for report in reports)} views have no answer")
@@ -209,15 +209,15 @@ def _waits(bench: Bench) -> str:
     task = DistillationTask(run, "distill", None)
     trainer = Trainer(run, "distill", StageFolder(bench.folder / "runs" / "none", ""), task)
     (batches,) = run_streams([task.views(0)], 0, pin_memory=True)
-    tally = Tally(run.world, Totals(), scaled=False)
+    meter = StepMeter(run.world, EpochTotals(), scaled=False)
     try:
         # In the first one algorithms are tried and the optimiser's state is made.
         for step, batch in zip(range(4), batches, strict=False):
             torch.cuda.set_sync_debug_mode("error" if step else "default")
             loss, right = task.learn(trainer.network, batch)
             trainer.optimiser.backward(loss.mean())
-            tally.add(loss, right, batch)
-            tally.end_step(trainer.optimiser.step(1))
+            meter.add(loss, right, batch)
+            meter.end_step(trainer.optimiser.step(1))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return "forward, backward, update and counting of three steps"
@@ -259,7 +259,7 @@ def _evaluated(bench: Bench) -> str:
     bench.train("labels", stage="finetune")
     folder = bench.folder / "runs" / "labels" / "finetune"
     pictures = open_pictures(str(bench.folder / "data" / "val"), SilentProgress())
-    subject, world = load_subject(str(folder), bench.device), World()
+    subject, world = load_eval_model(str(folder), bench.device), World()
     dtype = precision_of("auto", bench.device)
     (found,) = evaluate(subject, [pictures], world, bench.workers, dtype, SilentProgress(), "evaluate")
     recorded = (read_json(folder, RESULT) or {})["val"]["top1"]

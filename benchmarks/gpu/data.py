@@ -18,7 +18,7 @@ from tinyvit.datasets.make import write_shards
 from tinyvit.datasets.sources import Picture
 from tinyvit.labelling.label import label_store
 from tinyvit.models.teachers import load_teacher
-from tinyvit.runtime.gpu_lock import own_device
+from tinyvit.runtime.gpu_lock import reserve_gpu
 from tinyvit.runtime.progress import SilentProgress
 
 COLUMNS = ("pictures", "of them different", "bytes a picture", "seconds")
@@ -43,7 +43,7 @@ def make(settings: Settings, _figures: Figures, _clock: Clock) -> Iterator[Row |
     per_shard = min(PER_SHARD, settings.pictures)
     write_shards(copies, settings.data, classes=names, per_shard=per_shard, seed=0, progress=SilentProgress())
     recipe = settings.recipe(settings.students[0], 2, f"label.teacher={QUICK}")
-    teacher = load_teacher(QUICK, own_device(), None, settings.size)
+    teacher = load_teacher(QUICK, reserve_gpu(), None, settings.size)
     label_store(recipe, settings.store, teacher, settings.beside, SilentProgress())
     size = sum(len(picture.read()) for picture in pictures) / len(pictures)
     seconds = time.monotonic() - began
@@ -60,7 +60,7 @@ def _read(folder: Path) -> list[Picture]:
 
 
 def _drawn(count: int) -> list[Picture]:
-    """Pictures as large as photographs, smooth with some noise, so that they are about as hard to decode."""
+    """DecodedSamples as large as photographs, smooth with some noise, so that they are about as hard to decode."""
     rng = np.random.default_rng(0)
     pictures = []
     for number in range(count):

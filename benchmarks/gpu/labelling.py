@@ -13,7 +13,7 @@ from benchmarks.keeping_up import ask, label_all, views_of
 from benchmarks.training import Times
 from tinyvit.labelling.label import open_for_labelling
 from tinyvit.models.teachers import load_teacher
-from tinyvit.runtime.gpu_lock import own_device
+from tinyvit.runtime.gpu_lock import reserve_gpu
 from tinyvit.runtime.progress import SilentProgress
 
 COLUMNS = ("teacher", "views", "rounds", "bare, views/s", "labelling, views/s", "of bare", "target", "with its start")
@@ -26,7 +26,7 @@ def measure(settings: Settings, _figures: Figures, clock: Clock) -> Iterator[Row
     Labelling takes hours, and its data processes begin once: what counts is its rate from the first batch to the last.
     """
     recipe = settings.recipe(settings.students[0], 2)
-    teacher = load_teacher(settings.teacher, own_device(), None, settings.size)
+    teacher = load_teacher(settings.teacher, reserve_gpu(), None, settings.size)
     index = open_for_labelling(recipe, settings.folder / "asked", teacher, SilentProgress())
     views = views_of(recipe, index, teacher, settings.beside)
     count = sum(len(batch) for batch in views)

@@ -30,8 +30,8 @@ from tinyvit.tasks.distillation import DistillationTask
 from tinyvit.tasks.run import open_run
 from tinyvit.tasks.signals import LiveSignals, StoredSignals
 from tinyvit.training.folder import StageFolder
-from tinyvit.training.network import precision_of
-from tinyvit.training.tally import Totals, peak_memory_mib
+from tinyvit.training.model_runner import precision_of
+from tinyvit.training.step_meter import EpochTotals, peak_memory_mib
 from tinyvit.training.trainer import Trainer
 
 # So many steps of one kind.
@@ -55,7 +55,7 @@ class _Resident:
 
     batch: Batch
     steps: int
-    first: int = 0
+    start: int = 0
     rank: int = 0
     left_out: int = 0
 
@@ -97,7 +97,7 @@ class Ours:
 
     def _train(self, task: DistillationTask, batch: Batch, steps: int) -> None:
         trainer = self._trainer
-        trainer.task, trainer.step, trainer.totals = task, 0, Totals()
+        trainer.task, trainer.step, trainer.totals = task, 0, EpochTotals()
         views = _Resident(batch, steps)
         trainer._train_epoch(views, views.read(0, 1), None, SilentProgress())
 

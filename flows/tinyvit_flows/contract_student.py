@@ -19,7 +19,7 @@ from tinyvit.contraction.result import write_result
 from tinyvit.contraction.rounds import Round
 from tinyvit.contraction.run import open_search
 from tinyvit.data.loader import default_workers
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import default_progress
 from tinyvit_flows.runners import Kind, started_runner

@@ -11,7 +11,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from tinyvit.config import load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.reports.run_figures import curves_png
 from tinyvit.reports.stages import StageRun
 from tinyvit.training.launch import Ranks, default_processes

@@ -11,9 +11,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from tinyvit.data.loader import default_workers
 from tinyvit.runtime.progress import default_progress
-from tinyvit.transfer.judge import Judge
 from tinyvit.transfer.page import write_page
 from tinyvit.transfer.scorecard import Entry, figure_of, lines, parse_data, parse_measures, scorecard, told
+from tinyvit.transfer.scorer import Scorer
 from tinyvit_flows.tasks import judge_network, plain_fault, result_of
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
@@ -48,8 +48,8 @@ def evaluate_student(
     chosen, folder = parse_measures(measures or []), Path(run_dir)
     for checkpoint in dict.fromkeys(checkpoint for entry in entries for checkpoint in entry.checkpoints):
         result_of(judge_network.submit(folder, seed, checkpoint, places, sets, chosen))
-    judge = Judge.here(folder, seed, default_workers(), default_progress())
-    found = scorecard(judge, entries, places, sets, chosen)
+    scorer = Scorer.here(folder, seed, default_workers(), default_progress())
+    found = scorecard(scorer, entries, places, sets, chosen)
     page = folder / "scorecard.html"
     write_page(page, found)
     create_table_artifact(table=_table(found), key="evaluate-student", description="Accuracy in percent")

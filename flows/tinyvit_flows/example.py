@@ -26,7 +26,7 @@ from logitstore import write_whole
 from tinyvit.config import load_recipe
 from tinyvit.reports.run_page import write_run_page
 from tinyvit.runtime.progress import default_progress
-from tinyvit.training.journal import METRICS, read_lines
+from tinyvit.training.metric_logger import METRICS, read_lines
 from tinyvit_flows.distill_student import distill_student
 from tinyvit_flows.teacher_logits import teacher_logits
 

@@ -41,14 +41,14 @@ from tinyvit.models.teachers import load_teacher
 from tinyvit.reports.run_page import write_run_page
 from tinyvit.reports.store_page import write_store_page
 from tinyvit.runtime.distributed import World
-from tinyvit.runtime.gpu_lock import own_device
+from tinyvit.runtime.gpu_lock import reserve_gpu
 from tinyvit.runtime.progress import default_progress
 from tinyvit.tasks.run import open_run
 from tinyvit.tasks.signals import StoredSignals
 from tinyvit.training.launch import Ranks, default_processes, train_on_devices
 from tinyvit.training.train import refuse_stage, train_stage
-from tinyvit.transfer.judge import Judge
-from tinyvit.transfer.scorecard import judge_all
+from tinyvit.transfer.scorecard import score_all
+from tinyvit.transfer.scorer import Scorer
 
 # Prefect passes on what the package logs (prefect.toml, extra_loggers), but leaves its level at WARNING.
 logging.getLogger("tinyvit").setLevel(logging.INFO)
@@ -195,7 +195,7 @@ def _labeller(recipe: Recipe, store: LogitStore) -> Iterator[Labeller]:
             "this worker process may start no data processes; start Dask's workers with --no-nanny, "
             "or with distributed.worker.daemon: False"
         )
-    teacher = load_teacher(recipe.label.teacher, own_device(), recipe.label.classes, recipe.label.input_size)
+    teacher = load_teacher(recipe.label.teacher, reserve_gpu(), recipe.label.classes, recipe.label.input_size)
     with ONE_AT_A_TIME, Claims(store) as claims, _stopping_with_the_flow() as stop:
         # A machine's GPUs, each with a process, share its cores.
         workers = default_workers(default_processes())
@@ -206,7 +206,7 @@ def _labeller(recipe: Recipe, store: LogitStore) -> Iterator[Labeller]:
 def _search(recipe: Recipe, run_dir: Path, store: str) -> Iterator[Search]:
     """The search that this process trains a candidate of, on a device of its own; one at a time here too."""
     with ONE_AT_A_TIME, _stopping_with_the_flow() as stop:
-        world, workers = World(device=own_device()), default_workers(default_processes())
+        world, workers = World(device=reserve_gpu()), default_workers(default_processes())
         yield open_search(recipe, run_dir, LogitStore.open(store), workers, default_progress(), stop, world)
 
 
@@ -313,9 +313,9 @@ def train_one(recipe: Recipe, run_dir: Path, store: str, number: int, candidate:
         search.train(number, candidate)
 
 
-@work("judge network", run_name="judge {checkpoint}", tags=[GPU_TAG])
+@work("scorer network", run_name="scorer {checkpoint}", tags=[GPU_TAG])
 def judge_network(
     run_dir: Path, seed: int, checkpoint: str, data: dict[str, str], sets: str | None, measures: tuple[str, ...]
 ) -> None:
     """Measure all of one network, or what a lost try has left; the folder keeps it."""
-    judge_all(Judge.here(run_dir, seed, default_workers(), default_progress()), checkpoint, data, sets, measures)
+    score_all(Scorer.here(run_dir, seed, default_workers(), default_progress()), checkpoint, data, sets, measures)

@@ -21,10 +21,10 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from logitstore import LogitStore, Unit
 from tinyvit.config import Recipe, load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.errors import UserError
 from tinyvit.labelling.describe import describe
-from tinyvit.reports.answers import draw
+from tinyvit.reports.answers import sample_rows
 from tinyvit.reports.figures import confidence
 from tinyvit.runtime.progress import SilentProgress
 from tinyvit_flows.runners import Kind, started_runner
@@ -162,7 +162,7 @@ def _summary(path: str, reports: list[Any], sealed: str) -> dict[str, Any]:
         key="teacher-logits",
         description=f"Logit store {path}",
     )
-    answers = draw(LogitStore.open(path), DRAWN_ROWS, 0, SilentProgress())
+    answers = sample_rows(LogitStore.open(path), DRAWN_ROWS, 0, SilentProgress())
     if len(answers):
         create_image_artifact(image_url=confidence(answers).image, key="teacher-logits-confidence")
     return summary

@@ -9,11 +9,11 @@ from logitstore.durable import whole_file, write_whole
 from logitstore.encoding import ENCODINGS, SELECTIONS
 from logitstore.errors import StoreDamaged, StoreError, StoreFormatError, StoreMismatch, StoreNotFound, UnitMissing
 from logitstore.features import Features, FeatureSpec, FeatureStore
-from logitstore.objects import Objects, Part, WholeOnly, open_objects
+from logitstore.maintenance import Difference, copy, copy_spec, diff, merge
+from logitstore.objects import ByteRange, Objects, WholeOnly, open_objects
 from logitstore.rows import Rows, UnitRows
 from logitstore.spec import FORMAT_VERSION, ShardTable, StoreSpec, Unit, digest_of
 from logitstore.store import LogitStore
-from logitstore.transfer import Difference, copy, copy_spec, diff, merge
 from logitstore.verify import verify
 
 __version__ = "0.1.0"
@@ -22,6 +22,7 @@ __all__ = [
     "ENCODINGS",
     "FORMAT_VERSION",
     "SELECTIONS",
+    "ByteRange",
     "Claims",
     "Difference",
     "FeatureSpec",
@@ -29,7 +30,6 @@ __all__ = [
     "Features",
     "LogitStore",
     "Objects",
-    "Part",
     "Rows",
     "ShardTable",
     "StoreDamaged",

@@ -19,7 +19,7 @@ import numpy as np
 from numcodecs import Blosc, blosc
 from numpy.typing import NDArray
 
-from logitstore.objects import Part
+from logitstore.objects import ByteRange
 
 CHECKSUM_BYTES = 4
 # What the index says of a chunk that is not there: epochs past the end in the last block.
@@ -101,7 +101,7 @@ class UnitArray:
         packed_index = index.tobytes()
         return b"".join([*parts, packed_index, checksum(packed_index)]), checksums
 
-    def chunk_part(self, block: int, shard: int, index: bytes, number: int) -> Part:
+    def chunk_part(self, block: int, shard: int, index: bytes, number: int) -> ByteRange:
         """Where a chunk of an object lies, by the index [index_part:] at its end. DamagedObject for a bad one."""
         entries = checked(index, f"the index of {self.name}")
         if len(entries) != 16 * self.chunks:
@@ -109,7 +109,7 @@ class UnitArray:
         start, length = struct.unpack_from("<2Q", entries, 16 * number)
         if start == ABSENT:
             raise DamagedObject(f"{self.name} lacks an epoch")
-        return Part(self.key(block, shard), start, length)
+        return ByteRange(self.key(block, shard), start, length)
 
     def decode(self, chunk: memoryview) -> tuple[NDArray[np.generic], bytes]:
         """The values of a chunk (read-only; [entry, slot] with `entry_first`) and its checksum."""

@@ -29,17 +29,17 @@ from logitstore.units import UnitStore
 
 CLAIMS = "committed/claims/"
 RUNS = "committed/runs/"
-# A living run's object changes every BEAT seconds; one that has not for PATIENCE seconds is a dead run's.
-BEAT = 10.0
-PATIENCE = 60.0
+# A living run's object changes every HEARTBEAT seconds; one that has not for TIMEOUT seconds is a dead run's.
+HEARTBEAT = 10.0
+TIMEOUT = 60.0
 SEAL = "seal"
 
 
 class Claims:
     """The claims of one run on the units of a store, for as long as the context lasts; then all of them are void."""
 
-    def __init__(self, store: UnitStore[Any], beat: float = BEAT, patience: float = PATIENCE) -> None:
-        self._store, self._beat, self._patience = store, beat, patience
+    def __init__(self, store: UnitStore[Any], heartbeat: float = HEARTBEAT, timeout: float = TIMEOUT) -> None:
+        self._store, self._heartbeat, self._timeout = store, heartbeat, timeout
         self._objects: Objects = store.objects
         self._run = f"{socket.gethostname()}-{secrets.token_hex(6)}"
         self._seen: dict[str, tuple[bytes, float]] = {}
@@ -79,7 +79,7 @@ class Claims:
         """Forget the claims of a unit that is committed."""
         self._forget(_name(unit))
 
-    def take_seal(self) -> bool:
+    def acquire_seal(self) -> bool:
         """Claim the end: to verify the store and to seal it. False while a living run does so."""
         return self._take(SEAL)
 
@@ -105,7 +105,7 @@ class Claims:
 
     def _silent(self, run: str) -> bool:
         stamp, now = self._objects.stamps([RUNS + run, RUNS + self._run])
-        return stamp is None or now is None or now[1] - stamp[1] > self._patience * 1e9
+        return stamp is None or now is None or now[1] - stamp[1] > self._timeout * 1e9
 
     def _take(self, name: str) -> bool:
         number = self._numbers().get(name, 0)
@@ -141,11 +141,11 @@ class Claims:
         if beat != before:
             self._seen[run] = (beat, time.monotonic())
             return True
-        return time.monotonic() - since < self._patience
+        return time.monotonic() - since < self._timeout
 
     def _live(self) -> None:
         beats = 0
-        while not self._ended.wait(self._beat):
+        while not self._ended.wait(self._heartbeat):
             beats += 1
             try:
                 self._objects.put(RUNS + self._run, self._sign(beats))

@@ -33,7 +33,7 @@ BLOCK = 8 << 20
 RETRIES: dict[str, Any] = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 
 
-class Part(NamedTuple):
+class ByteRange(NamedTuple):
     """Bytes of an object: all of it, `length` from `start` on, or with a negative start its last bytes."""
 
     key: str
@@ -56,7 +56,7 @@ class Objects(ABC):
     readable_only = False
 
     @abstractmethod
-    def fetch(self, parts: Sequence[Part], at_once: int = REMOTE_REQUESTS) -> list[bytes | None]:
+    def fetch(self, parts: Sequence[ByteRange], at_once: int = REMOTE_REQUESTS) -> list[bytes | None]:
         """The bytes of each part, so many at once; None where there is no such object. StoreError when the place does
         not answer.
         """
@@ -92,7 +92,7 @@ class Objects(ABC):
 
     def get(self, key: str) -> bytes | None:
         """A whole object."""
-        return self.fetch([Part(key)])[0]
+        return self.fetch([ByteRange(key)])[0]
 
     def pieces(self, key: str) -> Iterator[bytes]:
         """A whole object in one request, piece by piece. StoreError where it cannot be read."""
@@ -126,10 +126,10 @@ class LocalObjects(Objects):
         # One folder for what is being written, in which a sweep finds it at once, and where a stranger does not look.
         self._aside = root / "committed" / "partial"
 
-    def fetch(self, parts: Sequence[Part], at_once: int = REMOTE_REQUESTS) -> list[bytes | None]:
+    def fetch(self, parts: Sequence[ByteRange], at_once: int = REMOTE_REQUESTS) -> list[bytes | None]:
         return [self._read(part) for part in parts]
 
-    def _read(self, part: Part) -> bytes | None:
+    def _read(self, part: ByteRange) -> bytes | None:
         # Seven times for every epoch that is read: half the time of open() and seek().
         try:
             handle = os.open(f"{self.location}/{part.key}", os.O_RDONLY)
@@ -218,7 +218,7 @@ class RemoteObjects(Objects):
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(REMOTE_REQUESTS)
 
-    def fetch(self, parts: Sequence[Part], at_once: int = REMOTE_REQUESTS) -> list[bytes | None]:
+    def fetch(self, parts: Sequence[ByteRange], at_once: int = REMOTE_REQUESTS) -> list[bytes | None]:
         if len(parts) == 1:
             return [self._read(parts[0])]
         if at_once == REMOTE_REQUESTS:
@@ -226,7 +226,7 @@ class RemoteObjects(Objects):
         with ThreadPoolExecutor(at_once) as pool:
             return list(pool.map(self._read, parts))
 
-    def _read(self, part: Part) -> bytes | None:
+    def _read(self, part: ByteRange) -> bytes | None:
         asked: Any = None
         if part.start < 0:
             asked = {"suffix": -part.start}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from logitstore.chunks import UnitArray, Values
+from logitstore.delta import absent_entries, delta_decode, delta_encode, step_dtype
 from logitstore.rows import Rows, UnitRows, row_faults
 from logitstore.spec import StoreSpec
-from logitstore.walk import absent_entries, class_ids, step_dtype, walk
 
 
 def unit_arrays(spec: StoreSpec, slots: int) -> dict[str, UnitArray]:
@@ -46,7 +46,7 @@ def pack(rows: UnitRows, number: int, spec: StoreSpec, arrays: dict[str, UnitArr
     encoding = spec.coding
     valid = rows.valid[number]
     p = np.where(valid[:, None], rows.probability[number], 0)
-    steps, order = walk(np.where(valid[:, None], rows.class_id[number], 0), p > 0, spec.num_classes)
+    steps, order = delta_encode(np.where(valid[:, None], rows.class_id[number], 0), p > 0, spec.num_classes)
     residual = encoding.encode_residual(np.where(valid, rows.residual[number], 0))
     values = encoding.encode(
         np.take_along_axis(p, order, -1),
@@ -74,7 +74,7 @@ def unpack(values: Values, samples: int, spec: StoreSpec) -> Rows:
     absent = None if spec.all_there else absent_entries(steps)
     p = encoding.decode(values["value"][:samples], absent, residual, spec.top_k)
     return Rows(
-        class_id=np.ascontiguousarray(class_ids(np.ascontiguousarray(steps), spec.num_classes).T),
+        class_id=np.ascontiguousarray(delta_decode(np.ascontiguousarray(steps), spec.num_classes).T),
         probability=p,
         residual=residual,
         seed=values["seed"][:samples],

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from logitstore.chunks import DamagedObject, UnitArray, Values, checked, checksum
 from logitstore.errors import StoreDamaged, StoreError, StoreNotFound, UnitMissing, first_line
 from logitstore.layout import KEY_GROUP, Keys, array_digest, new_objects, read_array
-from logitstore.objects import MANY_REQUESTS, Objects, Part, open_objects
+from logitstore.objects import MANY_REQUESTS, ByteRange, Objects, open_objects
 from logitstore.spec import ShardTable, Unit, UnitSpec, digest_of
 
 # Writing a unit is repeated when it does not read back as written: another process wrote the same unit.
@@ -214,7 +214,7 @@ class UnitStore(ABC, Generic[S]):
             self.objects.delete(commit_key(unit))
             self.objects.put_all(objects)
             self.objects.put_all(commit)
-            if self.objects.fetch([Part(key) for key in written]) == list(written.values()):
+            if self.objects.fetch([ByteRange(key) for key in written]) == list(written.values()):
                 return
         self.objects.delete(commit_key(unit))
         raise StoreError(f"{self.location}: another process writes the same unit; give each its own units")
@@ -310,8 +310,8 @@ class UnitStore(ABC, Generic[S]):
         keys = {name: array.key(unit.block, unit.shard) for name, array in self.arrays.items()}
         whole = len(numbers) == len(self.spec.epochs_of(unit))
         # All epochs are read at once; for some of them the index first, then their bytes.
-        parts = [Part(keys[name], 0 if whole else array.index_part) for name, array in self.arrays.items()]
-        committed, *found = self.objects.fetch([Part(commit_key(unit)), *parts])
+        parts = [ByteRange(keys[name], 0 if whole else array.index_part) for name, array in self.arrays.items()]
+        committed, *found = self.objects.fetch([ByteRange(commit_key(unit)), *parts])
         if committed is None:
             raise UnitMissing(
                 f"{self.location}: {self.describe_unit(unit)} are not there yet; run {self.SPEC.MADE_BY} again"
@@ -339,7 +339,7 @@ class UnitStore(ABC, Generic[S]):
         sha = hashlib.sha256(f"{time} {self._attributes['spec_digest']}".encode())
         units = self.units()
         for first in range(0, len(units), SEAL_BATCH):
-            commits = [Part(commit_key(unit)) for unit in units[first : first + SEAL_BATCH]]
+            commits = [ByteRange(commit_key(unit)) for unit in units[first : first + SEAL_BATCH]]
             for committed in self.objects.fetch(commits, MANY_REQUESTS):
                 sha.update(committed or b"")
         return sha.hexdigest()
@@ -360,7 +360,7 @@ class UnitStore(ABC, Generic[S]):
 
     def _index_values(self, name: str, chunks: list[str], where: int | slice = slice(None)) -> NDArray[Any]:
         keys = [f"{name}/{ROOT_KEY}", *chunks]
-        found = zip(keys, self.objects.fetch([Part(key) for key in keys]), strict=True)
+        found = zip(keys, self.objects.fetch([ByteRange(key) for key in keys]), strict=True)
         try:
             return read_array({key: data for key, data in found if data is not None}, name, where)
         except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as fault:

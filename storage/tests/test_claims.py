@@ -104,7 +104,7 @@ def test_a_run_elsewhere_lives_as_long_as_it_shows(tmp_path: Path) -> None:
     sign = {"machine": "elsewhere", "pid": 1}
     store.objects.put(f"{RUNS}far", json.dumps({**sign, "beats": 0}).encode())
     store.objects.put_new("committed/claims/0-0.1", b"far")
-    with Claims(store, patience=0.5) as claims:
+    with Claims(store, timeout=0.5) as claims:
         for beats in range(1, 4):
             assert list(claims.free([unit])) == []
             time.sleep(0.3)
@@ -125,11 +125,11 @@ def test_a_unit_that_was_done_meanwhile_is_not_done_again(tmp_path: Path) -> Non
 def test_one_run_seals(tmp_path: Path) -> None:
     store = made_store(tmp_path / "s", MANY)
     with Claims(store) as one, Claims(store) as two:
-        assert one.take_seal()
-        assert one.take_seal()
-        assert not two.take_seal()
+        assert one.acquire_seal()
+        assert one.acquire_seal()
+        assert not two.acquire_seal()
         one.drop_seal()
-        assert two.take_seal()
+        assert two.acquire_seal()
 
 
 def test_what_killed_runs_left_is_swept_away_and_what_living_ones_have_stays(tmp_path: Path) -> None:

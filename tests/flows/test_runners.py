@@ -28,7 +28,7 @@ from toy import assert_equal_stores
 
 from logitstore import LogitStore
 from tinyvit.config import load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.errors import UserError
 from tinyvit.models.teachers import Teacher
 from tinyvit_flows.runners import Kind, started_runner

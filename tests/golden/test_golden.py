@@ -25,12 +25,12 @@ from tinyvit.cli.main import app
 from tinyvit.config import Augment, Decode, load_recipe
 from tinyvit.config.recipe import recipe_names
 from tinyvit.data.index import index_shards
+from tinyvit.data.location import resolve_data
 from tinyvit.data.order import EpochOrder, EpochSequence
-from tinyvit.data.place import resolve_data
 from tinyvit.runtime.progress import LogProgress
 from tinyvit.tasks.run import TASKS, open_run
 from tinyvit.tasks.signals import StoredSignals
-from tinyvit.training.journal import read_lines
+from tinyvit.training.metric_logger import read_lines
 from tinyvit.training.train import train
 from tinyvit.views import mix_of, partners, view_digest, view_seeds, views
 from tinyvit.views.images import EncodedImage

@@ -18,7 +18,7 @@ from toy import assert_equal_stores, forget
 from logitstore import LogitStore, StoreError, Unit
 from logitstore.units import UnitStore
 from tinyvit.config import load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.labelling import describe as store_facts
 from tinyvit.labelling.verify_answers import replay_faults
 from tinyvit.models.teachers import Teacher

@@ -15,7 +15,7 @@ from toy import assert_equal_stores
 
 from logitstore import LogitStore, verify
 from tinyvit.config import load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.models.teachers import Teacher
 
 # Sixteen short units: a kill falls between two of them, or into one, rather than into the start.

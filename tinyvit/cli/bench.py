@@ -35,7 +35,7 @@ def storage(
     rows, bench = _benchmark("answers"), _benchmark("storage")
     from tinyvit.config import load_recipe
     from tinyvit.data.loader import default_workers
-    from tinyvit.data.place import Place, resolve_data
+    from tinyvit.data.location import ShardLocation, resolve_data
     from tinyvit.models.teachers import load_teacher
     from tinyvit.runtime.distributed import default_device
     from tinyvit.runtime.progress import default_progress
@@ -44,7 +44,7 @@ def storage(
     teacher = load_teacher(resolved.label.teacher, default_device(), resolved.label.classes, resolved.label.input_size)
     asked = rows.stand_in(teacher, classes) if classes else teacher
     answers = rows.collect(resolved, asked, views, default_workers(), progress)
-    about = {"teacher": teacher.name, "stand_in_head": bool(classes), "data": Place(resolved.data.train).name}
+    about = {"teacher": teacher.name, "stand_in_head": bool(classes), "data": ShardLocation(resolved.data.train).name}
     found: dict[str, Any] = about | bench.measure(answers, progress)
     _tell(found, bench, out, as_json)
 
@@ -78,7 +78,7 @@ def train(
     """Training beside a bare loop over timm's loader: on labels, on stored answers, with the live teacher."""
     bench = _benchmark("training")
     from tinyvit.config import load_recipe
-    from tinyvit.data.place import resolve_data
+    from tinyvit.data.location import resolve_data
     from tinyvit.runtime.progress import default_progress
 
     resolved = resolve_data(

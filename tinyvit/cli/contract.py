@@ -32,7 +32,7 @@ def contract(
     from tinyvit.contraction.run import contract as search_all
     from tinyvit.contraction.run import open_search
     from tinyvit.data.loader import default_workers
-    from tinyvit.data.place import resolve_data
+    from tinyvit.data.location import resolve_data
     from tinyvit.labelling.verify_replay import open_for_training
     from tinyvit.runtime.progress import default_progress
 

@@ -46,7 +46,7 @@ def doctor(
     Exit code 1 when something failed.
     """
     from tinyvit.config import load_recipe
-    from tinyvit.data.place import resolve_data
+    from tinyvit.data.location import resolve_data
     from tinyvit.doctor.examine import Case, examine
     from tinyvit.errors import UserError
     from tinyvit.runtime.progress import default_progress

@@ -87,18 +87,18 @@ def _classified(
 ) -> dict[str, Any]:
     """A classifier's figures; `options` are the evaluator's."""
     from tinyvit.data.loader import default_workers
-    from tinyvit.evaluation import Evaluation, load_subject, open_pictures
+    from tinyvit.evaluation import Evaluation, load_eval_model, open_pictures
     from tinyvit.evaluation import evaluate as evaluate_on
     from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, open_corrupted, prepared
     from tinyvit.evaluation.pictures import DataSet, with_classes
     from tinyvit.evaluation.published import SETS, open_set
     from tinyvit.runtime.distributed import World
     from tinyvit.runtime.progress import default_progress
-    from tinyvit.training.network import precision_of
+    from tinyvit.training.model_runner import precision_of
 
     world, progress = World(), default_progress()
     corrupted = find_corrupted(data) if published == "c" else None
-    subject = load_subject(model, world.device, size)
+    subject = load_eval_model(model, world.device, size)
     subject = prepared(subject) if corrupted else subject
     subject = replace(subject, crop_pct=crop or subject.crop_pct)
     count = default_workers() if workers is None else workers
@@ -134,7 +134,7 @@ def _found(
     import torch
 
     from tinyvit.data.loader import default_workers
-    from tinyvit.data.place import coco_places
+    from tinyvit.data.location import coco_places
     from tinyvit.detection.coco import CocoSet
     from tinyvit.detection.folder import load_detector
     from tinyvit.detection.measure import DetectionEvaluator, detect
@@ -142,7 +142,7 @@ def _found(
     from tinyvit.detection.survey import check_set
     from tinyvit.runtime.distributed import World
     from tinyvit.runtime.progress import default_progress
-    from tinyvit.training.network import precision_of
+    from tinyvit.training.model_runner import precision_of
 
     train, val = (data, None) if data.endswith(".json") else coco_places(data)
     world, detector = World(), load_detector(folder)

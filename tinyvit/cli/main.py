@@ -62,15 +62,15 @@ def label(
     """
     from tinyvit.config import load_recipe
     from tinyvit.data.loader import default_workers
-    from tinyvit.data.place import resolve_data
+    from tinyvit.data.location import resolve_data
     from tinyvit.labelling.label import Slice, label_store
     from tinyvit.models.teachers import load_teacher
-    from tinyvit.runtime.gpu_lock import own_device
+    from tinyvit.runtime.gpu_lock import reserve_gpu
     from tinyvit.runtime.progress import default_progress
 
     resolved = resolve_data(load_recipe(recipe, overrides or []), data)
     progress = default_progress()
-    teacher = load_teacher(resolved.label.teacher, own_device(), resolved.label.classes, resolved.label.input_size)
+    teacher = load_teacher(resolved.label.teacher, reserve_gpu(), resolved.label.classes, resolved.label.input_size)
     count = default_workers() if workers is None else workers
     chosen = Slice.parse(part) if part else None
     opened, reports = label_store(resolved, store, teacher, count, progress, chosen)
@@ -109,7 +109,7 @@ def train(
     from logitstore import LogitStore
     from tinyvit.config import load_recipe
     from tinyvit.data.loader import default_workers
-    from tinyvit.data.place import resolve_data
+    from tinyvit.data.location import resolve_data
     from tinyvit.labelling.verify_replay import open_for_training
     from tinyvit.models.teachers import load_teacher
     from tinyvit.runtime.distributed import join_world
@@ -123,15 +123,15 @@ def train(
     if store and online:
         raise UserError("--store and --online exclude each other: answers are stored or live")
     with join_world() as world, stopping_by_signal() as stop:
-        progress = default_progress() if world.chief else SilentProgress()
+        progress = default_progress() if world.is_main else SilentProgress()
         count = default_workers(world.local_size) if workers is None else workers
-        if not world.chief:
+        if not world.is_main:
             logging.getLogger("tinyvit").setLevel(logging.WARNING)
         run = open_run(resolved, run_dir, stages, count, progress, world)
         if store:
             # One process checks it for all.
-            checked = open_for_training(resolved, store, count, progress) if world.chief else None
-            world.meet()
+            checked = open_for_training(resolved, store, count, progress) if world.is_main else None
+            world.barrier()
             run = replace(run, signals=StoredSignals(checked or LogitStore.open(store)))
         elif online:
             label = run.recipe.label
@@ -139,7 +139,7 @@ def train(
             run = replace(run, signals=LiveSignals(teacher, label))
         run = replace(run, wandb=wandb, stop=stop)
         results = {result["stage"]: result for result in run_stages(run, stages)}
-        if world.chief:
+        if world.is_main:
             show(results, as_json, "trained")
 
 

@@ -37,10 +37,10 @@ def plan(
     from tinyvit.config import load_recipe
     from tinyvit.data.index import index_shards
     from tinyvit.data.loader import default_workers
-    from tinyvit.data.place import resolve_data
+    from tinyvit.data.location import resolve_data
     from tinyvit.labelling import plan as planning
     from tinyvit.models.teachers import load_teacher
-    from tinyvit.runtime.gpu_lock import own_device
+    from tinyvit.runtime.gpu_lock import reserve_gpu
     from tinyvit.runtime.progress import default_progress
 
     resolved, progress = resolve_data(load_recipe(recipe, overrides or []), data), default_progress()
@@ -51,7 +51,7 @@ def plan(
     counts = index_shards(resolved.data.train, progress).counts if images is None else ()
     pilot = None
     if measure or classes is None:
-        teacher = load_teacher(resolved.label.teacher, own_device(), resolved.label.classes, resolved.label.input_size)
+        teacher = load_teacher(resolved.label.teacher, reserve_gpu(), resolved.label.classes, resolved.label.input_size)
         classes = teacher.num_classes
         if measure:
             pilot = planning.measure(resolved, teacher, default_workers(), 60, progress)

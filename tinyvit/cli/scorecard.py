@@ -46,15 +46,15 @@ def scorecard(
     """Linear probe, neighbours, few-shot and published sets: networks side by side, as a table and a page."""
     from tinyvit.data.loader import default_workers
     from tinyvit.runtime.progress import default_progress
-    from tinyvit.transfer.judge import Judge
     from tinyvit.transfer.page import write_page
     from tinyvit.transfer.scorecard import Entry, parse_data, parse_measures
-    from tinyvit.transfer.scorecard import scorecard as judge_all
+    from tinyvit.transfer.scorecard import scorecard as score_all
+    from tinyvit.transfer.scorer import Scorer
 
     count = default_workers() if workers is None else workers
-    judge = Judge.here(run_dir, seed, count, default_progress(), precision)
+    scorer = Scorer.here(run_dir, seed, count, default_progress(), precision)
     entries = [Entry.parse(text) for text in networks]
-    found = judge_all(judge, entries, parse_data(data or []), sets, parse_measures(only or []))
+    found = score_all(scorer, entries, parse_data(data or []), sets, parse_measures(only or []))
     page = run_dir / "scorecard.html"
     write_page(page, found)
     if as_json:

@@ -50,13 +50,13 @@ def info(
 def _answers(store: LogitStore, data: str | None) -> dict[str, Any] | None:
     """Figures of some rows; None where there are none, or where they cannot be read, which `store verify` explains."""
     from tinyvit.reports import statistics
-    from tinyvit.reports.answers import draw
+    from tinyvit.reports.answers import sample_rows
     from tinyvit.reports.labels import label_rows, shards_of
     from tinyvit.runtime.progress import default_progress
 
     index = shards_of(store, data, default_progress()) if data else None
     try:
-        answers = draw(store, LOOKED_AT, 0, default_progress())
+        answers = sample_rows(store, LOOKED_AT, 0, default_progress())
     except StoreError:
         return None
     count = {"rows_drawn": answers.drawn, "rows_without_answer": answers.drawn - len(answers)}

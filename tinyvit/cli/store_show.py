@@ -21,7 +21,7 @@ from tinyvit.errors import UserError
 
 if TYPE_CHECKING:
     from tinyvit.data.index import ShardIndex
-    from tinyvit.reports.answers import Answers
+    from tinyvit.reports.answers import SampledRows
 
 # Columns of a terminal that a picture takes; two of its rows are one of the terminal's.
 PICTURE = 28
@@ -113,11 +113,11 @@ def _found(
     store: LogitStore, index: ShardIndex | None, label: str | None, wrong: bool, low_mass: float | None
 ) -> list[tuple[int, int, int]]:
     """(epoch, shard, slot) of the views that the filters want, in no particular order."""
-    from tinyvit.reports.answers import draw
+    from tinyvit.reports.answers import sample_rows
     from tinyvit.reports.labels import label_rows
     from tinyvit.runtime.progress import default_progress
 
-    answers = draw(store, SEARCHED, 0, default_progress())
+    answers = sample_rows(store, SEARCHED, 0, default_progress())
     if low_mass is not None:
         answers = answers[answers.probability.sum(axis=1) < low_mass]
     if index is not None and (label or wrong):
@@ -132,7 +132,7 @@ def _found(
     return list(zip(answers.epoch.tolist(), answers.shard.tolist(), answers.slot.tolist(), strict=True))
 
 
-def _of_class(answers: Answers, label: str, names: Sequence[str] | None) -> Any:
+def _of_class(answers: SampledRows, label: str, names: Sequence[str] | None) -> Any:
     import numpy as np
 
     if label.isdecimal():
@@ -180,9 +180,9 @@ def _table(view: dict[str, Any], title: str) -> Table:
 
 def _pictures(store: LogitStore, index: ShardIndex, chosen: Sequence[tuple[int, int, int]]) -> list[Any]:
     """The pixels of each view; None where there is none."""
-    from tinyvit.reports.pictures import Place, remake
+    from tinyvit.reports.pictures import ViewRef, remake
 
-    shown = remake(store, index, [Place(shard, slot, (epoch,)) for epoch, shard, slot in chosen], 1)
+    shown = remake(store, index, [ViewRef(shard, slot, (epoch,)) for epoch, shard, slot in chosen], 1)
     return [picture.views[0].pixels if picture.views else None for picture in shown]
 
 

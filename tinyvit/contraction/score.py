@@ -10,9 +10,9 @@ from tinyvit.data.index import ShardIndex
 from tinyvit.data.loader import run_streams
 from tinyvit.data.training_views import TrainingViews, counts_of
 from tinyvit.errors import UserError
-from tinyvit.models import colours, input_size
+from tinyvit.models import input_size, mean_std
 from tinyvit.targets.losses import agreement, distillation_loss
-from tinyvit.training.network import precision_of
+from tinyvit.training.model_runner import precision_of
 from tinyvit.training.run import Run
 from tinyvit.views.pixels import normalise
 
@@ -31,7 +31,7 @@ def score(
     """
     device, source = run.world.device, run.taught
     model = student.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    mean, std = colours(model)
+    mean, std = mean_std(model)
     images = sum(counts_of(run.data, shards))
     views = [
         TrainingViews(

@@ -27,7 +27,7 @@ from tinyvit.data.index import ShardIndex
 from tinyvit.errors import UserError
 from tinyvit.models import input_size
 from tinyvit.runtime.provenance import library_versions, now
-from tinyvit.training.network import precision_of
+from tinyvit.training.model_runner import precision_of
 from tinyvit.training.run import Run
 
 log = logging.getLogger("tinyvit")

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from logitstore import ShardTable, write_whole
 from tinyvit.data.join import IndexedShard, key_digest
-from tinyvit.data.place import Place
+from tinyvit.data.location import ShardLocation
 from tinyvit.data.shards import BLOCK, extents, image_suffix
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import Progress
@@ -52,7 +52,7 @@ class ShardEntry:
 class ShardIndex:
     """A data set whose index is at hand. Travels to other processes as the names of its files."""
 
-    def __init__(self, place: Place, folder: Path) -> None:
+    def __init__(self, place: ShardLocation, folder: Path) -> None:
         """Open the index that lies in `folder`. ValueError, KeyError or OSError when it is not whole."""
         self.place, self.folder = place, folder
         document = json.loads((folder / INDEX_NAME).read_bytes())
@@ -136,10 +136,10 @@ def index_shards(location: str | Path, progress: Progress) -> ShardIndex:
 
     UserError for no shards, a cut tar, a sample without an image, a key that occurs twice.
     """
-    place = Place(location)
+    place = ShardLocation(location)
     names = place.names()
     with ThreadPoolExecutor(min(32, len(names))) as pool:
-        stamps = dict(zip(names, pool.map(place.stamp, names), strict=True))
+        stamps = dict(zip(names, pool.map(place.stat, names), strict=True))
     folders = _folders(place)
     for folder in folders:
         index = _load(place, folder)
@@ -162,20 +162,20 @@ def index_shards(location: str | Path, progress: Progress) -> ShardIndex:
     return _save(place, folders, entries)
 
 
-def shard_faults(place: Place, progress: Progress) -> list[str]:
+def shard_faults(place: ShardLocation, progress: Progress) -> list[str]:
     """What is wrong with each shard by itself, where a data set cannot be indexed."""
     faults, names = [], place.names()
     with progress.task("look", len(names), "shards") as bar:
         for name in names:
             try:
-                _index_shard(place, name, place.stamp(name))
+                _index_shard(place, name, place.stat(name))
             except UserError as fault:
                 faults.append(str(fault))
             bar.advance(1)
     return faults
 
 
-def _folders(place: Place) -> list[Path]:
+def _folders(place: ShardLocation) -> list[Path]:
     """Where the index may be: beside the shards, and in the cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     # Without a signature, which is another one tomorrow.
@@ -185,7 +185,7 @@ def _folders(place: Place) -> list[Path]:
     return [place.path, private] if place.path and place.whole else [private]
 
 
-def _load(place: Place, folder: Path) -> ShardIndex | None:
+def _load(place: ShardLocation, folder: Path) -> ShardIndex | None:
     """None for no index, or one that cannot be trusted: then everything is read again."""
     try:
         return ShardIndex(place, folder)
@@ -193,8 +193,8 @@ def _load(place: Place, folder: Path) -> ShardIndex | None:
         return None
 
 
-def _index_shard(place: Place, name: str, stamp: tuple[int, int]) -> ShardEntry:
-    where = place.of(name)
+def _index_shard(place: ShardLocation, name: str, stamp: tuple[int, int]) -> ShardEntry:
+    where = place.url(name)
     with place.stream(name, stamp[0]) as opened:
         stream = _Digested(opened)
         found, end = extents(where, stream)  # type: ignore[arg-type]
@@ -238,7 +238,7 @@ class _Digested:
         return self._sha.hexdigest(), self._size, self._filled
 
 
-def _refuse_duplicates(place: Place, entries: list[ShardEntry]) -> None:
+def _refuse_duplicates(place: ShardLocation, entries: list[ShardEntry]) -> None:
     digests = np.concatenate([entry.samples["key_digest"] for entry in entries])
     values, counts = np.unique(digests, return_counts=True)
     if (counts == 1).all():
@@ -254,7 +254,7 @@ def _refuse_duplicates(place: Place, entries: list[ShardEntry]) -> None:
     )
 
 
-def _save(place: Place, folders: list[Path], entries: list[ShardEntry]) -> ShardIndex:
+def _save(place: ShardLocation, folders: list[Path], entries: list[ShardEntry]) -> ShardIndex:
     samples = io.BytesIO()
     np.save(samples, np.concatenate([entry.samples for entry in entries]), allow_pickle=False)
     keys = b"".join(entry.keys for entry in entries)

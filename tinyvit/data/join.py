@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyvit.data.place import Place
+from tinyvit.data.location import ShardLocation
 from tinyvit.data.shards import Sample, parse
 from tinyvit.errors import UserError
 
@@ -27,7 +27,7 @@ class IndexedShard:
     key itself and where the sample lies.
     """
 
-    place: Place
+    place: ShardLocation
     name: str
     number: int
     key_digest: NDArray[np.uint64]
@@ -43,7 +43,7 @@ class IndexedShard:
     @property
     def path(self) -> str:
         """Its whole path or URL, for messages."""
-        return self.place.of(self.name)
+        return self.place.url(self.name)
 
     def read(self, slots: Sequence[int]) -> list[Sample]:
         """The samples of some slots. UserError when the shard is not the one that was indexed."""

@@ -25,39 +25,39 @@ Partners = Callable[[int], NDArray[np.intp]]
 
 
 @dataclass(frozen=True)
-class Division:
-    """How an epoch of `total` views, of which `first` were taken before, is divided: `batch_size` a step, of which each
-    of `world` ranks takes its share in `parts` batches.
+class BatchPartition:
+    """How an epoch of `total` views, of which `start` were taken before, is divided: `batch_size` a step, of which each
+    of `world_size` ranks takes its share in `grad_accum_steps` batches.
     """
 
     total: int
     batch_size: int
     rank: int = 0
-    world: int = 1
-    parts: int = 1
-    first: int = 0
+    world_size: int = 1
+    grad_accum_steps: int = 1
+    start: int = 0
 
     @property
     def steps(self) -> int:
         """How many steps are left."""
-        return (self.total - self.first) // self.batch_size
+        return (self.total - self.start) // self.batch_size
 
     @property
     def items(self) -> int:
         """How many batches this rank reads."""
-        return self.steps * self.parts
+        return self.steps * self.grad_accum_steps
 
     def span(self, number: int) -> range:
         """Where in the sequence this rank's batch of this number is."""
-        step, part = divmod(number, self.parts)
-        share = [self.batch_size * rank // self.world for rank in (self.rank, self.rank + 1)]
-        start, stop = (share[0] + (share[1] - share[0]) * p // self.parts for p in (part, part + 1))
-        begin = self.first + step * self.batch_size
+        step, part = divmod(number, self.grad_accum_steps)
+        share = [self.batch_size * rank // self.world_size for rank in (self.rank, self.rank + 1)]
+        start, stop = (share[0] + (share[1] - share[0]) * p // self.grad_accum_steps for p in (part, part + 1))
+        begin = self.start + step * self.batch_size
         return range(begin + start, begin + stop)
 
     def spans(self, step: int) -> list[range]:
         """Those of this rank in a step."""
-        return [self.span(step * self.parts + part) for part in range(self.parts)]
+        return [self.span(step * self.grad_accum_steps + part) for part in range(self.grad_accum_steps)]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class EpochSequence:
         self._at: tuple[int, NDArray[np.intp]] | None = None
 
     def take(self, first: int, count: int) -> NDArray[np.intp]:
-        """[count, 2] shard and slot of the views at positions from `first` on."""
+        """[count, 2] shard and slot of the views at positions from `start` on."""
         parts = []
         while count:
             number = int(np.searchsorted(self._starts, first, side="right")) - 1

@@ -20,8 +20,8 @@ from torch import Tensor
 from logitstore import LogitStore, Rows
 from tinyvit.config import Augment, Broken, Decode, Missing
 from tinyvit.data.index import ShardIndex
-from tinyvit.data.made_views import MadeViews, Pictures
-from tinyvit.data.order import Division, EpochOrder, EpochSequence
+from tinyvit.data.order import BatchPartition, EpochOrder, EpochSequence
+from tinyvit.data.render_views import DecodedSamples, ViewBatch
 from tinyvit.errors import UserError
 from tinyvit.targets.signal import TeacherSignal
 from tinyvit.views import partners, view_seeds
@@ -74,8 +74,8 @@ class TrainingViews:
     """One epoch of training views, `batch_size` a step on all ranks together.
 
     They are those of a stored epoch (`replayed`) or fresh ones, whose seeds follow from `seed`, which also decides
-    the order. `first` views of the epoch were taken before. Each of the `world` ranks takes an equal share of a
-    step, in `parts` batches. Of a broken image or an answer that is missing, `broken` and `missing` say what
+    the order. `start` views of the epoch were taken before. Each of the `world_size` ranks takes an equal share of a
+    step, in `grad_accum_steps` batches. Of a broken image or an answer that is missing, `broken` and `missing` say what
     becomes. `labels` asks for the views' labels, `label_classes` has the class of each label (None: its own number);
     `teacher_size` asks for the views as a live teacher is shown them. `shards` are those that are read, where it is
     not all of them.
@@ -96,9 +96,9 @@ class TrainingViews:
     missing: Missing = "error"
     broken: Broken = "error"
     rank: int = 0
-    world: int = 1
-    parts: int = 1
-    first: int = 0
+    world_size: int = 1
+    grad_accum_steps: int = 1
+    start: int = 0
     shards: frozenset[int] | None = None
 
     @property
@@ -114,37 +114,39 @@ class TrainingViews:
         return EpochOrder(counts, self.seed, self.epoch)
 
     @property
-    def division(self) -> Division:
+    def partition(self) -> BatchPartition:
         """What of the order this rank reads, and when."""
-        return Division(self.order.total, self.batch_size, self.rank, self.world, self.parts, self.first)
+        return BatchPartition(
+            self.order.total, self.batch_size, self.rank, self.world_size, self.grad_accum_steps, self.start
+        )
 
     @property
     def steps(self) -> int:
-        """How many steps are left; each rank reads `parts` batches for each."""
-        return self.division.steps
+        """How many steps are left; each rank reads `grad_accum_steps` batches for each."""
+        return self.partition.steps
 
     @property
     def items(self) -> int:
         """How many batches this rank reads."""
-        return self.division.items
+        return self.partition.items
 
     @property
     def left_out(self) -> int:
         """How many views no rank reads, because they fill no whole step or their shard has no answers."""
-        return sum(self.counts) - self.first - self.steps * self.batch_size
+        return sum(self.counts) - self.start - self.steps * self.batch_size
 
     def read(self, worker: int, workers: int) -> Iterator[Batch]:
         """The batches of one worker of this rank."""
         source = _Source(self)
-        sequence, division = EpochSequence(self.order, source.partners), self.division
-        for number in range(worker, division.items, workers):
-            span = division.span(number)
+        sequence, partition = EpochSequence(self.order, source.partners), self.partition
+        for number in range(worker, partition.items, workers):
+            span = partition.span(number)
             yield source.batch(sequence.take(span.start, len(span)))
 
     def keys(self, step: int) -> list[str]:
         """Shard and key of the views that this rank takes in a step, for a message."""
         sequence = EpochSequence(self.order, _Source(self).partners)
-        places = np.concatenate([sequence.take(span.start, len(span)) for span in self.division.spans(step)])
+        places = np.concatenate([sequence.take(span.start, len(span)) for span in self.partition.spans(step)])
         return [f"{self.index.table.name[shard]}: {self.index.keys(shard)[slot]}" for shard, slot in places.tolist()]
 
 
@@ -170,20 +172,20 @@ class _Source:
 
     def batch(self, places: NDArray[np.intp]) -> Batch:
         """The batch of these views, [n, 2] shard and slot."""
-        draft = _Draft(len(places), self._views, self._store.spec.top_k if self._store else 0)
+        draft = _BatchBuilder(len(places), self._views, self._store.spec.top_k if self._store else 0)
         for shard in np.unique(places[:, 0]):
             here = np.flatnonzero(places[:, 0] == shard)
             self._fill(draft, int(shard), here, places[here, 1])
         return draft.batch()
 
-    def _fill(self, draft: _Draft, number: int, here: NDArray[np.intp], slots: NDArray[np.intp]) -> None:
+    def _fill(self, draft: _BatchBuilder, number: int, here: NDArray[np.intp], slots: NDArray[np.intp]) -> None:
         """Make the views of some slots of a shard, for the places `here` of a batch."""
         views, shard = self._views, self._shard(number)
         rows, seeds, partner = self._rows(number), self._seeds(number), self.partners(number)
         answered = rows.valid[slots] if rows else np.zeros(len(slots), bool)
         if self._store and views.missing == "skip":
             here, slots, answered = here[answered], slots[answered], answered[answered]
-        pictures = Pictures(shard, [*slots, *partner[slots].tolist()], views.decode)
+        pictures = DecodedSamples(shard, [*slots, *partner[slots].tolist()], views.decode)
         draft.seeds[here] = seeds[slots]
         for pixels in draft.pixels:
             made = pictures.views(slots.tolist(), seeds, partner, views.augment, pixels.shape[1])
@@ -228,7 +230,7 @@ class _Source:
         return view_seeds(run_seed, index.name, epoch, index.samples)
 
 
-class _Draft:
+class _BatchBuilder:
     """A batch under way."""
 
     def __init__(self, count: int, views: TrainingViews, top_k: int) -> None:
@@ -240,11 +242,11 @@ class _Draft:
         self.seeds = np.zeros(count, np.int64)
         self.kept = np.zeros(count, bool)
         self.labelled = 0
-        self.signal = _Targets(count, max(top_k, names), views.num_classes)
-        self.labels = _Targets(count, names, views.num_classes)
+        self.signal = _TargetBuilder(count, max(top_k, names), views.num_classes)
+        self.labels = _TargetBuilder(count, names, views.num_classes)
         self._views, self._answered = views, top_k > 0
 
-    def show(self, here: NDArray[np.intp], made: MadeViews, pixels: NDArray[np.uint8]) -> None:
+    def show(self, here: NDArray[np.intp], made: ViewBatch, pixels: NDArray[np.uint8]) -> None:
         """Take the views that could be made."""
         for place, view in zip(here, made.pixels.values(), strict=True):
             if not isinstance(view, BrokenImage):
@@ -266,7 +268,7 @@ class _Draft:
         )
 
 
-class _Targets:
+class _TargetBuilder:
     """What is to be learned of the views of a batch under way."""
 
     def __init__(self, count: int, entries: int, num_classes: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from logitstore import Unit
 from tinyvit.config import Augment, Decode
 from tinyvit.data.index import ShardIndex
-from tinyvit.data.made_views import Pictures
+from tinyvit.data.render_views import DecodedSamples
 from tinyvit.views import PAIRING_BLOCK, partners, probe_slots, view_digest, view_seeds
 from tinyvit.views.images import BrokenImage
 
@@ -69,7 +69,7 @@ class UnitViews:
 
     def chunks(self, part: UnitPart) -> list[ViewChunk]:
         """The views of a part."""
-        pictures = Pictures(self.index.shard(part.unit.shard), part.slots, self.decode)
+        pictures = DecodedSamples(self.index.shard(part.unit.shard), part.slots, self.decode)
         epochs = len(part.epochs)
         together = max(1, self.batch_size // PAIRING_BLOCK) if self.augment.mixes else epochs
         return [
@@ -77,7 +77,7 @@ class UnitViews:
             for first in range(0, epochs, together)
         ]
 
-    def _chunk(self, part: UnitPart, pictures: Pictures, numbers: range) -> ViewChunk:
+    def _chunk(self, part: UnitPart, pictures: DecodedSamples, numbers: range) -> ViewChunk:
         shard, slots = pictures.shard, list(pictures.samples)
         probes = set(probe_slots(shard.samples, self.probes))
         shape = (len(numbers), len(slots))

@@ -14,7 +14,7 @@ from PIL import Image
 from tinyvit.config import Decode
 from tinyvit.data.index import ShardIndex, index_shards, shard_faults
 from tinyvit.data.loader import run_stream
-from tinyvit.data.place import Place
+from tinyvit.data.location import ShardLocation
 from tinyvit.data.shards import Sample
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import Progress
@@ -38,7 +38,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Look:
+class SampleReport:
     """What was seen of one sample; `kinds` are the ways in which it is odd, `fault` why it cannot be used."""
 
     shard: str
@@ -51,12 +51,12 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Looks:
+class SampleScan:
     """The stream of looks at every sample of a data set, in batches."""
 
     index: ShardIndex
 
-    def read(self, worker: int, workers: int) -> Iterator[list[Look]]:
+    def read(self, worker: int, workers: int) -> Iterator[list[SampleReport]]:
         """The batches of one worker."""
         parts = [
             (number, range(first, min(first + TOGETHER, count)))
@@ -65,10 +65,10 @@ class Looks:
         ]
         for number, slots in parts[worker::workers]:
             shard = self.index.shard(number)
-            yield [look(shard.name, sample) for sample in shard.read(slots)]
+            yield [inspect_sample(shard.name, sample) for sample in shard.read(slots)]
 
 
-def look(shard: str, sample: Sample) -> Look:
+def inspect_sample(shard: str, sample: Sample) -> SampleReport:
     """Decode a sample to its end and say what is odd about it.
 
     KINDS says what becomes of them. Grey whose values have no white (fractions, 32 bits) is a fault, as is a picture
@@ -81,9 +81,9 @@ def look(shard: str, sample: Sample) -> Look:
             kinds = list(_kinds(opened(sample.image)))
         picture = EncodedImage(sample.image, Decode())
         picture.pixels()
-        return Look(shard, sample.key, digest, sample.label, picture.size, tuple(kinds), "")
+        return SampleReport(shard, sample.key, digest, sample.label, picture.size, tuple(kinds), "")
     except BrokenImage as fault:
-        return Look(shard, sample.key, digest, sample.label, (0, 0), tuple(kinds), str(fault))
+        return SampleReport(shard, sample.key, digest, sample.label, (0, 0), tuple(kinds), str(fault))
 
 
 def _kinds(image: Image.Image) -> Iterator[str]:
@@ -102,7 +102,7 @@ def _kinds(image: Image.Image) -> Iterator[str]:
 
 
 @dataclass
-class Findings:
+class DatasetReport:
     """What a data set is like: faults that must be mended, kinds of pictures, sizes, classes."""
 
     samples: int = 0
@@ -140,25 +140,25 @@ def _spread(values: np.ndarray) -> dict[str, int]:
 
 
 def check_data(location: str, workers: int, progress: Progress) -> dict[str, Any]:
-    """Read every shard to its end and decode every picture; see `Findings`. Faults of shards are among its faults."""
-    place = Place(location)
+    """Read every shard to its end and decode every picture: a `DatasetReport`, faults of shards among its faults."""
+    place = ShardLocation(location)
     try:
         index = index_shards(location, progress)
     except UserError as fault:
         # Without an index no sample can be read: the tars' own faults come first.
-        return Findings(faults=shard_faults(place, progress) or [str(fault)]).as_dict(None)
-    found = Findings()
+        return DatasetReport(faults=shard_faults(place, progress) or [str(fault)]).as_dict(None)
+    found = DatasetReport()
     first: dict[bytes, str] = {}
     names = place.class_names()
     with progress.task("check", sum(index.counts), "pictures") as bar:
-        for looks in run_stream(Looks(index), workers):
+        for looks in run_stream(SampleScan(index), workers):
             for seen in looks:
                 _note(found, seen, first, len(names) if names else None)
             bar.advance(len(looks))
     return found.as_dict(names)
 
 
-def _note(found: Findings, seen: Look, first: dict[bytes, str], classes: int | None) -> None:
+def _note(found: DatasetReport, seen: SampleReport, first: dict[bytes, str], classes: int | None) -> None:
     where = f"{seen.shard}: {seen.key!r}"
     found.samples += 1
     found.classes[seen.label] += 1

@@ -17,7 +17,7 @@ from braceexpand import braceexpand
 
 from logitstore import whole_file, write_whole
 from tinyvit.classes import class_list
-from tinyvit.data.place import PIPE, Place
+from tinyvit.data.location import PIPE, ShardLocation
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import Progress
 
@@ -37,7 +37,7 @@ def pull(source: str, out: Path, allow_pipe: bool, progress: Progress) -> list[P
             raise UserError(f"{source} runs commands on this machine; where you trust it, say so with --allow-pipe")
         jobs = _commands(source.removeprefix(PIPE))
     else:
-        place = Place(source)
+        place = ShardLocation(source)
         jobs = {name: partial(place.pieces, name) for name in place.names()}
         if (names := place.class_names()) is not None:
             write_whole(out / "classes.txt", class_list(names))

@@ -18,7 +18,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from tinyvit.config import Detection, Student
 from tinyvit.detection.cascade import CascadeHeads
 from tinyvit.errors import UserError
-from tinyvit.models import colours, create_student, tuples, weights_of
+from tinyvit.models import create_student, mean_std, tuples, weights_of
 from tinyvit.runtime.foreign import foreign
 
 # Width to height of the anchors at each place.
@@ -84,7 +84,7 @@ def create_detector(student: Student, detection: Detection, classes: int, seed: 
         if list(reduction) != [4, 8, 16, 32]:
             raise UserError(f"{student.name} has features at strides {reduction}; a detector needs 4, 8, 16 and 32")
         backbone = Pyramid(cast(nn.Module, features), channels, detection.channels)
-        mean, std = colours(whole)
+        mean, std = mean_std(whole)
         detector: Any = HEADS[detection.head](
             backbone,
             num_classes=classes + 1,

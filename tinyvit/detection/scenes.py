@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinyvit.data.order import Division
+from tinyvit.data.order import BatchPartition
 from tinyvit.detection.coco import CocoSet, Target
 
 
@@ -33,9 +33,9 @@ class Scenes:
 
 @dataclass(frozen=True)
 class TrainingScenes:
-    """One epoch, `batch_size` pictures a step on all ranks together, each rank's share in `parts` batches.
+    """One epoch, `batch_size` pictures a step on all ranks together, each rank's share in `grad_accum_steps` batches.
 
-    The order and which pictures are flipped (with the probability `hflip`) follow from `seed` and `epoch`. `first`
+    The order and which pictures are flipped (with the probability `hflip`) follow from `seed` and `epoch`. `start`
     pictures of the epoch were taken before.
     """
 
@@ -46,43 +46,45 @@ class TrainingScenes:
     masks: bool
     hflip: float
     rank: int = 0
-    world: int = 1
-    parts: int = 1
-    first: int = 0
+    world_size: int = 1
+    grad_accum_steps: int = 1
+    start: int = 0
 
     @property
-    def division(self) -> Division:
+    def partition(self) -> BatchPartition:
         """What of the order this rank reads, and when."""
-        return Division(len(self.coco), self.batch_size, self.rank, self.world, self.parts, self.first)
+        return BatchPartition(
+            len(self.coco), self.batch_size, self.rank, self.world_size, self.grad_accum_steps, self.start
+        )
 
     @property
     def steps(self) -> int:
         """How many steps are left."""
-        return self.division.steps
+        return self.partition.steps
 
     @property
     def items(self) -> int:
         """How many batches this rank reads."""
-        return self.division.items
+        return self.partition.items
 
     @property
     def left_out(self) -> int:
         """How many pictures fill no whole step."""
-        return len(self.coco) - self.first - self.steps * self.batch_size
+        return len(self.coco) - self.start - self.steps * self.batch_size
 
     def read(self, worker: int, workers: int) -> Iterator[Scenes]:
         """The batches of one worker of this rank."""
         rng = np.random.default_rng([self.seed, self.epoch])
         order, flips = rng.permutation(len(self.coco)), rng.random(len(self.coco)) < self.hflip
         for number in range(worker, self.items, workers):
-            span = self.division.span(number)
+            span = self.partition.span(number)
             made = [self._made(place, bool(flips[place])) for place in order[span.start : span.stop].tolist()]
             yield Scenes([picture for picture, _ in made], [target for _, target in made])
 
     def keys(self, step: int) -> list[str]:
         """The files that this rank takes in a step, for a message."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.coco))
-        places = np.concatenate([order[span.start : span.stop] for span in self.division.spans(step)])
+        places = np.concatenate([order[span.start : span.stop] for span in self.partition.spans(step)])
         return [self.coco.file_name(place) for place in places.tolist()]
 
     def _made(self, number: int, flip: bool) -> tuple[Tensor, Target]:

@@ -60,7 +60,7 @@ def check_set(coco: CocoSet, masks: bool, measured: bool, world: World, workers:
     with `masks` also for objects without one. One rank looks for all of them.
     """
     way = 0
-    if world.chief:
+    if world.is_main:
         if masks:
             coco.refuse_missing_masks(measured)
         seen = look_at(coco, measured, workers, progress)
@@ -69,7 +69,7 @@ def check_set(coco: CocoSet, masks: bool, measured: bool, world: World, workers:
                 f"{coco.annotations}: {seen.faults} of {seen.pictures} pictures are not as it says: {seen.first}"
             )
         way = WAYS.index(_told(coco, seen))
-    return coco.read_as(coco.decode.model_copy(update={"orientation": WAYS[world.highest(way)]}))
+    return coco.read_as(coco.decode.model_copy(update={"orientation": WAYS[world.all_reduce_max(way)]}))
 
 
 def look_at(coco: CocoSet, whole: bool, workers: int, progress: Progress) -> Seen:

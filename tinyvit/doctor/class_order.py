@@ -43,7 +43,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Judge:
+class ClassOrderCheck:
     """What answers are judged by: labels [N], names of the teacher's `count` classes and of the labels."""
 
     labels: Ids

@@ -11,7 +11,7 @@ import torch
 from logitstore import LogitStore
 from tinyvit.config import Decode, Recipe
 from tinyvit.data.index import ShardIndex
-from tinyvit.doctor.class_order import Judge
+from tinyvit.doctor.class_order import ClassOrderCheck
 from tinyvit.doctor.finding import Finding
 from tinyvit.doctor.geometry import Shown, check_interpolation, check_resolution
 from tinyvit.doctor.machine import check_disk, check_gpu, check_prefect, check_shared_memory
@@ -23,7 +23,7 @@ from tinyvit.errors import UserError
 from tinyvit.labelling.describe import describe, stored_decode
 from tinyvit.labelling.plan import Work, plan
 from tinyvit.models.teachers import Teacher, load_teacher
-from tinyvit.runtime.gpu_lock import own_device
+from tinyvit.runtime.gpu_lock import reserve_gpu
 from tinyvit.runtime.progress import Progress
 
 OF_TEACHER = ("class order", "mean and std", "interpolation", "resolution")
@@ -80,7 +80,7 @@ def _teacher(case: Case, store: LogitStore | None) -> tuple[Teacher | None, Find
     if name is None:
         return None, Finding("teacher", "skipped", "no teacher was given", "give --teacher, a recipe or a store")
     try:
-        teacher = load_teacher(str(name), own_device(), classes, size)
+        teacher = load_teacher(str(name), reserve_gpu(), classes, size)
     except UserError as fault:
         return None, Finding.of_fault("teacher", fault)
     return teacher, Finding("teacher", "ok", teacher.name)
@@ -98,23 +98,23 @@ def _with_teacher(
         yield Finding.of_fault("pictures", fault)
         return
     shown = _shown(case, teacher, store)
-    judge = Judge(sample.labels, teacher.classes, index.place.class_names(), teacher.num_classes)
-    if (unlabelled := judge.fault()) is not None:
+    check = ClassOrderCheck(sample.labels, teacher.classes, index.place.class_names(), teacher.num_classes)
+    if (unlabelled := check.fault()) is not None:
         yield unlabelled
         yield from (Finding(check, "skipped", "without labels nothing can be said") for check in OF_TEACHER[1:3])
         yield check_resolution(teacher, sample, shown)
         return
     views = sample.views(teacher, teacher.input_size)
     logits = ask(teacher, views, progress)
-    verdict, order = judge.verdict(logits), None
+    verdict, order = check.verdict(logits), None
     if verdict.finding.state == "failed" and verdict.order is None:
-        pixels, rescued = rescue(teacher, views, judge, verdict, progress)
+        pixels, rescued = rescue(teacher, views, check, verdict, progress)
         yield rescued.finding if rescued else verdict.finding
         yield pixels
     else:
         order = verdict.order
         yield verdict.finding
-        yield check_preparation(teacher, views, logits, order, judge, progress)
+        yield check_preparation(teacher, views, logits, order, check, progress)
     resolution = check_resolution(teacher, sample, shown)
     if resolution.state == "failed":
         yield Finding("interpolation", "skipped", f"it answers no view of {shown.size} pixels", "mend that first")

@@ -15,7 +15,7 @@ from timm.data import (
 )
 from torch import Tensor
 
-from tinyvit.doctor.class_order import Judge, Verdict
+from tinyvit.doctor.class_order import ClassOrderCheck, Verdict
 from tinyvit.doctor.evidence import losses, right, surely_more
 from tinyvit.doctor.finding import Finding, State
 from tinyvit.doctor.orders import Order
@@ -85,13 +85,13 @@ def preparations(given: Teacher) -> Iterator[Preparation]:
 
 
 def check_preparation(
-    teacher: Teacher, views: Tensor, logits: Tensor, order: Order | None, judge: Judge, progress: Progress
+    teacher: Teacher, views: Tensor, logits: Tensor, order: Order | None, check: ClassOrderCheck, progress: Progress
 ) -> Finding:
     """Whether another preparation fits the labelled views [N, H, W, 3] better than the given one, of these logits."""
     if order is None:
         told = "there is no label in a class of the teacher's to measure it by"
         return Finding(CHECK, "skipped", told, "compare mean and std with the teacher's own source")
-    classes = order.of(judge.labels)
+    classes = order.of(check.labels)
     views, logits, classes = views[classes >= 0], logits[classes >= 0], classes[classes >= 0]
     if not len(classes):
         return Finding(CHECK, "skipped", "the teacher has none of the classes of these pictures", "give others")
@@ -121,14 +121,14 @@ def check_preparation(
 
 
 def rescue(
-    teacher: Teacher, views: Tensor, judge: Judge, given: Verdict, progress: Progress
+    teacher: Teacher, views: Tensor, check: ClassOrderCheck, given: Verdict, progress: Progress
 ) -> tuple[Finding, Verdict | None]:
     """Where no order fits as given: the preparation under which one does, and the verdict then.
 
     Wrong pixels of one class may get the same wrong answer, so an order that was learned from them must be beaten.
     """
     found: list[tuple[float, Preparation]] = []
-    few = Judge(judge.labels[:SCREENED], judge.own, judge.theirs, judge.count)
+    few = ClassOrderCheck(check.labels[:SCREENED], check.own, check.theirs, check.count)
     for way in preparations(teacher):
         logits = way.ask(teacher, views[:SCREENED], progress)
         if (order := few.verdict(logits).order) is not None:
@@ -141,7 +141,7 @@ def rescue(
         return Finding(CHECK, "failed", told, "look at the weights: is it the trained checkpoint, of this model?"), None
     _, way = max(found, key=lambda entry: entry[0])
     told = f"as given no order of classes fits, with {way.words(teacher)} one does"
-    return Finding(CHECK, "failed", told, way.remedy(teacher)), judge.verdict(way.ask(teacher, views, progress))
+    return Finding(CHECK, "failed", told, way.remedy(teacher)), check.verdict(way.ask(teacher, views, progress))
 
 
 def _said(teacher: Teacher) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tinyvit.data.index import ShardIndex, index_shards, shard_faults
-from tinyvit.data.place import Place, train_and_val
+from tinyvit.data.location import ShardLocation, train_and_val
 from tinyvit.doctor.finding import Finding
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import Progress
@@ -45,7 +45,7 @@ class Shards:
 
 def _faults(location: str, fault: UserError, progress: Progress) -> Iterator[Finding]:
     try:
-        lines = shard_faults(Place(location), progress)
+        lines = shard_faults(ShardLocation(location), progress)
     except UserError:
         lines = []
     if not lines:

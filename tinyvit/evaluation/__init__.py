@@ -1,14 +1,14 @@
 """How good a model is on labelled pictures."""
 
+from tinyvit.evaluation.eval_model import EvalModel, load_eval_model
 from tinyvit.evaluation.measure import Evaluation, Evaluator, evaluate
 from tinyvit.evaluation.pictures import open_pictures
-from tinyvit.evaluation.subject import Subject, load_subject
 
 __all__ = [
+    "EvalModel",
     "Evaluation",
     "Evaluator",
-    "Subject",
     "evaluate",
-    "load_subject",
+    "load_eval_model",
     "open_pictures",
 ]

@@ -11,10 +11,10 @@ from statistics import mean
 from typing import Any
 
 from tinyvit.errors import UserError
+from tinyvit.evaluation.eval_model import EvalModel
 from tinyvit.evaluation.measure import Evaluation
 from tinyvit.evaluation.pictures import DataSet
 from tinyvit.evaluation.published import find_set, missing, open_set
-from tinyvit.evaluation.subject import Subject
 from tinyvit.runtime.progress import Progress
 
 # AlexNet's mean errors over the severities, as the authors' code has them (github.com/hendrycks/robustness).
@@ -57,7 +57,7 @@ def open_corrupted(folder: Path, progress: Progress) -> list[DataSet]:
     return [open_set("c", str(folder / str(severity)), progress) for severity in SEVERITIES]
 
 
-def prepared(subject: Subject) -> Subject:
+def prepared(subject: EvalModel) -> EvalModel:
     """How the published pictures are prepared: they are crops of 224 pixels already, and all of it is seen."""
     return replace(subject, crop_pct=1.0)
 

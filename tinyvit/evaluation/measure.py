@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from tinyvit.classes import class_index_map
 from tinyvit.data.loader import run_stream, run_streams
 from tinyvit.errors import UserError
+from tinyvit.evaluation.eval_model import EvalModel
 from tinyvit.evaluation.matching import Matching
 from tinyvit.evaluation.pictures import LabelledPictures
-from tinyvit.evaluation.subject import Subject
 from tinyvit.evaluation.views import EvaluationViews, UsableViews
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.foreign import foreign
@@ -60,7 +60,7 @@ class Evaluation:
 
 
 def evaluate(
-    subject: Subject,
+    subject: EvalModel,
     sets: Sequence[LabelledPictures],
     world: World,
     workers: int,
@@ -86,7 +86,7 @@ class Evaluator:
 
     def __init__(
         self,
-        subject: Subject,
+        subject: EvalModel,
         sets: Sequence[LabelledPictures],
         world: World,
         workers: int,
@@ -131,7 +131,7 @@ class Evaluator:
             for pictures, usable in run_stream(looked_at, self._workers):
                 counts += counts.new_tensor([pictures, usable])
                 bar.advance(pictures)
-        pictures, usable = self._world.sum(counts).tolist()
+        pictures, usable = self._world.all_reduce_sum(counts).tolist()
         if not usable:
             raise UserError(f"none of the {pictures:.0f} pictures for validation can be used; give others, or none")
 
@@ -181,14 +181,16 @@ class Evaluator:
                 bar.advance(len(labels))
         model.train(training)
         sums = torch.cat([sums, sums.new_tensor([forward / self._world.size])])
-        top1, top5, loss_sum, known_images, unknown_images, unlabelled, broken, forward = self._world.sum(sums).tolist()
-        _, sure, correct = self._world.sum(bins)
+        top1, top5, loss_sum, known_images, unknown_images, unlabelled, broken, forward = self._world.all_reduce_sum(
+            sums
+        ).tolist()
+        _, sure, correct = self._world.all_reduce_sum(bins)
         images = known_images + unknown_images
-        told_apart = self._world.highest(told_apart)
+        told_apart = self._world.all_reduce_max(told_apart)
         of_classes = torch.zeros(told_apart, dtype=torch.float64, device=self._world.device)
         for classes in seen:
             of_classes[classes] = 1
-        classes_seen = int((self._world.sum(of_classes) > 0).sum())
+        classes_seen = int((self._world.all_reduce_sum(of_classes) > 0).sum())
         if not images:
             raise UserError(
                 f"none of the pictures can be evaluated on: {unlabelled:.0f} have no right class, {broken:.0f} cannot "

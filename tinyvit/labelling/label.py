@@ -21,7 +21,7 @@ from logitstore import Claims, LogitStore, StoreError, StoreSpec, Unit, UnitRows
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_jobs
-from tinyvit.data.place import Place
+from tinyvit.data.location import ShardLocation
 from tinyvit.data.unit_views import UnitPart, UnitViews, ViewChunk
 from tinyvit.errors import Stopped, UserError, refuse_mismatch
 from tinyvit.labelling.verify_data import data_differences, faulty_units
@@ -115,7 +115,7 @@ def store_spec(recipe: Recipe, teacher: Teacher) -> StoreSpec:
     """The specification of the store that this recipe and teacher make."""
     label = recipe.label
     return StoreSpec(
-        data=Place(recipe.data.train).name,
+        data=ShardLocation(recipe.data.train).name,
         epochs=label.epochs,
         epochs_per_unit=label.epochs_per_unit,
         top_k=label.top_k,
@@ -197,13 +197,13 @@ class Labeller:
             for unit in chain([first], free):
                 yield from stream.parts(unit, store.spec.epochs_of(unit))
 
-        draft: _Draft | None = None
+        draft: _UnitBuilder | None = None
         began = time.monotonic()
         chunks = run_jobs(stream.chunks, parts(), self.workers, teacher.device.type == "cuda", self.stop)
         with self.progress.task("label", sum(store.views(unit) for unit in units), "views") as bar:
             for chunk in chain.from_iterable(chunks):
                 self._end_if_told()
-                draft = draft or _Draft(chunk.unit, store, label.seed)
+                draft = draft or _UnitBuilder(chunk.unit, store, label.seed)
                 draft.add(chunk, teacher)
                 bar.advance(chunk.digest.numel())
                 if draft.complete:
@@ -219,7 +219,7 @@ class Labeller:
             raise Stopped("labelling was stopped; what was committed stays, and the same command goes on from there")
 
 
-class _Draft:
+class _UnitBuilder:
     """A unit under way: its rows fill up chunk by chunk."""
 
     def __init__(self, unit: Unit, store: LogitStore, run_seed: int) -> None:
@@ -284,7 +284,7 @@ def finish(store: LogitStore, progress: Progress, claims: Claims) -> None:
 
     UserError with the first fault when it is not sound.
     """
-    while not claims.take_seal():
+    while not claims.acquire_seal():
         time.sleep(LOOK_AGAIN)
     if LogitStore.open(store.location).sealed:
         claims.drop_seal()

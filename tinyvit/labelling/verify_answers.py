@@ -11,8 +11,8 @@ import torch
 from logitstore import LogitStore, Rows, Unit
 from tinyvit.data.index import index_shards
 from tinyvit.data.join import IndexedShard
-from tinyvit.data.made_views import make_views
-from tinyvit.data.place import train_and_val
+from tinyvit.data.location import train_and_val
+from tinyvit.data.render_views import render_views
 from tinyvit.errors import UserError
 from tinyvit.labelling.describe import stored_augment, stored_decode
 from tinyvit.labelling.verify_replay import reading_differences
@@ -76,7 +76,7 @@ def _compare(store: LogitStore, rows: Rows, shard: IndexedShard, slots: list[int
     if not slots:
         return []
     size = int(store.spec.teacher["input_size"])
-    made = make_views(shard, slots, rows.seed, stored_augment(store), stored_decode(store), size)
+    made = render_views(shard, slots, rows.seed, stored_augment(store), stored_decode(store), size)
     views = made.whole()
     answers = teacher.answer(torch.from_numpy(np.stack(list(views.values()))))
     live = answers.softmax(dim=1).cpu().numpy()

@@ -8,7 +8,7 @@ import numpy as np
 
 from logitstore import LogitStore, Unit, verify
 from tinyvit.data.index import ShardIndex, index_shards
-from tinyvit.data.place import train_and_val
+from tinyvit.data.location import train_and_val
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import Progress
 

@@ -17,7 +17,7 @@ from tinyvit.config import Augment, Decode, Recipe
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.loader import run_stream
-from tinyvit.data.made_views import make_views
+from tinyvit.data.render_views import render_views
 from tinyvit.errors import UserError, refuse_mismatch
 from tinyvit.labelling.verify_data import data_differences
 from tinyvit.runtime.progress import Progress
@@ -138,7 +138,7 @@ class _Probes:
         probes = dict(zip(probe_slots(shard.samples, store.spec.probes), rows.view_digest.tolist(), strict=True))
         slots = [slot for slot in probes if rows.valid[slot]]
         size = int(store.spec.teacher["input_size"])
-        made = make_views(shard, slots, rows.seed, self.augment, self.decode, size)
+        made = render_views(shard, slots, rows.seed, self.augment, self.decode, size)
         for slot, pixels in made.pixels.items():
             key = made.samples[slot].key
             if isinstance(pixels, BrokenImage):

@@ -69,7 +69,7 @@ def input_size(model: nn.Module) -> int:
     return int(height)
 
 
-def colours(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_std(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the pixels (0..1) that the network wants."""
     config = timm_config(model)
     return tuple(config["mean"]), tuple(config["std"])

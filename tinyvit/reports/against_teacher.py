@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from logitstore import LogitStore
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.loader import run_stream
-from tinyvit.data.made_views import make_views
+from tinyvit.data.render_views import render_views
 from tinyvit.labelling.describe import stored_augment, stored_decode
-from tinyvit.models import colours, input_size
-from tinyvit.reports.answers import Answers
+from tinyvit.models import input_size, mean_std
+from tinyvit.reports.answers import SampledRows
 from tinyvit.runtime.distributed import default_device
 from tinyvit.runtime.progress import Progress
 from tinyvit.views.images import BrokenImage
@@ -65,13 +65,13 @@ class Against:
 
 @torch.inference_mode()
 def compare(
-    student: nn.Module, answers: Answers, store: LogitStore, index: ShardIndex, progress: Progress
+    student: nn.Module, answers: SampledRows, store: LogitStore, index: ShardIndex, progress: Progress
 ) -> Against | None:
     """Ask a student of the teacher's classes about the views of these rows, made at its own size; None where none of
     their pictures can be decoded.
     """
     device = default_device()
-    model, (mean, std) = student.eval().to(device), colours(student)
+    model, (mean, std) = student.eval().to(device), mean_std(student)
     places = [
         (epoch, shard, [int(answers.slot[row]) for row in rows])
         for (epoch, shard), rows in groupby(
@@ -115,7 +115,7 @@ class _Shown:
         for epoch, number, slots in self.places[worker::workers]:
             shard, seeds = self.index.shard(number), store.read(epoch, number).seed
             for first in range(0, len(slots), TOGETHER):
-                made = make_views(shard, slots[first : first + TOGETHER], seeds, augment, decode, self.size).pixels
+                made = render_views(shard, slots[first : first + TOGETHER], seeds, augment, decode, self.size).pixels
                 whole = {slot: view for slot, view in made.items() if not isinstance(view, BrokenImage)}
                 if whole:
                     names = torch.tensor([(epoch, number, slot) for slot in whole])

@@ -21,7 +21,7 @@ NO_LABEL = -1
 
 
 @dataclass(frozen=True)
-class Answers:
+class SampledRows:
     """N valid rows of a store.
 
     epoch, shard, slot [N]; seed [N] uint32; class_id [N, K] and probability [N, K], the most probable class first,
@@ -46,7 +46,7 @@ class Answers:
     def __len__(self) -> int:
         return len(self.epoch)
 
-    def __getitem__(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> Answers:
+    def __getitem__(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> SampledRows:
         """Some of the rows."""
         return replace(self, **{name: values[chosen] for name, values in self._arrays().items()})
 
@@ -61,7 +61,7 @@ class Answers:
         return self.probability[:, 0]
 
     @property
-    def labelled(self) -> Answers:
+    def labelled(self) -> SampledRows:
         """The rows whose label is known."""
         return self[self.label != NO_LABEL]
 
@@ -80,7 +80,7 @@ class Answers:
         return {name: values for name, values in vars(self).items() if isinstance(values, np.ndarray)}
 
 
-def draw(store: LogitStore, most: int, seed: int, progress: Progress) -> Answers:
+def sample_rows(store: LogitStore, most: int, seed: int, progress: Progress) -> SampledRows:
     """At most so many rows of the units that are there, from many shards and epochs; the same seed, the same rows."""
     rng = np.random.default_rng(seed)
     absent = set() if store.sealed else set(store.missing())
@@ -101,10 +101,12 @@ def draw(store: LogitStore, most: int, seed: int, progress: Progress) -> Answers
         left -= count
         if left == 0:
             break
-    return replace(read(store, sorted(chosen, key=lambda place: place[:2]), progress), of=total)
+    return replace(read_rows(store, sorted(chosen, key=lambda place: place[:2]), progress), of=total)
 
 
-def read(store: LogitStore, places: Sequence[tuple[int, int, NDArray[np.intp]]], progress: Progress) -> Answers:
+def read_rows(
+    store: LogitStore, places: Sequence[tuple[int, int, NDArray[np.intp]]], progress: Progress
+) -> SampledRows:
     """The rows of these slots of these (epoch, shard), in that order, less those without an answer."""
     found: dict[str, list[NDArray[np.generic]]] = {}
     drawn = sum(len(slots) for _, _, slots in places)
@@ -132,10 +134,12 @@ def read(store: LogitStore, places: Sequence[tuple[int, int, NDArray[np.intp]]],
         "residual": np.zeros(0),
     }
     arrays = {name: np.concatenate(found[name]) if found else none for name, none in empty.items()}
-    return Answers(store.spec.num_classes, drawn, drawn, **arrays)  # type: ignore[arg-type]
+    return SampledRows(store.spec.num_classes, drawn, drawn, **arrays)  # type: ignore[arg-type]
 
 
-def with_labels(answers: Answers, index: ShardIndex, classes: Sequence[int] | None, progress: Progress) -> Answers:
+def with_labels(
+    answers: SampledRows, index: ShardIndex, classes: Sequence[int] | None, progress: Progress
+) -> SampledRows:
     """The same rows with the labels of their samples. `classes`: the teacher's id of each label, -1 for none; None
     where they are the same.
 

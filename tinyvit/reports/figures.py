@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from logitstore import LogitStore, Unit
 from tinyvit.reports import statistics
-from tinyvit.reports.answers import Answers
+from tinyvit.reports.answers import SampledRows
 from tinyvit.reports.plot import BLUE, INK, RED, Plot, plot
 
 
@@ -35,7 +35,7 @@ def progress_map(store: LogitStore) -> Plot:
     return plot("Progress by epoch and shard", text, paint, height=2.2)
 
 
-def confidence(answers: Answers) -> Plot:
+def confidence(answers: SampledRows) -> Plot:
     """How sure the teacher is."""
     values = 100 * answers.confidence
 
@@ -47,7 +47,7 @@ def confidence(answers: Answers) -> Plot:
     return plot("Confidence", text, paint)
 
 
-def entropies(answers: Answers) -> Plot:
+def entropies(answers: SampledRows) -> Plot:
     """How spread out the answers are."""
     values, most = statistics.entropy(answers), float(np.log(answers.num_classes))
 
@@ -58,7 +58,7 @@ def entropies(answers: Answers) -> Plot:
     return plot("Entropy", f"median {np.median(values):.2f} nat; even over all classes: {most:.2f}", paint)
 
 
-def kept_mass(answers: Answers) -> Plot:
+def kept_mass(answers: SampledRows) -> Plot:
     """What the best classes hold, by their number."""
     mass = 100 * statistics.kept_mass(answers)
     ranks = np.arange(1, mass.shape[1] + 1)
@@ -75,7 +75,7 @@ def kept_mass(answers: Answers) -> Plot:
     return plot("Kept mass", f"the {len(ranks)} kept classes hold {mass[:, -1].mean():.2f} % on average", paint)
 
 
-def smaller_k(answers: Answers) -> Plot:
+def smaller_k(answers: SampledRows) -> Plot:
     """What fewer classes would lose."""
     ks = statistics.smaller_ks(answers.class_id.shape[1])
     lost = {k: float(statistics.divergence_of(answers, k).mean()) for k in ks[:-1]}
@@ -92,7 +92,7 @@ def smaller_k(answers: Answers) -> Plot:
     return plot("What a smaller K would lose", f"mean KL divergence from the stored answer, {told or 'K is 1'}", paint)
 
 
-def reliability(answers: Answers) -> Plot:
+def reliability(answers: SampledRows) -> Plot:
     """Confidence against agreement with the labels."""
     bins = statistics.reliability(answers)
     rows = sum(b.rows for b in bins)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from logitstore import LogitStore
 from tinyvit.classes import match_classes
 from tinyvit.data.index import ShardIndex, index_shards
-from tinyvit.data.place import train_and_val
+from tinyvit.data.location import train_and_val
 from tinyvit.errors import UserError
 from tinyvit.labelling.verify_data import data_differences
-from tinyvit.reports.answers import NO_LABEL, Answers, with_labels
+from tinyvit.reports.answers import NO_LABEL, SampledRows, with_labels
 from tinyvit.runtime.progress import Progress
 
 
@@ -18,7 +18,7 @@ from tinyvit.runtime.progress import Progress
 class Labelled:
     """Rows with labels, as far as they can be had, and why not where they cannot."""
 
-    answers: Answers
+    answers: SampledRows
     note: str
 
 
@@ -30,7 +30,7 @@ def shards_of(store: LogitStore, data: str, progress: Progress) -> ShardIndex:
     return index
 
 
-def label_rows(answers: Answers, store: LogitStore, index: ShardIndex | None, progress: Progress) -> Labelled:
+def label_rows(answers: SampledRows, store: LogitStore, index: ShardIndex | None, progress: Progress) -> Labelled:
     """The rows with the labels of their pictures, as ids of the teacher's classes."""
     if index is None:
         return Labelled(answers, "no shards were given (--data), so there is neither a label nor a picture")

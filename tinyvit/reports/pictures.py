@@ -12,7 +12,7 @@ from PIL import Image
 from logitstore import LogitStore, Rows, UnitMissing
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.loader import run_stream
-from tinyvit.data.made_views import Pixels, make_views
+from tinyvit.data.render_views import Pixels, render_views
 from tinyvit.labelling.describe import best_classes, stored_augment, stored_decode
 from tinyvit.views.images import BrokenImage, EncodedImage
 
@@ -22,7 +22,7 @@ QUALITY = 75
 
 
 @dataclass(frozen=True)
-class Place:
+class ViewRef:
     """A picture by shard and slot, and the epochs whose views of it are wanted."""
 
     shard: int
@@ -45,14 +45,14 @@ class ShownView:
 class ShownPicture:
     """A picture whole, reduced to about a page's size, and its views that have an answer."""
 
-    place: Place
+    place: ViewRef
     key: str
     label: int | None
     pixels: Pixels | None
     views: tuple[ShownView, ...]
 
 
-def remake(store: LogitStore, index: ShardIndex, places: Sequence[Place], top: int) -> list[ShownPicture]:
+def remake(store: LogitStore, index: ShardIndex, places: Sequence[ViewRef], top: int) -> list[ShownPicture]:
     """The pictures at these places, with the `top` best classes of each view."""
     # In a process of its own: threads of others, such as Prefect's, draw from the generators that a view is made with.
     return list(run_stream(_Remade(index, store.location, tuple(places), top), workers=1))
@@ -62,7 +62,7 @@ def remake(store: LogitStore, index: ShardIndex, places: Sequence[Place], top: i
 class _Remade:
     index: ShardIndex
     location: str
-    places: tuple[Place, ...]
+    places: tuple[ViewRef, ...]
     top: int
 
     def read(self, worker: int, workers: int) -> Iterator[ShownPicture]:
@@ -76,7 +76,7 @@ class _Remade:
                 place, sample.key, sample.label, whole, tuple(view for view in views if view is not None)
             )
 
-    def _view(self, store: LogitStore, place: Place, epoch: int) -> ShownView | None:
+    def _view(self, store: LogitStore, place: ViewRef, epoch: int) -> ShownView | None:
         try:
             rows: Rows = store.read(epoch, place.shard)
         except UnitMissing:
@@ -84,7 +84,7 @@ class _Remade:
         if not rows.valid[place.slot]:
             return None
         shard, size = self.index.shard(place.shard), int(store.spec.teacher["input_size"])
-        made = make_views(shard, [place.slot], rows.seed, stored_augment(store), stored_decode(store), size)
+        made = render_views(shard, [place.slot], rows.seed, stored_augment(store), stored_decode(store), size)
         pixels = made.pixels[place.slot]
         return ShownView(
             epoch=epoch,

@@ -11,10 +11,10 @@ from tinyvit.data.index import ShardIndex
 from tinyvit.errors import UserError
 from tinyvit.models import WEIGHTS, load_student
 from tinyvit.reports.against_teacher import Against, compare
-from tinyvit.reports.answers import Answers, draw
+from tinyvit.reports.answers import SampledRows, sample_rows
 from tinyvit.reports.labels import shards_of
 from tinyvit.reports.pages import render, short_name
-from tinyvit.reports.pictures import Place, remake, thumbnail
+from tinyvit.reports.pictures import ViewRef, remake, thumbnail
 from tinyvit.reports.plot import Plot
 from tinyvit.reports.run_figures import confusion, run_plots
 from tinyvit.reports.stages import StageRun
@@ -56,7 +56,7 @@ def write_run_page(
             notes.append(f"{run.name} is not compared with its teacher: {source}")
             continue
         opened, index = source
-        answers = draw(opened, views, seed, progress)
+        answers = sample_rows(opened, views, seed, progress)
         if not len(answers):
             notes.append(f"{run.name} is not compared with its teacher: {opened.location} has no answer")
             continue
@@ -141,11 +141,11 @@ def _compared(run: StageRun, found: Against, name: Callable[[int], str]) -> dict
     }
 
 
-def _views(store: LogitStore, index: ShardIndex, answers: Answers) -> list[dict[str, Any]]:
+def _views(store: LogitStore, index: ShardIndex, answers: SampledRows) -> list[dict[str, Any]]:
     """Some of the views, with what the teacher said."""
     name = _namer(store)
     rows = range(0, len(answers), max(1, len(answers) // SHOWN_VIEWS))[:SHOWN_VIEWS]
-    places = [Place(int(answers.shard[r]), int(answers.slot[r]), (int(answers.epoch[r]),)) for r in rows]
+    places = [ViewRef(int(answers.shard[r]), int(answers.slot[r]), (int(answers.epoch[r]),)) for r in rows]
     return [
         {
             "key": shown.key,

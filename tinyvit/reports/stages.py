@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyvit.errors import UserError
 from tinyvit.training.folder import RECORD, RESULT, read_epochs, read_json
-from tinyvit.training.journal import METRICS, read_lines
+from tinyvit.training.metric_logger import METRICS, read_lines
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyvit.reports.answers import Answers
+from tinyvit.reports.answers import SampledRows
 
 # Of the confidence, as in tinyvit/evaluation (Guo et al. 2017).
 BINS = 15
 
 
-def entropy(answers: Answers) -> NDArray[np.float64]:
+def entropy(answers: SampledRows) -> NDArray[np.float64]:
     """[N] nats, with the residual spread evenly over the classes that were not kept: at most this much."""
     p = answers.probability
     inside = -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1)
@@ -21,12 +21,12 @@ def entropy(answers: Answers) -> NDArray[np.float64]:
     return np.asarray(inside - outside)
 
 
-def kept_mass(answers: Answers) -> NDArray[np.float64]:
+def kept_mass(answers: SampledRows) -> NDArray[np.float64]:
     """[N, K] the mass of the best one, two, ... K classes."""
     return np.asarray(answers.probability.cumsum(axis=1))
 
 
-def divergence_of(answers: Answers, top_k: int) -> NDArray[np.float64]:
+def divergence_of(answers: SampledRows, top_k: int) -> NDArray[np.float64]:
     """[N] nats: KL divergence of the stored answer from what its `top_k` best classes alone would say, the mass
     outside spread evenly in both (the paper's section 3.1).
     """
@@ -58,7 +58,7 @@ class Agreement:
     calibration_error: float
 
 
-def agreement(answers: Answers) -> Agreement | None:
+def agreement(answers: SampledRows) -> Agreement | None:
     """Of the rows with a label; None where there are none."""
     known = answers.labelled
     if not len(known):
@@ -82,7 +82,7 @@ class ReliabilityBin:
     accuracy: float
 
 
-def reliability(answers: Answers) -> list[ReliabilityBin]:
+def reliability(answers: SampledRows) -> list[ReliabilityBin]:
     """The bins that have rows, of those with a label."""
     known = answers.labelled
     place = np.minimum((known.confidence * BINS).astype(int), BINS - 1)
@@ -104,7 +104,7 @@ class ClassAgreement:
     top5: float
 
 
-def by_class(answers: Answers) -> list[ClassAgreement]:
+def by_class(answers: SampledRows) -> list[ClassAgreement]:
     """Every class that occurs as a label, the one with the least agreement first."""
     known = answers.labelled
     first, among = known.best == known.label, _among_best(known, 5)
@@ -117,7 +117,7 @@ def by_class(answers: Answers) -> list[ClassAgreement]:
     return sorted(found, key=lambda entry: (entry.top1, -entry.rows))
 
 
-def confusions(answers: Answers, most: int) -> list[tuple[int, int, int]]:
+def confusions(answers: SampledRows, most: int) -> list[tuple[int, int, int]]:
     """(label, the teacher's best class, rows) of the pairs that differ, the most frequent first."""
     known = answers.labelled
     wrong = known[known.best != known.label]
@@ -126,12 +126,12 @@ def confusions(answers: Answers, most: int) -> list[tuple[int, int, int]]:
     return [(*pairs[number].tolist(), int(counts[number])) for number in order]
 
 
-def hardest(answers: Answers, most: int) -> NDArray[np.intp]:
+def hardest(answers: SampledRows, most: int) -> NDArray[np.intp]:
     """Rows of the highest entropy, one an image."""
     return _one_an_image(answers, np.argsort(-entropy(answers), kind="stable"), most)
 
 
-def doubtful_labels(answers: Answers, most: int) -> NDArray[np.intp]:
+def doubtful_labels(answers: SampledRows, most: int) -> NDArray[np.intp]:
     """Rows in which the teacher prefers another class than the label by the widest margin, one an image: the most
     likely to be labelled wrong (the normalised margin of confident learning, Northcutt et al. 2021).
     """
@@ -140,12 +140,12 @@ def doubtful_labels(answers: Answers, most: int) -> NDArray[np.intp]:
     return _one_an_image(answers, order[margin[order] > 0], most)
 
 
-def _among_best(known: Answers, count: int) -> NDArray[np.bool_]:
+def _among_best(known: SampledRows, count: int) -> NDArray[np.bool_]:
     there = known.probability[:, :count] > 0
     return np.asarray(((known.class_id[:, :count] == known.label[:, None]) & there).any(axis=1))
 
 
-def _one_an_image(answers: Answers, order: NDArray[np.intp], most: int) -> NDArray[np.intp]:
+def _one_an_image(answers: SampledRows, order: NDArray[np.intp], most: int) -> NDArray[np.intp]:
     seen: set[tuple[int, int]] = set()
     chosen = []
     for row in order.tolist():

@@ -13,10 +13,10 @@ from tinyvit.data.index import ShardIndex
 from tinyvit.errors import UserError
 from tinyvit.labelling.describe import describe
 from tinyvit.reports import figures, statistics
-from tinyvit.reports.answers import NO_LABEL, Answers, draw
+from tinyvit.reports.answers import NO_LABEL, SampledRows, sample_rows
 from tinyvit.reports.labels import label_rows, shards_of
 from tinyvit.reports.pages import render
-from tinyvit.reports.pictures import Place, ShownPicture, remake, thumbnail
+from tinyvit.reports.pictures import ShownPicture, ViewRef, remake, thumbnail
 from tinyvit.reports.plot import Plot
 from tinyvit.runtime.progress import Progress
 
@@ -36,7 +36,7 @@ def write_store_page(
     for a store without a single row.
     """
     index = shards_of(store, data, progress) if data is not None else None
-    answers = draw(store, most, seed, progress)
+    answers = sample_rows(store, most, seed, progress)
     if not len(answers):
         if not answers.drawn:
             raise UserError(f"{store.location} has no answers yet: label first, then look at what was said")
@@ -78,7 +78,7 @@ def write_store_page(
     return {**summary, "page": str(path), "page_bytes": len(page.encode())}
 
 
-def _plots(store: LogitStore, answers: Answers) -> list[Plot]:
+def _plots(store: LogitStore, answers: SampledRows) -> list[Plot]:
     found = [
         figures.progress_map(store),
         figures.confidence(answers),
@@ -90,7 +90,7 @@ def _plots(store: LogitStore, answers: Answers) -> list[Plot]:
 
 
 def _sections(
-    store: LogitStore, answers: Answers, index: ShardIndex | None, name: Callable[[int], str]
+    store: LogitStore, answers: SampledRows, index: ShardIndex | None, name: Callable[[int], str]
 ) -> list[dict[str, Any]]:
     """The pictures, a group of them under each heading."""
     if index is None:
@@ -122,15 +122,15 @@ def _sections(
     ]
 
 
-def _place(store: LogitStore, answers: Answers, row: int, several: bool) -> Place:
+def _place(store: LogitStore, answers: SampledRows, row: int, several: bool) -> ViewRef:
     own = int(answers.epoch[row])
     others = (epoch for epoch in range(store.spec.epochs) if epoch != own)
     epochs = (own, *(epoch for _, epoch in zip(range(VIEWS - 1), others, strict=False))) if several else (own,)
-    return Place(int(answers.shard[row]), int(answers.slot[row]), tuple(sorted(epochs)))
+    return ViewRef(int(answers.shard[row]), int(answers.slot[row]), tuple(sorted(epochs)))
 
 
 def _card(
-    shown: ShownPicture, answers: Answers, row: int, name: Callable[[int], str], own_names: Sequence[str] | None
+    shown: ShownPicture, answers: SampledRows, row: int, name: Callable[[int], str], own_names: Sequence[str] | None
 ) -> dict[str, Any]:
     label = int(answers.label[row])
     views: list[dict[str, Any]] = [
@@ -164,7 +164,7 @@ def _own_name(label: int | None, own_names: Sequence[str] | None) -> str | None:
 
 
 def _searched(
-    store: LogitStore, answers: Answers, index: ShardIndex | None, name: Callable[[int], str]
+    store: LogitStore, answers: SampledRows, index: ShardIndex | None, name: Callable[[int], str]
 ) -> dict[str, Any]:
     """Rows that the page can look up: [key, epoch, label, best class, confidence in percent], classes by number."""
     chosen = np.sort(np.random.default_rng(1).permutation(len(answers))[:SEARCHED])
@@ -179,7 +179,7 @@ def _searched(
     return {"classes": [name(class_id) for class_id in ids], "rows": rows}
 
 
-def _keys(store: LogitStore, answers: Answers, index: ShardIndex | None) -> list[str]:
+def _keys(store: LogitStore, answers: SampledRows, index: ShardIndex | None) -> list[str]:
     by_shard: dict[int, Sequence[str] | None] = {}
     for shard in np.unique(answers.shard).tolist():
         by_shard[shard] = index.keys(shard) if index else store.keys(shard)

@@ -29,11 +29,11 @@ class World:
     device: torch.device = field(default_factory=default_device)
 
     @property
-    def chief(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this rank writes what one writes for all."""
         return self.rank == 0
 
-    def sum(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """The sum of every rank's values, on all of them."""
         if self.size == 1:
             return values
@@ -41,7 +41,7 @@ class World:
         dist.all_reduce(total)
         return total
 
-    def highest(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         """The highest value that a rank has, on all of them. Does not wait for the device."""
         if self.size == 1:
             return value
@@ -49,15 +49,15 @@ class World:
         dist.all_reduce(everyones, op=dist.ReduceOp.MAX)
         return int(everyones)
 
-    def share(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give every rank the first one's values, in place."""
         if self.size > 1:
             for values in tensors:
                 dist.broadcast(values, 0)
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Go on when every rank is here."""
-        self.highest(0)
+        self.all_reduce_max(0)
 
 
 @contextmanager

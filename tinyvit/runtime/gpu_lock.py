@@ -13,7 +13,7 @@ import torch
 
 
 @cache
-def own_device() -> torch.device:
+def reserve_gpu() -> torch.device:
     """The first GPU that no other process has taken this way, until this one ends; the CPU where there is none.
 
     Where every GPU is taken, processes share them in turn.
@@ -22,11 +22,11 @@ def own_device() -> torch.device:
         return torch.device("cpu")
     # By their identifiers: CUDA_VISIBLE_DEVICES numbers them anew in each process.
     names = [str(torch.cuda.get_device_properties(number).uuid) for number in range(torch.cuda.device_count())]
-    number = take_first(names, Path(tempfile.gettempdir()) / "tinyvit-gpus")
+    number = lock_first(names, Path(tempfile.gettempdir()) / "tinyvit-gpus")
     return torch.device("cuda", os.getpid() % len(names) if number is None else number)
 
 
-def take_first(names: Sequence[str], folder: Path) -> int | None:
+def lock_first(names: Sequence[str], folder: Path) -> int | None:
     """The number of the first of these that no process on this machine has, taken until this process ends.
 
     None where every one is taken. The kernel gives back what a killed process had.

@@ -20,7 +20,7 @@ from tinyvit.training.run import Run
 class ClassificationTask(StudentTask[LabelStage]):
     """A student on labels."""
 
-    right: str | None = "train_top1"
+    accuracy_name: str | None = "train_top1"
 
     def __init__(self, run: Run[ShardIndex], name: str, before: Path | None) -> None:
         stage = run.recipe.stages[name]

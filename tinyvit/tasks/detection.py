@@ -20,7 +20,7 @@ from tinyvit.detection.survey import check_set
 from tinyvit.errors import UserError
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import Progress
-from tinyvit.training.network import Network
+from tinyvit.training.model_runner import ModelRunner
 from tinyvit.training.run import Run
 from tinyvit.training.task import Validation
 from tinyvit.views.images import record_of
@@ -41,11 +41,11 @@ def open_coco(recipe: Recipe, workers: int, progress: Progress, world: World) ->
 class DetectionTask:
     """A detector in a stage: with the weights in the folder `before`, or on those that its student begins with."""
 
-    right: str | None = None
+    accuracy_name: str | None = None
     best_by = "ap"
-    one_size = False
-    plotted: tuple[str, ...] = ("ap", "ap50", "ap75")
-    shown_as: tuple[tuple[str, str], ...] = (("ap", "AP"), ("ap50", "AP50"))
+    fixed_input_size = False
+    val_curves: tuple[str, ...] = ("ap", "ap50", "ap75")
+    val_names: tuple[tuple[str, str], ...] = (("ap", "AP"), ("ap50", "AP50"))
 
     def __init__(self, run: Run[CocoSet], name: str, before: Path | None) -> None:
         recipe = run.recipe
@@ -60,7 +60,7 @@ class DetectionTask:
         share = -(-stage.batch_size // run.world.size)
         parts = -(-share // recipe.engine.micro_batch) if recipe.engine.micro_batch else 1
         # torchvision takes no batch without a picture: the smallest share has one for each part.
-        self.parts = max(1, min(parts, stage.batch_size // run.world.size))
+        self.grad_accum_steps = max(1, min(parts, stage.batch_size // run.world.size))
         self.steps = len(self._coco) // stage.batch_size
         if not self.steps or stage.batch_size < run.world.size:
             raise UserError(
@@ -76,7 +76,7 @@ class DetectionTask:
             self.model = load_detector(before).model
 
     @property
-    def shown(self) -> tuple[nn.Module, list[tuple[int, int]]]:
+    def input_sizes(self) -> tuple[nn.Module, list[tuple[int, int]]]:
         detector: Any = self.model
         # Pictures are padded to a multiple of the largest stride, and are of any shape.
         side = STRIDE * -(-min(*self._detection.shorter, self._detection.longer) // STRIDE)
@@ -106,12 +106,12 @@ class DetectionTask:
             masks=self._detection.head == "mask_rcnn",
             hflip=self._detection.hflip,
             rank=run.world.rank,
-            world=run.world.size,
-            parts=self.parts,
-            first=done * stage.batch_size,
+            world_size=run.world.size,
+            grad_accum_steps=self.grad_accum_steps,
+            start=done * stage.batch_size,
         )
 
-    def learn(self, network: Network, batch: Scenes) -> tuple[Tensor, Tensor]:
+    def learn(self, network: ModelRunner, batch: Scenes) -> tuple[Tensor, Tensor]:
         device = self._run.world.device
         pictures = [picture.to(device, non_blocking=True).float() / 255 for picture in batch.pictures]
         targets = [{name: value.to(device, non_blocking=True) for name, value in t.items()} for t in batch.targets]
@@ -135,7 +135,7 @@ class DetectionTask:
         recipe = self._run.recipe
         save_detector(folder, model, recipe.student, self._detection, self._coco.categories, recipe.data.decode)
 
-    def announce(self) -> None:
+    def log_setup(self) -> None:
         log.info("%s: %s", self._coco.annotations, self._coco.census)
 
     def counted(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ log = logging.getLogger("tinyvit")
 class DistillationTask(StudentTask[TeacherStage]):
     """A student on the soft targets of a run's source of signals."""
 
-    right: str | None = "agreement"
+    accuracy_name: str | None = "agreement"
 
     def __init__(self, run: Run[ShardIndex], name: str, before: Path | None) -> None:
         stage = run.recipe.stages[name]
@@ -75,7 +75,7 @@ class DistillationTask(StudentTask[TeacherStage]):
         )  # fmt: skip
         return False
 
-    def announce(self) -> None:
+    def log_setup(self) -> None:
         """Say in the log how the store's epochs are used."""
         stage, stored = self.stage, self._stored
         if stage.epochs > stored:

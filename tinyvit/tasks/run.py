@@ -13,7 +13,7 @@ from tinyvit.tasks.classification import ClassificationTask
 from tinyvit.tasks.detection import DetectionTask, open_coco
 from tinyvit.tasks.distillation import DistillationTask
 from tinyvit.tasks.student import open_shards
-from tinyvit.training.network import repeat_exactly
+from tinyvit.training.model_runner import repeat_exactly
 from tinyvit.training.run import Run, TaskType, check_stages
 
 TASKS: dict[str, TaskType] = {"teacher": DistillationTask, "labels": ClassificationTask, "boxes": DetectionTask}

@@ -13,12 +13,12 @@ from tinyvit.config import ClassStage
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.training_views import Batch, TrainingViews, counts_of
 from tinyvit.errors import UserError
-from tinyvit.evaluation import Evaluator, Subject, open_pictures
-from tinyvit.models import adopt_weights, classes_of, colours, create_student, input_size, load_weights, save_student
+from tinyvit.evaluation import EvalModel, Evaluator, open_pictures
+from tinyvit.models import adopt_weights, classes_of, create_student, input_size, load_weights, mean_std, save_student
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import Progress
 from tinyvit.tasks.classes import StageClasses
-from tinyvit.training.network import Network
+from tinyvit.training.model_runner import ModelRunner
 from tinyvit.training.run import Run
 from tinyvit.training.task import Validation
 from tinyvit.views.images import record_of
@@ -29,11 +29,11 @@ S = TypeVar("S", bound=ClassStage)
 
 def open_shards(location: str, progress: Progress, world: World) -> ShardIndex:
     """The index of shards. The first rank makes it where there is none yet, the others read it."""
-    if not world.chief:
-        world.meet()
+    if not world.is_main:
+        world.barrier()
     index = index_shards(location, progress)
-    if world.chief:
-        world.meet()
+    if world.is_main:
+        world.barrier()
     return index
 
 
@@ -42,11 +42,11 @@ class StudentTask(ABC, Generic[S]):
     with.
     """
 
-    right: str | None
+    accuracy_name: str | None
     best_by = "top1"
-    one_size = True
-    plotted: tuple[str, ...] = ("top1", "top5", "loss", "calibration_error")
-    shown_as: tuple[tuple[str, str], ...] = (("top1", "top-1"),)
+    fixed_input_size = True
+    val_curves: tuple[str, ...] = ("top1", "top5", "loss", "calibration_error")
+    val_names: tuple[tuple[str, str], ...] = (("top1", "top-1"),)
 
     def __init__(self, run: Run[ShardIndex], name: str, stage: S, classes: StageClasses, before: Path | None) -> None:
         self.run, self.name, self.stage, self.classes = run, name, stage, classes
@@ -54,7 +54,7 @@ class StudentTask(ABC, Generic[S]):
         if stage.batch_size < world:
             raise UserError(f"stage {name}: {world} processes cannot share a batch_size of {stage.batch_size}")
         share = -(-stage.batch_size // world)
-        self.parts = -(-share // micro) if micro else 1
+        self.grad_accum_steps = -(-share // micro) if micro else 1
         # Of a whole epoch: one of a store that lacks some units may have fewer.
         images = sum(counts_of(run.data, run.shards))
         self.steps = images // stage.batch_size
@@ -65,7 +65,7 @@ class StudentTask(ABC, Generic[S]):
         self.model: nn.Module = create_student(run.recipe.student, classes.count, stage.seed, classes.names)
         if before is not None:
             adopt_weights(self.model, load_weights(before), classes_of(before), classes.names)
-        self._side, self._colours = input_size(self.model), colours(self.model)
+        self._side, self._mean_std = input_size(self.model), mean_std(self.model)
 
     @staticmethod
     def _identity(
@@ -89,7 +89,7 @@ class StudentTask(ABC, Generic[S]):
         ]
 
     @property
-    def shown(self) -> tuple[nn.Module, list[tuple[int, int]]]:
+    def input_sizes(self) -> tuple[nn.Module, list[tuple[int, int]]]:
         return self.model, [(self._side, self._side)]
 
     @abstractmethod
@@ -110,20 +110,20 @@ class StudentTask(ABC, Generic[S]):
             label_classes=self.classes.of_labels,
             broken=run.recipe.data.broken,
             rank=run.world.rank,
-            world=run.world.size,
-            parts=self.parts,
-            first=done * stage.batch_size,
+            world_size=run.world.size,
+            grad_accum_steps=self.grad_accum_steps,
+            start=done * stage.batch_size,
             shards=run.shards,
             **learned,
         )
 
-    def learn(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
+    def learn(self, network: ModelRunner, batch: Batch) -> tuple[Tensor, Tensor]:
         device = self.run.world.device
         if not len(batch):
             # A blank view in place of none, of which nothing is learned.
             blank: Tensor = network(torch.zeros(1, 3, self._side, self._side, device=device))
             return 0 * blank.sum(dim=1), torch.zeros(1, device=device)
-        return self.loss(network(normalise(batch.views, *self._colours, device)), batch)
+        return self.loss(network(normalise(batch.views, *self._mean_std, device)), batch)
 
     @abstractmethod
     def loss(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -136,7 +136,7 @@ class StudentTask(ABC, Generic[S]):
         if not self.measurable(pictures.classes):
             return None
         evaluator = Evaluator(
-            Subject.of(self.model, self.classes.names, run.recipe.data.decode),
+            EvalModel.of(self.model, self.classes.names, run.recipe.data.decode),
             [pictures] * times,
             run.world,
             run.workers,
@@ -157,7 +157,7 @@ class StudentTask(ABC, Generic[S]):
         recipe = self.run.recipe
         save_student(folder, model, recipe.student, self.classes.names, recipe.data.decode)
 
-    def announce(self) -> None:
+    def log_setup(self) -> None:
         """There is nothing to know beforehand."""
 
     def counted(self) -> dict[str, Any]:

@@ -21,14 +21,18 @@ def refuse_untrainable(run: Run[Any], name: str, task: Task) -> None:
     Of a part of a step with a single picture, batch norm may see a single value, which torch refuses.
     """
     stage, engine, world = run.recipe.stages[name], run.recipe.engine, run.world
-    module, sizes = task.shown
+    module, sizes = task.input_sizes
     norms = list[str]()
     for height, width in sizes:
         picture = torch.zeros(1, 3, height, width, device=next(module.parameters()).device)
         with foreign(f"{run.recipe.student.name} takes no picture of {width} x {height}", "take another student"):
             norms += lone_norms(module, picture)
     together = engine.sync_batch_norm and world.size > 1
-    if norms and stage.batch_size // world.size // task.parts < 2 and not (stage.eval_batch_norm or together):
+    if (
+        norms
+        and stage.batch_size // world.size // task.grad_accum_steps < 2
+        and not (stage.eval_batch_norm or together)
+    ):
         raise UserError(
             f"stage {name}: with a batch_size of {stage.batch_size}, {world.size} processes and engine.micro_batch="
             f"{engine.micro_batch} batch norm ({norms[0]}) has a single value to learn from; raise batch_size or "

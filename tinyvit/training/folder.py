@@ -2,7 +2,7 @@
 
 `record.json` says what the stage is, `state.pt` where it stands, `epochs.jsonl` has a line for each epoch that is
 done, `result.json` exists once it is finished; `best` holds the student of the best epoch. Each is seen whole or
-not at all. Beside them lie the journal's files (training/journal.py).
+not at all. Beside them lie the metric_logger's files (training/metric_logger.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from logitstore import write_whole
 from tinyvit.errors import UserError
 from tinyvit.runtime.checkpoint import read_checkpoint
-from tinyvit.training.journal import METRICS, read_lines
+from tinyvit.training.metric_logger import METRICS, read_lines
 
 STATE = "state.pt"
 EPOCHS = "epochs.jsonl"

@@ -45,12 +45,12 @@ class Optimiser:
         # What a forward pass changes in the model, batch norm's running statistics, as it was after the last good step.
         self._kept = self._running() if stage.non_finite == "skip" else None
         # With a warm-up, so that a short training is not averaged with the weights that it began with.
-        self.average = ModelEmaV3(model, decay=stage.ema, use_warmup=True) if stage.ema else None
+        self.ema = ModelEmaV3(model, decay=stage.ema, use_warmup=True) if stage.ema else None
 
     @property
     def best_model(self) -> nn.Module:
         """What is evaluated and kept: the average where there is one."""
-        return self.average.module if self.average else self._model
+        return self.ema.module if self.ema else self._model
 
     @property
     def learning_rate(self) -> float:
@@ -82,8 +82,8 @@ class Optimiser:
         # With float16 the scaler knows by itself, and learns from it.
         if finite or self._scaler.is_enabled():
             self._scaler.step(self._adamw)
-            if self.average:
-                self.average.update(self._model, step=number)
+            if self.ema:
+                self.ema.update(self._model, step=number)
         self._scaler.update()
         self._adamw.zero_grad()
         self._schedule.step_update(number)
@@ -94,7 +94,7 @@ class Optimiser:
         return {
             "adamw": self._adamw.state_dict(),
             "scaler": self._scaler.state_dict(),
-            "average": self.average.module.state_dict() if self.average else None,
+            "average": self.ema.module.state_dict() if self.ema else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -105,8 +105,8 @@ class Optimiser:
             self._scaler.load_state_dict(state["scaler"])
         if self._kept is not None:
             self._kept = self._running()
-        if self.average:
-            self.average.module.load_state_dict(state["average"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["average"])
 
     def _running(self) -> list[Tensor]:
         """A copy of the model's buffers."""

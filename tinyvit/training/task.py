@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyvit.data.loader import CountedStream
-from tinyvit.training.network import Network
+from tinyvit.training.model_runner import ModelRunner
 
 
 class Batch(Protocol):
@@ -28,10 +28,10 @@ class Batch(Protocol):
 
 
 class EpochViews(CountedStream, Protocol):
-    """The views of an epoch from the `first` on, in batches: `steps` whole steps, `left_out` views fill none."""
+    """The views of an epoch from the `start` on, in batches: `steps` whole steps, `left_out` views fill none."""
 
     @property
-    def first(self) -> int: ...
+    def start(self) -> int: ...
 
     @property
     def rank(self) -> int: ...
@@ -54,18 +54,19 @@ Validation = Callable[[nn.Module], dict[str, Any]]
 class Task(Protocol):
     """A network and what it learns: views that cost something, and perhaps validation data.
 
-    `right` is what it is called when a view is right, None where that is not counted. Of a validation, `best_by` names
-    the figure that is best when it is highest, `plotted` those that are drawn as curves, `shown_as` those that are told
-    and by what name. `one_size`: whether all views have the same, so that it pays to try out which algorithms are
-    fastest for it.
+    accuracy_name     what it is called when a view is right; None where that is not counted
+    best_by           the figure of a validation that is best when it is highest
+    val_curves        those that are drawn as curves
+    val_names         those that are told, and by what name
+    fixed_input_size  whether all views have the same size, so that it pays to try which algorithms are fastest for it
     """
 
     model: nn.Module
-    right: str | None
+    accuracy_name: str | None
     best_by: str
-    one_size: bool
-    plotted: tuple[str, ...]
-    shown_as: tuple[tuple[str, str], ...]
+    fixed_input_size: bool
+    val_curves: tuple[str, ...]
+    val_names: tuple[tuple[str, str], ...]
 
     @property
     def steps(self) -> int:
@@ -73,12 +74,12 @@ class Task(Protocol):
         ...
 
     @property
-    def shown(self) -> tuple[nn.Module, list[tuple[int, int]]]:
+    def input_sizes(self) -> tuple[nn.Module, list[tuple[int, int]]]:
         """What of the network is given pictures, and their smallest sizes (height, width) in pixels."""
         ...
 
     @property
-    def parts(self) -> int:
+    def grad_accum_steps(self) -> int:
         """In how many batches a step is computed on each rank."""
         ...
 
@@ -86,7 +87,7 @@ class Task(Protocol):
         """The views of an epoch after so many steps."""
         ...
 
-    def learn(self, network: Network, batch: Any) -> tuple[Tensor, Tensor]:
+    def learn(self, network: ModelRunner, batch: Any) -> tuple[Tensor, Tensor]:
         """[n] the losses of a batch's views, and whether the network is right about each.
 
         Of a batch without views, too, there is a loss of which gradients can be taken: ranks wait for them.
@@ -101,7 +102,7 @@ class Task(Protocol):
         """Write the network as others load it."""
         ...
 
-    def announce(self) -> None:
+    def log_setup(self) -> None:
         """Say in the log what there is to know beforehand."""
         ...
 

@@ -17,7 +17,7 @@ from tinyvit.errors import UserError
 from tinyvit.runtime.provenance import library_versions, now
 from tinyvit.training.beforehand import refuse_untrainable
 from tinyvit.training.folder import RESULT, StageFolder, read_json
-from tinyvit.training.network import precision_of
+from tinyvit.training.model_runner import precision_of
 from tinyvit.training.run import Run, TaskType
 from tinyvit.training.task import Task
 from tinyvit.training.trainer import Trainer
@@ -76,17 +76,17 @@ def train_stage(run: Run[Any], name: str, before: Path | None) -> dict[str, Any]
         within = f" and {state['step']} steps" if state["step"] else ""
         log.info("%s: resumed after epoch %d of %d%s", name, state["epoch"], stage.epochs, within)
     trainer = Trainer(run, name, folder, _open_task(run, name, before))
-    if run.world.chief:
+    if run.world.is_main:
         folder.begin(record)
     result = trainer.run(state)
-    run.world.meet()
+    run.world.barrier()
     return result
 
 
 def _refuse_apart(run: Run[Any], state: dict[str, Any] | None) -> None:
     """Ranks on several machines must see one run folder, or each would go on from another state."""
     here = 0 if state is None else 1 + (state["epoch"] << 32) + state["step"]
-    if run.world.highest(here) != -run.world.highest(-here):
+    if run.world.all_reduce_max(here) != -run.world.all_reduce_max(-here):
         raise UserError(
             f"the processes do not find the same state in {run.folder}; put the run folder where every machine sees it"
         )

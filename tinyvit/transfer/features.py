@@ -16,8 +16,8 @@ from torch import Tensor
 from logitstore import Claims, Features, FeatureSpec, FeatureStore, StoreError, Unit, digest_of
 from tinyvit.data.loader import run_jobs
 from tinyvit.errors import UserError
+from tinyvit.evaluation.eval_model import EvalModel
 from tinyvit.evaluation.pictures import DataSet
-from tinyvit.evaluation.subject import Subject
 from tinyvit.evaluation.views import EvaluationViews
 from tinyvit.models.teachers import weights_digest
 from tinyvit.runtime.foreign import foreign
@@ -44,7 +44,7 @@ class Extractor:
     """Makes features of pictures with a network, on its device, at a precision; keeps them in `folder`."""
 
     name: str
-    subject: Subject
+    subject: EvalModel
     folder: Path
     device: torch.device
     dtype: torch.dtype
@@ -82,7 +82,7 @@ class Extractor:
             created=now(),
             channels=self._features(torch.zeros(1, subject.size, subject.size, 3, dtype=torch.uint8)).shape[1],
             network={"name": self.name, "weights_sha256": weights_digest(subject.model)},
-            preparation=subject.preparation | {"precision": str(self.dtype).removeprefix("torch.")},
+            preparation=subject.data_config | {"precision": str(self.dtype).removeprefix("torch.")},
         )
         # Called by all that decides them: two networks, or two preparations, never meet in one store.
         path = self.folder / digest_of([spec.network["weights_sha256"], spec.preparation, table.digest()])[:16]

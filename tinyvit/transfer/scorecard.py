@@ -11,7 +11,7 @@ from typing import Any
 from tinyvit.errors import UserError
 from tinyvit.evaluation.published import any_set, folders
 from tinyvit.training.folder import write_json
-from tinyvit.transfer.judge import MEASURES, Figures, Judge
+from tinyvit.transfer.scorer import MEASURES, Figures, Scorer
 
 SCORECARD = "scorecard.json"
 # What the published sets are called among the data sets.
@@ -54,9 +54,9 @@ def parse_measures(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def scorecard(
-    judge: Judge, entries: Sequence[Entry], data: Mapping[str, str], sets: str | None, measures: Sequence[str]
+    scorer: Scorer, entries: Sequence[Entry], data: Mapping[str, str], sets: str | None, measures: Sequence[str]
 ) -> dict[str, Any]:
-    """What the available data says of each entry; kept as SCORECARD in the judge's folder.
+    """What the available data says of each entry; kept as SCORECARD in the scorer's folder.
 
     `rows` has a line for each entry: name, checkpoints, parameters, macs, size, and `figures` by data set and name,
     each with percent and the ends of an interval (see `spread`), or with `why` it could not be had.
@@ -64,33 +64,33 @@ def scorecard(
     if len({entry.name for entry in entries}) < len(entries):
         raise UserError("two checkpoints have one name; write NAME=CHECKPOINT")
     if not data and not sets:
-        raise UserError("there is nothing to judge by; give --data or --sets")
+        raise UserError("there is nothing to scorer by; give --data or --sets")
     if PUBLISHED in data:
         raise UserError(f"{PUBLISHED!r} is what --sets is called; give the data set another name")
     if sets and not any_set(sets):
         raise UserError(f"{sets} has none of ImageNet's sets; their folders are {', '.join(folders())}")
     rows = []
     for entry in entries:
-        of_seeds = [judge_all(judge, checkpoint, data, sets, measures) for checkpoint in entry.checkpoints]
+        of_seeds = [score_all(scorer, checkpoint, data, sets, measures) for checkpoint in entry.checkpoints]
         rows.append(
             {
                 "name": entry.name,
                 "checkpoints": list(entry.checkpoints),
-                **judge.size(entry.checkpoints[0]),
+                **scorer.size(entry.checkpoints[0]),
                 "figures": {name: _together([of.get(name, {}) for of in of_seeds]) for name in of_seeds[0]},
             }
         )
-    found = {"seed": judge.seed, "data": dict(data), "sets": sets, "rows": rows}
-    write_json(judge.folder / SCORECARD, found)
+    found = {"seed": scorer.seed, "data": dict(data), "sets": sets, "rows": rows}
+    write_json(scorer.folder / SCORECARD, found)
     return found
 
 
-def judge_all(
-    judge: Judge, checkpoint: str, data: Mapping[str, str], sets: str | None, measures: Sequence[str]
+def score_all(
+    scorer: Scorer, checkpoint: str, data: Mapping[str, str], sets: str | None, measures: Sequence[str]
 ) -> dict[str, Figures]:
     """The figures of one checkpoint by data set; those of published sets under PUBLISHED."""
-    figures = {name: judge.transfer(checkpoint, place, measures) for name, place in data.items()}
-    if sets and (published := judge.published(checkpoint, sets)):
+    figures = {name: scorer.transfer(checkpoint, place, measures) for name, place in data.items()}
+    if sets and (published := scorer.published(checkpoint, sets)):
         figures[PUBLISHED] = published
     return figures
 

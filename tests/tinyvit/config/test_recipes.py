@@ -12,7 +12,7 @@ import yaml
 
 from tinyvit.config import LabelStage, load_recipe, recipe_names
 from tinyvit.data.index import index_shards
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.errors import UserError
 from tinyvit.models.teachers import Teacher
 from tinyvit.runtime.progress import LogProgress

@@ -19,7 +19,7 @@ from tinyvit.contraction.count import count
 from tinyvit.contraction.point import Point
 from tinyvit.contraction.run import contract, open_search
 from tinyvit.contraction.search import divide
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.errors import UserError
 from tinyvit.models import input_size, load_student
 from tinyvit.runtime.progress import SilentProgress

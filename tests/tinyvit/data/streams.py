@@ -12,8 +12,8 @@ from logitstore import LogitStore
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_stream
-from tinyvit.data.made_views import make_views
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
+from tinyvit.data.render_views import render_views
 from tinyvit.data.training_views import Batch, Replayed, TrainingViews
 from tinyvit.runtime.progress import LogProgress
 from tinyvit.views import view_digest
@@ -34,7 +34,7 @@ def places(recipe: Recipe, store: LogitStore, epoch: int = 1) -> dict[int, tuple
     found = {}
     for shard in index_shards(recipe.data.train, LogProgress()).shards():
         rows = store.read(epoch, shard.number)
-        made = make_views(shard, range(shard.samples), rows.seed, recipe.label.augment, recipe.data.decode, 32)
+        made = render_views(shard, range(shard.samples), rows.seed, recipe.label.augment, recipe.data.decode, 32)
         found |= {view_digest(pixels): (shard.number, slot) for slot, pixels in made.whole().items()}
     return found
 
@@ -49,7 +49,7 @@ def main(data: str, store: str, out: str, *changes: str) -> None:
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     recipe = resolve_data(load_recipe("example", json.loads(changes[1])), data)
-    views = stream(recipe, LogitStore.open(store), rank=rank, world=world, **json.loads(changes[0]))
+    views = stream(recipe, LogitStore.open(store), rank=rank, world_size=world, **json.loads(changes[0]))
     mine = []
     for batch in run_stream(views, workers=2):
         # A step of training waits for every rank: one with fewer batches than another would hang here.

@@ -20,7 +20,7 @@ from logitstore import LogitStore, Unit
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.loader import run_stream
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.data.training_views import Batch
 from tinyvit.errors import UserError
 from tinyvit.models.teachers import Teacher
@@ -86,7 +86,7 @@ def test_order_is_reproducible_and_differs_between_epochs_and_seeds(
 def test_steps_and_left_out_views_are_counted_beforehand(small_recipe: Recipe, small_store: LogitStore) -> None:
     for world, batch_size, first in ((1, 64, 0), (2, 64, 0), (3, 50, 0), (1, 47, 94), (7, 20, 13)):
         ranks = [
-            stream(small_recipe, small_store, batch_size=batch_size, world=world, first=first, rank=rank)
+            stream(small_recipe, small_store, batch_size=batch_size, world_size=world, start=first, rank=rank)
             for rank in range(world)
         ]
         assert {len(list(views.read(0, 1))) for views in ranks} == {ranks[0].steps}
@@ -122,10 +122,10 @@ def test_an_epoch_goes_on_with_the_next_unseen_view(
 ) -> None:
     whole = digests(list(stream(small_recipe, small_store, batch_size=30).read(0, 1)))
     seen = 5 * 30
-    resumed = digests(list(run_stream(stream(small_recipe, small_store, batch_size=30, first=seen), 2)))
+    resumed = digests(list(run_stream(stream(small_recipe, small_store, batch_size=30, start=seen), 2)))
     assert whole[:5] + resumed == whole
     # On two ranks, which together take another number of views a step.
-    ranks = torchrun(tmp_path, SMALL, small_data, small_store, 2, batch_size=50, first=seen)
+    ranks = torchrun(tmp_path, SMALL, small_data, small_store, 2, batch_size=50, start=seen)
     after = [view for step in zip(*ranks, strict=True) for batch in step for view in batch]
     before = [view for batch in whole[:5] for view in batch]
     assert not set(before) & set(after)

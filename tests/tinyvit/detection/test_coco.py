@@ -11,7 +11,7 @@ import torch
 from coco_sets import measured, written
 from support import tinyvit
 
-from tinyvit.data.place import coco_places
+from tinyvit.data.location import coco_places
 from tinyvit.detection.coco import Census, CocoSet
 from tinyvit.detection.masks import mask_fault, pycocotools_mask
 from tinyvit.errors import UserError

@@ -19,7 +19,7 @@ from PIL import Image
 from support import command, tinyvit, torchrun, wait_until
 
 from tinyvit.config import Decode, Student, load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.datasets.fetch import CLASSES
 from tinyvit.detection.coco import CocoSet
 from tinyvit.detection.folder import load_detector, save_detector
@@ -56,10 +56,10 @@ def test_the_order_follows_from_the_seed_whoever_reads_it(coco: CocoSet) -> None
     assert views(coco).steps == 2
     assert views(coco).left_out == 1
     # Two ranks share each step, each reading its half in two parts; then what a resumed run reads.
-    halves = [list(views(coco, rank=rank, world=2, parts=2).read(0, 1)) for rank in range(2)]
+    halves = [list(views(coco, rank=rank, world_size=2, grad_accum_steps=2).read(0, 1)) for rank in range(2)]
     turned = [batch for step in range(2) for half in halves for batch in half[2 * step : 2 * step + 2]]
     assert boxes_of(iter(turned)) == alone
-    assert boxes_of(views(coco, first=4).read(0, 1)) == boxes_of(iter(list(views(coco).read(0, 1))[1:]))
+    assert boxes_of(views(coco, start=4).read(0, 1)) == boxes_of(iter(list(views(coco).read(0, 1))[1:]))
     assert boxes_of(views(coco, epoch=2).read(0, 1)) != alone
     names = [image["file_name"] for image in coco.document["images"]]
     assert set(views(coco).keys(0)) < set(names)

@@ -15,7 +15,7 @@ from support import label_all, samples_of, tinyvit
 
 from logitstore import LogitStore
 from tinyvit.config import load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.datasets.make import write_shards
 from tinyvit.datasets.sources import Picture
 from tinyvit.doctor.examine import Case, examine

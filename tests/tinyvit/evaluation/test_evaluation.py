@@ -18,13 +18,13 @@ from support import samples_of, tinyvit
 from tinyvit.classes import class_index_map, named_classes
 from tinyvit.config import Decode, Recipe
 from tinyvit.errors import UserError
-from tinyvit.evaluation import Evaluator, Subject, open_pictures
+from tinyvit.evaluation import EvalModel, Evaluator, open_pictures
 from tinyvit.evaluation.pictures import DataSet, with_classes
 from tinyvit.evaluation.views import EvaluationViews
 from tinyvit.models import create_student, save_student
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import LogProgress
-from tinyvit.training.network import precision_of
+from tinyvit.training.model_runner import precision_of
 from tinyvit.views.pixels import normalise
 
 CPU = World(device=torch.device("cpu"))
@@ -44,7 +44,7 @@ def model(small_recipe: Recipe) -> torch.nn.Module:
     return made.eval()
 
 
-def evaluate(subject: Subject, data: Path | DataSet, workers: int = 0, **options: bool) -> dict[str, Any]:
+def evaluate(subject: EvalModel, data: Path | DataSet, workers: int = 0, **options: bool) -> dict[str, Any]:
     pictures = open_pictures(str(data), LogProgress()) if isinstance(data, Path) else data
     return Evaluator(subject, [pictures], CPU, workers, torch.float32, **options).measure(subject.model).as_dict()
 
@@ -62,7 +62,7 @@ def image_folder(data: Path, classes: tuple[str, ...], out: Path) -> Path:
 def test_accuracy_loss_and_calibration_are_their_definitions(
     model: torch.nn.Module, small_data: Path, classes: tuple[str, ...]
 ) -> None:
-    subject = Subject.of(model, classes)
+    subject = EvalModel.of(model, classes)
     found = evaluate(subject, small_data / "val", workers=2)
     pictures = open_pictures(str(small_data / "val"), LogProgress())
     views = EvaluationViews(
@@ -90,7 +90,7 @@ def test_shards_and_image_folder_give_the_same_figures_also_with_classes_in_anot
     model: torch.nn.Module, small_data: Path, classes: tuple[str, ...], tmp_path: Path
 ) -> None:
     folder = image_folder(small_data / "val", classes, tmp_path / "folder")
-    one, two = (evaluate(Subject.of(model, classes), data) for data in (small_data / "val", folder))
+    one, two = (evaluate(EvalModel.of(model, classes), data) for data in (small_data / "val", folder))
     # The folder's classes are in the order of the alphabet, the shards' are not: matched by name.
     assert sorted(classes) != list(classes)
     for name in ("top1", "top5", "loss", "calibration_error"):
@@ -98,7 +98,7 @@ def test_shards_and_image_folder_give_the_same_figures_also_with_classes_in_anot
 
 
 def test_any_size_and_crop(model: torch.nn.Module, small_data: Path, classes: tuple[str, ...]) -> None:
-    subject = Subject.of(model, classes)
+    subject = EvalModel.of(model, classes)
     changed = (subject, replace(subject, size=48), replace(subject, crop_pct=0.5))
     assert len({round(evaluate(one, small_data / "val")["loss"], 2) for one in changed}) == 3
 
@@ -111,7 +111,7 @@ def test_the_command_line_takes_size_crop_precision_and_class_names(
     more = ("--size", "48", "--crop", "0.5", "--precision", "bfloat16", "--classes", names, "--restrict")
     done = tinyvit("evaluate", tmp_path / "student", "--data", small_data / "val", "--json", *more)
     assert done.returncode == 0, done.stderr
-    wanted = evaluate(replace(Subject.of(model, classes), size=48, crop_pct=0.5), small_data / "val")
+    wanted = evaluate(replace(EvalModel.of(model, classes), size=48, crop_pct=0.5), small_data / "val")
     found = json.loads(done.stdout)
     assert found["size"] == 48
     assert found["loss"] == pytest.approx(wanted["loss"], rel=0.05)
@@ -166,7 +166,7 @@ class Always(torch.nn.Module):
         return self.logits.expand(len(pixels), -1)
 
 
-def sure(subject: Subject, answers: Sequence[int], classes: Sequence[str]) -> Subject:
+def sure(subject: EvalModel, answers: Sequence[int], classes: Sequence[str]) -> EvalModel:
     """The subject's preparation with a network of other classes."""
     return replace(subject, model=Always(answers, len(classes)), classes=list(classes))
 
@@ -185,7 +185,7 @@ def coloured(folder: Path, counts: dict[str, int]) -> Path:
 
 def test_accuracy_is_over_all_classes_of_the_model(model: torch.nn.Module, tmp_path: Path) -> None:
     """A model that calls everything yellow is wrong about red and green also where nothing yellow is asked about."""
-    subject = Subject.of(model)
+    subject = EvalModel.of(model)
     yellow = sure(subject, [3, 1, 0, 2], COLOURS)
     data = coloured(tmp_path / "data", {"red": 4, "green": 6})
     found = evaluate(yellow, data)
@@ -203,13 +203,13 @@ def test_what_a_model_does_not_know_is_never_right(model: torch.nn.Module, tmp_p
     """Of ten classes it knows two, and of these it is right about one: no more among its first five."""
     names = [f"class {n}" for n in range(10)]
     data = coloured(tmp_path / "data", dict.fromkeys(names, 2))
-    two = sure(Subject.of(model), [1, 0], names[3:5])
+    two = sure(EvalModel.of(model), [1, 0], names[3:5])
     found = evaluate(two, data)
     assert (found["images"], found["top1"], found["top5"]) == (20, 10, 20)
     assert (found["unknown_classes"], found["unknown_images"]) == (8, 16)
     # Of the pictures that it can be right about.
     assert found["loss"] == pytest.approx(torch.tensor([2.0, 1]).log_softmax(0).mean().neg().item(), rel=1e-4)
-    one = sure(Subject.of(model), [0], names[3:4])
+    one = sure(EvalModel.of(model), [0], names[3:4])
     assert evaluate(one, data, restrict=True)["top1"] == evaluate(one, data)["top1"] == 10
     none = replace(two, classes=["class 3", "another"], model=Always([1, 0], 2))
     assert (evaluate(none, data)["top1"], evaluate(none, data, restrict=True)["top1"]) == (0, 10)
@@ -223,7 +223,7 @@ def test_folders_called_by_numbers_are_taken_by_value(model: torch.nn.Module, tm
     pictures = open_pictures(str(data), LogProgress())
     assert pictures.classes == names
     for n in (2, 10):
-        nth = sure(Subject.of(model), [n], [f"kind {m}" for m in range(12)])
+        nth = sure(EvalModel.of(model), [n], [f"kind {m}" for m in range(12)])
         called = with_classes(pictures, str(listed), str(data))
         right = [p for part in range(len(called.counts)) for p in called.read(part, range(12)) if p.labels == (n,)]
         assert [Path(picture.name).parent.name for picture in right] == [str(n)]
@@ -266,7 +266,7 @@ def test_broken_pictures_and_those_without_a_label_are_counted_or_refused(
 ) -> None:
     data = coloured(tmp_path / "data", {"red": 4, "green": 6})
     (data / "red" / "0.png").write_bytes((data / "red" / "1.png").read_bytes()[:60])
-    green = sure(Subject.of(model), [1], COLOURS)
+    green = sure(EvalModel.of(model), [1], COLOURS)
     with pytest.raises(UserError, match=r"red/0.png cannot be decoded .*--skip-broken"):
         evaluate(green, data)
     found = evaluate(green, data, skip_broken=True)
@@ -280,7 +280,7 @@ def test_broken_pictures_and_those_without_a_label_are_counted_or_refused(
 def test_probabilities_are_not_taken_for_logits(model: torch.nn.Module, small_data: Path) -> None:
     ended = torch.nn.Sequential(model, torch.nn.Softmax(dim=1)).eval()
     with pytest.raises(UserError, match="answers with probabilities where logits are wanted"):
-        evaluate(replace(Subject.of(model), model=ended), small_data / "val")
+        evaluate(replace(EvalModel.of(model), model=ended), small_data / "val")
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ class Sick(torch.nn.Module):
 
 def test_answers_that_are_none_are_one_line(model: torch.nn.Module, tmp_path: Path) -> None:
     data = coloured(tmp_path / "data", {"red": 2, "green": 2})
-    named = replace(Subject.of(model), classes=["red", "green"])
+    named = replace(EvalModel.of(model), classes=["red", "green"])
     for logits in ([torch.nan, 0.0], [torch.inf, 0.0], [-torch.inf, -torch.inf]):
         with pytest.raises(UserError, match="answers to 4 of 4 pictures are NaN or infinite"):
             evaluate(replace(named, model=Sick(logits)), data)
@@ -322,6 +322,6 @@ def test_validation_of_broken_pictures_alone_is_refused(model: torch.nn.Module, 
     for file in data.rglob("*.png"):
         file.write_bytes(file.read_bytes()[:60])
     pictures = open_pictures(str(data), LogProgress())
-    evaluator = Evaluator(sure(Subject.of(model), [1], COLOURS), [pictures], CPU, 0, torch.float32, skip_broken=True)
+    evaluator = Evaluator(sure(EvalModel.of(model), [1], COLOURS), [pictures], CPU, 0, torch.float32, skip_broken=True)
     with pytest.raises(UserError, match="none of the 2 pictures for validation can be used"):
         evaluator.check_pictures(4, LogProgress())

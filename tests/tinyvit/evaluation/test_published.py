@@ -23,14 +23,14 @@ from torch import Tensor
 
 from tinyvit.classes import synsets
 from tinyvit.errors import UserError
-from tinyvit.evaluation import Evaluator, Subject, evaluate, load_subject
+from tinyvit.evaluation import EvalModel, Evaluator, evaluate, load_eval_model
 from tinyvit.evaluation.corruptions import ALEXNET, corruption_error, find_corrupted, open_corrupted, prepared
 from tinyvit.evaluation.measure import Evaluation
 from tinyvit.evaluation.pictures import LabelledPictures
 from tinyvit.evaluation.published import SETS, Relabelled, open_set, real_labels, reassessed
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import LogProgress
-from tinyvit.transfer.judge import Judge
+from tinyvit.transfer.scorer import Scorer
 
 CPU = World(device=torch.device("cpu"))
 TEACHER = "pypi:efficientnet-lite0"
@@ -52,12 +52,12 @@ def pictures() -> list[Image.Image]:
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
-    return load_subject(TEACHER, CPU.device)
+def subject() -> EvalModel:
+    return load_eval_model(TEACHER, CPU.device)
 
 
 @pytest.fixture(scope="module")
-def logits(pictures: list[Image.Image], subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+def logits(pictures: list[Image.Image], subject: EvalModel, tmp_path_factory: pytest.TempPathFactory) -> Tensor:
     """What the teacher says of each picture."""
     folder, found = tmp_path_factory.mktemp("asked"), list[Tensor]()
     for number, picture in enumerate(pictures):
@@ -67,7 +67,7 @@ def logits(pictures: list[Image.Image], subject: Subject, tmp_path_factory: pyte
     return torch.cat(found)
 
 
-def answers(logits: Tensor, subject: Subject, among: list[str]) -> list[int]:
+def answers(logits: Tensor, subject: EvalModel, among: list[str]) -> list[int]:
     """What the teacher calls each picture among these classes; that of every third picture is replaced by another."""
     assert subject.classes
     columns = [n for n, name in enumerate(subject.classes) if name.split()[0] in set(among)]
@@ -82,12 +82,12 @@ def layout(pictures: list[Image.Image], folders: list[str], root: Path, name: st
     return root
 
 
-def ours(subject: Subject, pictures: LabelledPictures) -> Evaluation:
+def ours(subject: EvalModel, pictures: LabelledPictures) -> Evaluation:
     return Evaluator(subject, [pictures], CPU, 0, torch.float32, restrict=True, batch_size=7).measure(subject.model)
 
 
 def timms(
-    subject: Subject, folder: Path, class_map: list[str], consume: Callable[[Any, Any], None], where: Path
+    subject: EvalModel, folder: Path, class_map: list[str], consume: Callable[[Any, Any], None], where: Path
 ) -> None:
     """What validate.py of timm's repository does with each batch of a folder."""
     (where / "map.txt").write_text("\n".join(class_map))
@@ -103,7 +103,7 @@ def timms(
 
 @pytest.mark.parametrize("name", ["in1k", "v2", "a", "r", "sketch"])
 def test_top1_is_that_of_timm(
-    name: str, pictures: list[Image.Image], logits: Tensor, subject: Subject, tmp_path: Path
+    name: str, pictures: list[Image.Image], logits: Tensor, subject: EvalModel, tmp_path: Path
 ) -> None:
     published = SETS[name]
     labels = answers(logits, subject, published.classes)
@@ -129,7 +129,7 @@ def test_top1_is_that_of_timm(
 
 
 def test_reassessed_labels_are_those_of_timm(
-    pictures: list[Image.Image], logits: Tensor, subject: Subject, tmp_path: Path
+    pictures: list[Image.Image], logits: Tensor, subject: EvalModel, tmp_path: Path
 ) -> None:
     folder = layout(pictures, ["n01440764"] * len(pictures), tmp_path / "val", "ILSVRC2012_val_{:08d}.JPEG")
     wanted = open_set("real", str(folder), LogProgress())
@@ -146,11 +146,11 @@ def test_reassessed_labels_are_those_of_timm(
     found = ours(subject, replace(wanted, labels=partial(reassessed, labels)))
     (tmp_path / "real.json").write_text(json.dumps(labels))
     files = [f"ILSVRC2012_val_{n + 1:08d}.JPEG" for n in range(len(pictures))]
-    judge = RealLabelsImagenet(files, str(tmp_path / "real.json"))
-    timms(subject, folder, synsets("imagenet-1k"), lambda output, _: judge.add_result(output), tmp_path)
+    scorer = RealLabelsImagenet(files, str(tmp_path / "real.json"))
+    timms(subject, folder, synsets("imagenet-1k"), lambda output, _: scorer.add_result(output), tmp_path)
     assert found.images == sum(bool(one) for one in labels) < len(pictures)
     assert found.unlabelled == len(pictures) - found.images
-    assert (found.top1, found.top5) == pytest.approx((judge.get_accuracy(1), judge.get_accuracy(5)))
+    assert (found.top1, found.top5) == pytest.approx((scorer.get_accuracy(1), scorer.get_accuracy(5)))
     assert 0 < found.top1 < 100
     flat = tmp_path / "flat" / "val"
     flat.mkdir(parents=True)
@@ -170,7 +170,7 @@ def test_reassessed_labels_are_those_of_timm(
         ours(subject, open_set("in1k", str(tmp_path / "shards"), LogProgress()))
 
 
-def test_corruptions(pictures: list[Image.Image], logits: Tensor, subject: Subject, tmp_path: Path) -> None:
+def test_corruptions(pictures: list[Image.Image], logits: Tensor, subject: EvalModel, tmp_path: Path) -> None:
     """Every corruption in the archives' own folders; severities differ in how many pictures have the right folder."""
     few = pictures[::CUTS]
     labels = [SETS["c"].classes[label] for label in answers(logits[::CUTS], subject, SETS["c"].classes)]
@@ -200,7 +200,7 @@ def test_a_scorecard_goes_on_after_the_last_corruption(
     for kind in ("fog", "snow"):
         for severity in range(1, 6):
             layout([pictures[0].resize((224, 224))], ["n02124075"], tmp_path / "imagenet-c" / kind / str(severity))
-    judge, begun = Judge.here(tmp_path / "card", 0, 0, LogProgress()), list[int]()
+    scorer, begun = Scorer.here(tmp_path / "card", 0, 0, LogProgress()), list[int]()
 
     def stopped_at(number: int) -> Callable[..., list[Evaluation]]:
         def counted(*arguments: Any, **options: Any) -> list[Evaluation]:
@@ -211,11 +211,11 @@ def test_a_scorecard_goes_on_after_the_last_corruption(
 
         return counted
 
-    monkeypatch.setattr("tinyvit.transfer.judge.evaluate", stopped_at(2))
+    monkeypatch.setattr("tinyvit.transfer.scorer.evaluate", stopped_at(2))
     with pytest.raises(KeyboardInterrupt):
-        judge.published(TEACHER, str(tmp_path))
+        scorer.published(TEACHER, str(tmp_path))
     for times in (3, 3):
-        found = judge.published(TEACHER, str(tmp_path))
+        found = scorer.published(TEACHER, str(tmp_path))
         # The second corruption is begun again, the first one is not, and in the end none is.
         assert len(begun) == times
         assert found.keys() == {"ImageNet-C"}
@@ -232,7 +232,7 @@ def test_some_corruptions_have_no_mean_error(pictures: list[Image.Image]) -> Non
 
 
 def test_what_is_missing_or_is_another_set_is_told(
-    pictures: list[Image.Image], subject: Subject, tmp_path: Path
+    pictures: list[Image.Image], subject: EvalModel, tmp_path: Path
 ) -> None:
     (tmp_path / "none").mkdir()
     for name, published in SETS.items():

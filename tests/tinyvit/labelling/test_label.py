@@ -23,8 +23,8 @@ from webdataset.writer import TarWriter
 from logitstore import Claims, LogitStore, Unit
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
-from tinyvit.data.made_views import make_views
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
+from tinyvit.data.render_views import render_views
 from tinyvit.errors import UserError
 from tinyvit.labelling.label import Labeller, open_for_labelling
 from tinyvit.labelling.verify_answers import replay_faults
@@ -38,7 +38,7 @@ def live_views(store: LogitStore, recipe: Recipe, epoch: int, shard: int, count:
     """The first views of a shard and epoch, made again."""
     source, rows = index_shards(recipe.data.train, LogProgress()).shard(shard), store.read(epoch, shard)
     size = recipe.label.input_size or 0
-    made = make_views(source, range(count), rows.seed, recipe.label.augment, recipe.data.decode, size)
+    made = render_views(source, range(count), rows.seed, recipe.label.augment, recipe.data.decode, size)
     return torch.from_numpy(np.stack(list(made.whole().values())))
 
 

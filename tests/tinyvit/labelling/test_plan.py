@@ -13,7 +13,7 @@ from buckets import Bucket
 from support import EXAMPLE, MANY_UNITS, label_all, small_arguments, tinyvit
 
 from tinyvit.config import Recipe, load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.labelling.plan import Work, estimated_bytes, measure, plan, recommended
 from tinyvit.models.teachers import Teacher
 from tinyvit.runtime.progress import LogProgress

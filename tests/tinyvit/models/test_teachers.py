@@ -11,9 +11,9 @@ import torch
 from support import SMALL
 
 from tinyvit.config import Decode, Student, load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.errors import UserError
-from tinyvit.evaluation import load_subject
+from tinyvit.evaluation import load_eval_model
 from tinyvit.labelling.label import label_store
 from tinyvit.models import create_student, save_student
 from tinyvit.models.teachers import Fitting, Teacher, load_teacher, weights_digest
@@ -258,9 +258,9 @@ def test_a_size_that_the_teacher_does_not_take_is_refused_before_there_is_a_stor
 
 
 def test_evaluation_tries_the_size_that_it_is_given(strangers: str) -> None:
-    assert load_subject(f"{strangers}:strict", CPU, 64).size == 64
+    assert load_eval_model(f"{strangers}:strict", CPU, 64).size == 64
     with pytest.raises(UserError, match="has no answer to views of 32 x 32 pixels"):
-        load_subject(f"{strangers}:saying", CPU, 32)
+        load_eval_model(f"{strangers}:saying", CPU, 32)
 
 
 def test_a_teacher_that_answers_several_views_otherwise_than_one_is_refused(teacher: Teacher) -> None:

@@ -14,7 +14,7 @@ from support import EXAMPLE, SMALL, label_all, samples_of
 
 from logitstore import LogitStore
 from tinyvit.config import load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.models.teachers import Teacher, load_teacher
 
 SCRIPT = "</script><script>window.hacked=1</script>"

@@ -11,16 +11,16 @@ from support import MANY_UNITS, label_all, samples_of
 from logitstore import LogitStore, Unit
 from tinyvit.config import load_recipe
 from tinyvit.data.index import index_shards
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.labelling.describe import best_classes
 from tinyvit.models.teachers import Teacher
-from tinyvit.reports.answers import draw, with_labels
+from tinyvit.reports.answers import sample_rows, with_labels
 from tinyvit.runtime.progress import SilentProgress
 
 
 @pytest.mark.parametrize("most", [1, 300, 10_000])
 def test_drawn_rows_are_the_stores(whole: LogitStore, most: int) -> None:
-    answers = draw(whole, most, 3, SilentProgress())
+    answers = sample_rows(whole, most, 3, SilentProgress())
     total = whole.spec.epochs * sum(whole.samples)
     assert (answers.of, answers.drawn, len(answers)) == (total, min(most, total), min(most, total))
     for number in range(0, len(answers), 97):
@@ -35,7 +35,7 @@ def test_drawn_rows_are_the_stores(whole: LogitStore, most: int) -> None:
 
 
 def test_a_draw_is_decided_by_its_seed_and_meets_every_unit(whole: LogitStore) -> None:
-    one, same, other = (draw(whole, 200, seed, SilentProgress()) for seed in (1, 1, 2))
+    one, same, other = (sample_rows(whole, 200, seed, SilentProgress()) for seed in (1, 1, 2))
     assert (one.slot == same.slot).all()
     assert (one.slot != other.slot).any()
     assert len(np.unique(np.stack([one.epoch, one.shard]), axis=1).T) == 16
@@ -46,17 +46,17 @@ def test_only_units_that_are_there(small_data: Path, teacher: Teacher, tmp_path:
     for unit in store.units()[3:]:
         store.uncommit(unit)
     assert store.units()[:3] == [Unit(0, 0), Unit(0, 1), Unit(1, 0)]
-    answers = draw(store, 10_000, 0, SilentProgress())
+    answers = sample_rows(store, 10_000, 0, SilentProgress())
     assert {*zip(answers.epoch.tolist(), answers.shard.tolist(), strict=True)} == {(0, 0), (0, 1), (1, 0)}
     for unit in store.units()[:3]:
         store.uncommit(unit)
-    assert len(draw(store, 10_000, 0, SilentProgress())) == 0
+    assert len(sample_rows(store, 10_000, 0, SilentProgress())) == 0
 
 
 def test_labels_are_those_of_the_pictures(whole: LogitStore, small_data: Path) -> None:
     index = index_shards(small_data / "train", SilentProgress())
     labels = [sample.label for sample in samples_of(small_data / "train")]
-    answers = with_labels(draw(whole, 400, 0, SilentProgress()), index, None, SilentProgress())
+    answers = with_labels(sample_rows(whole, 400, 0, SilentProgress()), index, None, SilentProgress())
     first = np.cumsum([0, *index.counts])
     wanted = [labels[first[shard] + slot] for shard, slot in zip(answers.shard, answers.slot, strict=True)]
     assert answers.label.tolist() == wanted

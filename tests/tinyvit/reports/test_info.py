@@ -13,8 +13,8 @@ from support import tinyvit
 from logitstore import LogitStore, StoreDamaged
 from tinyvit.data.index import index_shards
 from tinyvit.reports import statistics
-from tinyvit.reports.answers import draw
-from tinyvit.reports.pictures import Place, _Remade
+from tinyvit.reports.answers import sample_rows
+from tinyvit.reports.pictures import ViewRef, _Remade
 from tinyvit.runtime.progress import SilentProgress
 
 
@@ -34,7 +34,7 @@ def copied(whole: LogitStore, tmp_path: Path) -> LogitStore:
 def test_what_was_said_and_how_it_agrees(foreign: tuple[LogitStore, Path]) -> None:
     store, data = foreign
     said = info(store.location, "--data", str(data))["answers"]
-    answers = draw(store, 1000, 0, SilentProgress())
+    answers = sample_rows(store, 1000, 0, SilentProgress())
     assert said["rows_drawn"] == len(answers) == 120
     assert said["mean_entropy"] == pytest.approx(float(statistics.entropy(answers).mean()))
     right = sum(int(best) == 600 + slot % 3 for best, slot in zip(answers.best, answers.slot.tolist(), strict=True))
@@ -54,7 +54,7 @@ def test_labels_are_matched_by_name_and_those_of_no_class_are_counted(
     (tmp_path / "data" / "classes.txt").write_text("".join(f"{name}\n" for name in mapped))
     said = info(store.location, "--data", str(tmp_path / "data"))["answers"]
     assert "but 2 of the data's 603 classes are none of its; 81 of 120 rows have no label that is one" in said["labels"]
-    answers = draw(store, 1000, 0, SilentProgress())
+    answers = sample_rows(store, 1000, 0, SilentProgress())
     # Label 602 is class 599 now.
     of_602 = [int(best) for best, slot in zip(answers.best, answers.slot.tolist(), strict=True) if slot % 3 == 2]
     assert said["agreement"]["top1"] == pytest.approx(100 * of_602.count(599) / len(of_602))
@@ -96,8 +96,8 @@ def test_a_damaged_unit_is_no_unit_that_is_not_there_yet(copied: LogitStore, sma
     index, unit = index_shards(small_data / "train", SilentProgress()), copied.units()[-1]
     copied.uncommit(unit)
     epochs = range(copied.spec.epochs)
-    shown = list(_Remade(index, copied.location, (Place(unit.shard, 0, tuple(epochs)),), 3).read(0, 1))
+    shown = list(_Remade(index, copied.location, (ViewRef(unit.shard, 0, tuple(epochs)),), 3).read(0, 1))
     assert [view.epoch for view in shown[0].views] == list(epochs)[:-1]
     (Path(copied.location) / copied.arrays["value"].key(0, unit.shard)).write_bytes(b"nothing")
     with pytest.raises(StoreDamaged, match=r"epochs 0 to 0 of .*; run `tinyvit store verify --repair`"):
-        list(_Remade(index, copied.location, (Place(unit.shard, 0, tuple(epochs)),), 3).read(0, 1))
+        list(_Remade(index, copied.location, (ViewRef(unit.shard, 0, tuple(epochs)),), 3).read(0, 1))

@@ -19,7 +19,7 @@ from tinyvit.data.index import index_shards
 from tinyvit.errors import UserError
 from tinyvit.models.teachers import Teacher
 from tinyvit.reports.against_teacher import Against, compare
-from tinyvit.reports.answers import draw
+from tinyvit.reports.answers import sample_rows
 from tinyvit.reports.plot import plot
 from tinyvit.reports.run_figures import confusion
 from tinyvit.reports.run_page import write_run_page
@@ -42,7 +42,7 @@ def test_a_student_with_the_teachers_weights_agrees_with_it(
 ) -> None:
     student = copy.deepcopy(teacher.model)
     student.pretrained_cfg = {**teacher.model.pretrained_cfg, "input_size": (3, 32, 32)}  # type: ignore[dict-item]
-    answers = draw(small_store, 60, 0, SilentProgress())
+    answers = sample_rows(small_store, 60, 0, SilentProgress())
     index = index_shards(small_data / "train", SilentProgress())
     found = compare(student, answers, small_store, index, SilentProgress())
     assert found is not None

@@ -13,7 +13,7 @@ from support import tinyvit
 
 from logitstore import LogitStore
 from tinyvit.data.index import index_shards
-from tinyvit.data.made_views import make_views
+from tinyvit.data.render_views import render_views
 from tinyvit.labelling.describe import stored_augment, stored_decode
 from tinyvit.runtime.progress import SilentProgress
 
@@ -61,7 +61,7 @@ def test_the_views_are_drawn_and_written(foreign: Foreign, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("▀") == 2 * 28 * 14
     shard, seeds = index_shards(data, SilentProgress()).shard(0), store.read(0, 0).seed
-    made = make_views(shard, [3, 4], seeds, stored_augment(store), stored_decode(store), 32).whole()
+    made = render_views(shard, [3, 4], seeds, stored_augment(store), stored_decode(store), 32).whole()
     assert (np.array(Image.open(tmp_path / "views.png")) == np.concatenate([made[3], made[4]], axis=1)).all()
 
 

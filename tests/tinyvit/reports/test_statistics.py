@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tinyvit.reports import statistics
-from tinyvit.reports.answers import Answers
+from tinyvit.reports.answers import SampledRows
 
 CLASSES, ROWS = 12, 300
 
@@ -20,17 +20,17 @@ def dense(rng: np.random.Generator) -> NDArray[np.float64]:
     return np.asarray(p / p.sum(axis=1, keepdims=True))
 
 
-def kept(p: NDArray[np.float64], top_k: int) -> Answers:
+def kept(p: NDArray[np.float64], top_k: int) -> SampledRows:
     order = np.argsort(-p, axis=1)[:, :top_k]
     best = np.take_along_axis(p, order, axis=1)
     rows = np.arange(len(p))
-    return Answers(
+    return SampledRows(
         CLASSES, len(p), len(p), rows * 0, rows * 0, rows, rows.astype(np.uint32), order, best, 1 - best.sum(axis=1),
         np.random.default_rng(5).integers(0, CLASSES, len(p)),
     )  # fmt: skip
 
 
-def spread(answers: Answers, top_k: int) -> NDArray[np.float64]:
+def spread(answers: SampledRows, top_k: int) -> NDArray[np.float64]:
     """[N, C]: the K best classes, the rest even over all others."""
     full = np.full((len(answers), CLASSES), np.nan)
     np.put_along_axis(full, answers.class_id[:, :top_k], answers.probability[:, :top_k], axis=1)

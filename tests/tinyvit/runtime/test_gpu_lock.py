@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from tinyvit.runtime.gpu_lock import own_device, take_first
+from tinyvit.runtime.gpu_lock import lock_first, reserve_gpu
 
 SPAWN = multiprocessing.get_context("spawn")
 NAMES = ("GPU-a", "GPU-b")
 
 
 def hold(folder: Path, taken: Queue[int | None]) -> None:
-    taken.put(take_first(NAMES, folder))
+    taken.put(lock_first(NAMES, folder))
     time.sleep(1000)
 
 
@@ -28,12 +28,12 @@ def test_each_process_takes_another_until_none_is_left(tmp_path: Path) -> None:
     found = [taken.get(timeout=60) for _ in processes]
     assert sorted(number for number in found if number is not None) == [0, 1]
     assert found.count(None) == 1
-    assert take_first(NAMES, tmp_path) is None
+    assert lock_first(NAMES, tmp_path) is None
     for process in processes:
         process.kill()
         process.join()
-    assert take_first(NAMES, tmp_path) == 0
+    assert lock_first(NAMES, tmp_path) == 0
 
 
 def test_without_a_gpu_it_is_the_cpu() -> None:
-    assert own_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert reserve_gpu().type == ("cuda" if torch.cuda.is_available() else "cpu")

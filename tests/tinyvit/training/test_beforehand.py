@@ -16,7 +16,7 @@ from support import EXAMPLE, SMALL, samples_of, tinyvit, torchrun
 from torch import nn
 
 from tinyvit.config import Recipe, load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.datasets.make import write_shards
 from tinyvit.datasets.sources import Picture
 from tinyvit.errors import UserError
@@ -25,7 +25,7 @@ from tinyvit.runtime.progress import LogProgress
 from tinyvit.tasks.classification import ClassificationTask
 from tinyvit.tasks.run import open_run
 from tinyvit.training.beforehand import lone_norms, refuse_untrainable
-from tinyvit.training.network import Network, synchronised
+from tinyvit.training.model_runner import ModelRunner, synchronised
 from tinyvit.training.run import Run
 from tinyvit.training.train import train as run_stages
 from tinyvit.training.train import train_stage
@@ -130,24 +130,24 @@ def test_steps_without_any_view_stop_the_stage(tmp_path: Path) -> None:
 
 def test_batch_norm_keeps_its_statistics_for_too_few_views(small_recipe: Recipe) -> None:
     norm = nn.BatchNorm1d(2)
-    network = Network(
-        norm, small_recipe.engine, World(device=torch.device("cpu")), eval_batch_norm=False, one_size=True
+    network = ModelRunner(
+        norm, small_recipe.engine, World(device=torch.device("cpu")), eval_batch_norm=False, fixed_input_size=True
     )
     network.train()
-    with network.part(last=True, few=True):
+    with network.accumulate(last=True, few=True):
         assert torch.allclose(network(torch.ones(1, 2)), torch.ones(1, 2))
     assert norm.running_mean is not None
     assert norm.running_mean.tolist() == [0, 0]
-    with network.part(last=True, few=False):
+    with network.accumulate(last=True, few=False):
         network(torch.rand(4, 2))
     assert all(norm.running_mean > 0)
 
 
 def test_memory_that_there_is_not_is_one_line(small_recipe: Recipe) -> None:
-    network = Network(nn.Linear(2, 2), small_recipe.engine, World(device=torch.device("cpu")), False, True)
+    network = ModelRunner(nn.Linear(2, 2), small_recipe.engine, World(device=torch.device("cpu")), False, True)
     with (
         pytest.raises(UserError, match=r"does not fit into the memory of cpu; set engine.micro_batch, or lower it"),
-        network.part(last=True, few=False),
+        network.accumulate(last=True, few=False),
     ):
         raise torch.OutOfMemoryError
 

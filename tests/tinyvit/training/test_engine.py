@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from logitstore import LogitStore
 from tinyvit.config import Recipe, load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.errors import Stopped, UserError
 from tinyvit.models import load_weights
 from tinyvit.models.teachers import Teacher, load_teacher
@@ -29,8 +29,8 @@ from tinyvit.runtime.progress import LogProgress
 from tinyvit.tasks.distillation import DistillationTask
 from tinyvit.tasks.run import open_run
 from tinyvit.tasks.signals import LiveSignals, StoredSignals
-from tinyvit.training.journal import read_lines
-from tinyvit.training.tally import Tally, Totals
+from tinyvit.training.metric_logger import read_lines
+from tinyvit.training.step_meter import EpochTotals, StepMeter
 from tinyvit.training.train import train as run_stages
 from tinyvit.training.train import train_stage
 from tinyvit.views.pixels import normalise
@@ -314,14 +314,14 @@ def test_told_to_stop_while_no_batch_comes_it_saves_too(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train("distill", folder="whole")
-    given, real = iter(range(3)), Tally.next_batch
+    given, real = iter(range(3)), StepMeter.next_batch
 
-    def none_comes(tally: Tally, batches: Iterator[Any]) -> Any:
+    def none_comes(meter: StepMeter, batches: Iterator[Any]) -> Any:
         if next(given, None) is None:
             raise Stopped("told to stop while it waited for data")
-        return real(tally, batches)
+        return real(meter, batches)
 
-    monkeypatch.setattr(Tally, "next_batch", none_comes)
+    monkeypatch.setattr(StepMeter, "next_batch", none_comes)
     with pytest.raises(
         Stopped, match="stage distill: told to stop while it waited for data, after epoch 0 and 3 steps"
     ):
@@ -418,24 +418,24 @@ class Behind(World):
 
     clock: Clock = field(default_factory=Clock)
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
         self.clock.now += 2
         return values
 
 
 def test_what_the_device_still_had_to_do_is_time_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr("tinyvit.training.tally.time", clock)
-    tally = Tally(Behind(device=torch.device("cpu"), clock=clock), Totals(), scaled=False)
+    monkeypatch.setattr("tinyvit.training.step_meter.time", clock)
+    meter = StepMeter(Behind(device=torch.device("cpu"), clock=clock), EpochTotals(), scaled=False)
     clock.now += 3
-    tally.end_step(torch.ones(()))
-    done, _ = tally.look()
+    meter.end_step(torch.ones(()))
+    done, _ = meter.synchronise()
     assert done.seconds == 3 + 2
     # Saving, say: no time of theirs.
     clock.now += 100
-    tally.go_on()
-    tally.end_step(torch.ones(()))
-    done, _ = tally.look()
+    meter.restart_clock()
+    meter.end_step(torch.ones(()))
+    done, _ = meter.synchronise()
     assert done.seconds == 2
 
 

@@ -20,8 +20,8 @@ from support import ROOT, small_arguments, tinyvit, torchrun, wait_until
 from logitstore import LogitStore
 from tinyvit.config import Recipe
 from tinyvit.errors import Stopped, UserError
-from tinyvit.training.journal import read_lines
 from tinyvit.training.launch import Ranks, train_on_devices
+from tinyvit.training.metric_logger import read_lines
 
 # Batch norm sees what a rank has: with the statistics kept, ranks and parts differ by rounding only.
 STILL = ("--set", "stages.distill.eval_batch_norm=true", "--set", "stages.finetune.eval_batch_norm=true")

@@ -14,7 +14,7 @@ from support import samples_of
 from logitstore import FeatureStore, Unit
 from tinyvit.config import Recipe
 from tinyvit.errors import UserError
-from tinyvit.evaluation import Subject, open_pictures
+from tinyvit.evaluation import EvalModel, open_pictures
 from tinyvit.evaluation.pictures import DataSet
 from tinyvit.models import create_student
 from tinyvit.runtime.progress import LogProgress
@@ -26,12 +26,12 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def subject(small_recipe: Recipe) -> Subject:
+def subject(small_recipe: Recipe) -> EvalModel:
     # As it is when it was made or loaded: in training mode.
-    return Subject.of(create_student(small_recipe.student, 10, seed=0))
+    return EvalModel.of(create_student(small_recipe.student, 10, seed=0))
 
 
-def extractor(subject: Subject, folder: Path, workers: int = 0) -> Extractor:
+def extractor(subject: EvalModel, folder: Path, workers: int = 0) -> Extractor:
     return Extractor("student", subject, folder, CPU, torch.float32, workers, LogProgress())
 
 
@@ -45,7 +45,7 @@ def only_store(folder: Path) -> FeatureStore:
 
 
 def test_features_are_those_of_timm_and_lie_in_a_plain_zarr_group(
-    subject: Subject, small_data: Path, tmp_path: Path
+    subject: EvalModel, small_data: Path, tmp_path: Path
 ) -> None:
     split = extractor(subject, tmp_path, workers=1).split("small", train(small_data))
     samples = samples_of(small_data / "train")
@@ -68,7 +68,7 @@ def test_features_are_those_of_timm_and_lie_in_a_plain_zarr_group(
 
 
 def test_what_is_there_is_not_made_again(
-    subject: Subject, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: EvalModel, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = extractor(subject, tmp_path).split("small", train(small_data))
     store = only_store(tmp_path)
@@ -83,9 +83,9 @@ def test_what_is_there_is_not_made_again(
 
 
 def test_another_network_preparation_or_data_set_has_a_store_of_its_own(
-    subject: Subject, small_recipe: Recipe, small_data: Path, tmp_path: Path
+    subject: EvalModel, small_recipe: Recipe, small_data: Path, tmp_path: Path
 ) -> None:
-    other = Subject.of(create_student(small_recipe.student, 10, seed=1).eval())
+    other = EvalModel.of(create_student(small_recipe.student, 10, seed=1).eval())
     val = open_pictures(str(small_data / "val"), LogProgress())
     made: list[Split] = [
         extractor(one, tmp_path).split("small", pictures)
@@ -100,7 +100,7 @@ def test_another_network_preparation_or_data_set_has_a_store_of_its_own(
 
 
 def test_features_of_other_pixels_are_refused(
-    subject: Subject, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: EvalModel, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extractor(subject, tmp_path).split("small", train(small_data))
     monkeypatch.setattr(module, "view_digest", lambda _pixels: 1)
@@ -111,12 +111,12 @@ def test_features_of_other_pixels_are_refused(
 
 
 def test_a_network_without_features_and_one_that_is_not_finite_are_refused(
-    subject: Subject, small_recipe: Recipe, small_data: Path, tmp_path: Path
+    subject: EvalModel, small_recipe: Recipe, small_data: Path, tmp_path: Path
 ) -> None:
     bare = replace(subject, model=torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10)))
     with pytest.raises(UserError, match="does not say what its features are"):
         extractor(bare, tmp_path).split("small", train(small_data))
-    broken = Subject.of(create_student(small_recipe.student, 10, seed=0).eval())
+    broken = EvalModel.of(create_student(small_recipe.student, 10, seed=0).eval())
     with torch.no_grad():
         broken.model.get_submodule("head.norm").weight.fill_(torch.nan)  # type: ignore[operator, union-attr]
     with pytest.raises(UserError, match="gives features that are not finite"):

@@ -111,7 +111,7 @@ def test_published_sets_that_are_there(small_data: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["x"], "there is nothing to judge by; give --data or --sets"),
+        (["x"], "there is nothing to scorer by; give --data or --sets"),
         (["x", "--data", "/nowhere", "--only", "best"], "there is no measure 'best'; choose of top-1, linear, knn"),
         (["a=x", "a=y", "--data", "/nowhere"], "two checkpoints have one name"),
         (["a=", "--data", "/nowhere"], "'a=' names no checkpoint"),

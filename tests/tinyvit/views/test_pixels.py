@@ -17,14 +17,14 @@ from support import EXAMPLE, SMALL, bytes_of, label_all, samples_of, small_argum
 from logitstore import LogitStore
 from tinyvit.config import Decode, Recipe, load_recipe
 from tinyvit.data.index import index_shards
-from tinyvit.data.made_views import make_views
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
+from tinyvit.data.render_views import render_views
 from tinyvit.data.training_views import Replayed, TrainingViews
 from tinyvit.datasets.make import write_shards
 from tinyvit.datasets.sources import Picture
 from tinyvit.doctor.sample import draw
 from tinyvit.errors import UserError
-from tinyvit.evaluation import Subject, load_subject, open_pictures
+from tinyvit.evaluation import EvalModel, load_eval_model, open_pictures
 from tinyvit.evaluation.views import EvaluationViews
 from tinyvit.models import create_student, save_student
 from tinyvit.models.teachers import Teacher
@@ -137,7 +137,7 @@ def test_whatever_an_augmentation_raises_names_the_picture(
     seeds = np.arange(5, 5 + COUNT, dtype=np.uint32)
     words = rf"no view of '{shard.key_of(3)}' .* seed 8 \(RuntimeError: sizes should be greater than 0\); take"
     with pytest.raises(UserError, match=words):
-        make_views(shard, [3], seeds, recipe.label.augment, Decode(), 32)
+        render_views(shard, [3], seeds, recipe.label.augment, Decode(), 32)
 
 
 def test_a_picture_that_cannot_be_prepared_is_named(tmp_path: Path) -> None:
@@ -185,15 +185,15 @@ def test_a_student_is_evaluated_as_it_was_trained(
     found, to_json = {}, ("--json", "--workers", "0")
     for name, decode in (("black", Decode(background="black")), ("usual", Decode())):
         save_student(tmp_path / name, model, small_recipe.student, classes, decode)
-        assert load_subject(str(tmp_path / name), torch.device("cpu")).decode == decode
+        assert load_eval_model(str(tmp_path / name), torch.device("cpu")).decode == decode
         done = tinyvit("evaluate", tmp_path / name, "--data", folders["see-through"] / "val", *to_json)
         assert done.returncode == 0, done.stderr
         found[name] = json.loads(done.stdout)
     plain = json.loads(tinyvit("evaluate", tmp_path / "usual", "--data", folders["plain"] / "val", *to_json).stdout)
     assert found["black"]["loss"] == pytest.approx(plain["loss"], rel=1e-6)
     assert found["usual"]["loss"] != pytest.approx(plain["loss"], rel=1e-3)
-    subject = Subject.of(model, classes)
-    assert subject.preparation != replace(subject, decode=Decode(background="black")).preparation
+    subject = EvalModel.of(model, classes)
+    assert subject.data_config != replace(subject, decode=Decode(background="black")).data_config
 
 
 def test_training_keeps_how_pictures_were_read_beside_the_weights(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_student_of_an_earlier_release_is_read_as_usual_and_a_damaged_record_i
     file = tmp_path / "config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({key: value for key, value in config.items() if key != "decode"}))
-    assert load_subject(str(tmp_path), torch.device("cpu")).decode == Decode()
+    assert load_eval_model(str(tmp_path), torch.device("cpu")).decode == Decode()
     file.write_text(json.dumps(config | {"decode": {"orientation": "up"}}))
     done = tinyvit("evaluate", tmp_path, "--data", EXAMPLE / "val")
     assert done.returncode == 2

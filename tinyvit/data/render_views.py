@@ -19,7 +19,7 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class MadeViews:
+class ViewBatch:
     """Views of some slots of a shard: [H, W, 3] uint8 by slot, or why there is none.
 
     `samples` are those of the slots and of their partners.
@@ -65,7 +65,7 @@ class MadeViews:
         return label
 
 
-class Pictures:
+class DecodedSamples:
     """Some samples of a shard, each decoded once, for views of several epochs."""
 
     def __init__(self, shard: IndexedShard, slots: Iterable[int], decode: Decode) -> None:
@@ -76,13 +76,13 @@ class Pictures:
 
     def views(
         self, slots: Sequence[int], seeds: NDArray[np.uint32], partner: NDArray[np.intp], augment: Augment, size: int
-    ) -> MadeViews:
+    ) -> ViewBatch:
         """The views of one epoch; the pictures must be those of `slots` and of their partners.
 
         UserError for one that the augmentation cannot cope with.
         """
         try:
-            return MadeViews(self.shard, self.samples, views(self._images, slots, seeds, partner, augment, size))
+            return ViewBatch(self.shard, self.samples, views(self._images, slots, seeds, partner, augment, size))
         except NoView as fault:
             key, cause = self.samples[fault.slot].key, fault.__cause__
             raise UserError(
@@ -91,7 +91,7 @@ class Pictures:
             ) from cause
 
 
-def make_views(
+def render_views(
     shard: IndexedShard,
     slots: Sequence[int],
     seeds: NDArray[np.uint32],
@@ -99,8 +99,8 @@ def make_views(
     decode: Decode,
     size: int,
     partner: NDArray[np.intp] | None = None,
-) -> MadeViews:
+) -> ViewBatch:
     """Views of some slots of an epoch, whose seeds are [S] of the whole shard; `partner` where it is known already."""
     mates = partners(seeds, augment) if partner is None else partner
-    pictures = Pictures(shard, [*slots, *mates[list(slots)].tolist()], decode)
+    pictures = DecodedSamples(shard, [*slots, *mates[list(slots)].tolist()], decode)
     return pictures.views(slots, seeds, mates, augment, size)

@@ -13,13 +13,13 @@ from torch import nn
 from tinyvit.classes import imagenet_classes
 from tinyvit.config import Decode
 from tinyvit.errors import UserError
-from tinyvit.models import class_names, colours, decode_of, input_size, load_student, timm_config
+from tinyvit.models import class_names, decode_of, input_size, load_student, mean_std, timm_config
 from tinyvit.models.teachers import SOURCES, Teacher, load_teacher, logits_of
 from tinyvit.views.images import record_of
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvalModel:
     """A network, how its pictures are prepared, and what its classes are called, where that is known."""
 
     model: nn.Module
@@ -33,7 +33,7 @@ class Subject:
     decode: Decode = field(default_factory=Decode)
 
     @property
-    def preparation(self) -> dict[str, Any]:
+    def data_config(self) -> dict[str, Any]:
         """All that decides the pixels which the network is given, JSON-simple."""
         return {
             "size": self.size,
@@ -46,10 +46,10 @@ class Subject:
         }
 
     @classmethod
-    def of(cls, model: nn.Module, classes: Sequence[str] | None = None, decode: Decode | None = None) -> Subject:
+    def of(cls, model: nn.Module, classes: Sequence[str] | None = None, decode: Decode | None = None) -> EvalModel:
         """A timm model, prepared as its configuration says, of pictures that are read like this (None: as usual)."""
         config = timm_config(model)
-        mean, std = colours(model)
+        mean, std = mean_std(model)
         return cls(
             model=model,
             size=input_size(model),
@@ -63,7 +63,7 @@ class Subject:
         )
 
     @classmethod
-    def of_teacher(cls, teacher: Teacher) -> Subject:
+    def of_teacher(cls, teacher: Teacher) -> EvalModel:
         """A teacher, prepared as its configuration says or else as most of timm's are."""
         config = getattr(teacher.model, "pretrained_cfg", None) or {}
         return cls(
@@ -78,7 +78,7 @@ class Subject:
         )
 
 
-def load_subject(name: str, device: torch.device, size: int | None = None) -> Subject:
+def load_eval_model(name: str, device: torch.device, size: int | None = None) -> EvalModel:
     """A stage's folder or an exported student, or a teacher such as `timm:NAME`, on a device.
 
     `size` are the pixels a side that it will be shown. UserError where it has no answer to those.
@@ -87,10 +87,10 @@ def load_subject(name: str, device: torch.device, size: int | None = None) -> Su
         model = load_student(Path(name)).to(device)
         if not (count := int(cast(Any, model).num_classes)):
             raise UserError(f"the network in {name} has no classifier; give one that tells classes apart")
-        subject = Subject.of(model, class_names(model) or imagenet_classes(count), decode_of(Path(name)))
+        subject = EvalModel.of(model, class_names(model) or imagenet_classes(count), decode_of(Path(name)))
         side = size or subject.size
         logits_of(name, model.eval(), torch.zeros(1, 3, side, side, device=device))
         return replace(subject, size=side)
     teacher = load_teacher(name, device, None, size)
     teacher.try_size(size)
-    return replace(Subject.of_teacher(teacher), size=size or teacher.input_size)
+    return replace(EvalModel.of_teacher(teacher), size=size or teacher.input_size)

@@ -10,7 +10,7 @@ from support import EXAMPLE, SHORT_SEARCH
 
 from benchmarks import contraction, offline_online
 from tinyvit.config import Recipe, load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import LogProgress
 from tinyvit.tasks.run import open_run

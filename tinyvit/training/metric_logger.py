@@ -15,7 +15,7 @@ from tinyvit.runtime.wandb import import_wandb
 METRICS = "metrics.jsonl"
 
 
-class Journal:
+class MetricLogger:
     """The metrics of a stage under way, in its folder. A resumed one forgets what came after the saved step."""
 
     def __init__(self, folder: Path, name: str, step: int, wandb: str | None, config: dict[str, Any]) -> None:

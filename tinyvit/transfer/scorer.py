@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from logitstore import digest_of
 from tinyvit.classes import match_classes, shared_classes
-from tinyvit.data.place import train_and_val
+from tinyvit.data.location import train_and_val
 from tinyvit.errors import UserError
-from tinyvit.evaluation import Evaluation, Subject, evaluate, load_subject, open_pictures
+from tinyvit.evaluation import EvalModel, Evaluation, evaluate, load_eval_model, open_pictures
 from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, open_corrupted, prepared
 from tinyvit.evaluation.pictures import DataSet
 from tinyvit.evaluation.published import SETS, find_set, open_set
@@ -25,7 +25,7 @@ from tinyvit.models.teachers import weights_digest
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import Progress
 from tinyvit.training.folder import read_json, write_json
-from tinyvit.training.network import precision_of
+from tinyvit.training.model_runner import precision_of
 from tinyvit.transfer.accuracy import Accuracy
 from tinyvit.transfer.features import Extractor, Split
 from tinyvit.transfer.few_shot import few_shot
@@ -69,7 +69,7 @@ MEASURES = ("top-1", *HEADS)
 
 
 @dataclass(frozen=True)
-class Judge:
+class Scorer:
     """Measures networks; features and figures are kept in `folder`. `seed` draws validation pictures and episodes."""
 
     folder: Path
@@ -80,14 +80,14 @@ class Judge:
     progress: Progress
 
     @classmethod
-    def here(cls, folder: Path, seed: int, workers: int, progress: Progress, precision: str = "auto") -> Judge:
+    def here(cls, folder: Path, seed: int, workers: int, progress: Progress, precision: str = "auto") -> Scorer:
         """One that computes on this machine's GPU, or its CPU. UserError for an unknown precision."""
         world = World()
         return cls(folder, seed, world, precision_of(precision, world.device), workers, progress)
 
     def size(self, checkpoint: str) -> dict[str, Any]:
         """Parameters, multiply-adds a picture and input size of a network."""
-        subject = load_subject(checkpoint, torch.device("cpu"))
+        subject = load_eval_model(checkpoint, torch.device("cpu"))
         pixels = torch.zeros(1, 3, subject.size, subject.size)
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
             subject.model.eval()(pixels)
@@ -105,7 +105,7 @@ class Judge:
         train, val = train_and_val(data)
         if val is None:
             raise UserError(f"{data} needs train and val inside: heads are fitted on one and judged on the other")
-        subject = load_subject(checkpoint, self.world.device)
+        subject = load_eval_model(checkpoint, self.world.device)
         pictures = {"train": open_pictures(train, self.progress), "val": open_pictures(val, self.progress)}
         extractor = Extractor(
             checkpoint, subject, self.folder / "features", self.world.device, self.dtype, self.workers, self.progress
@@ -135,7 +135,7 @@ class Judge:
 
     def published(self, checkpoint: str, place: str) -> Figures:
         """Top-1 of a network on each of ImageNet's sets that is found in a folder; why, where it cannot be had."""
-        subject = load_subject(checkpoint, self.world.device)
+        subject = load_eval_model(checkpoint, self.world.device)
         figures: Figures = {}
         for name, about in SETS.items():
             if find_set(name, place) in (None, place) or not shared_classes(subject.classes, about.classes):
@@ -143,7 +143,7 @@ class Judge:
             figures |= _or_why(about.title, partial(self._published, name, subject, place))
         return figures
 
-    def _published(self, name: str, subject: Subject, place: str) -> Figures:
+    def _published(self, name: str, subject: EvalModel, place: str) -> Figures:
         if name == "c":
             return self._corrupted(prepared(subject), place)
         pictures = open_set(name, place, self.progress)
@@ -154,7 +154,7 @@ class Judge:
 
         return self._kept(name, subject, [pictures], judged)
 
-    def _corrupted(self, subject: Subject, place: str) -> Figures:
+    def _corrupted(self, subject: EvalModel, place: str) -> Figures:
         severities: dict[str, list[Evaluation]] = {}
         for kind, folder in find_corrupted(place).items():
             sets = open_corrupted(folder, self.progress)
@@ -169,7 +169,7 @@ class Judge:
             figures["ImageNet-C, mCE"] = {"percent": mce, "low": mce, "high": mce, "of": "15 corruptions"}
         return figures
 
-    def _top1(self, subject: Subject, pictures: DataSet, restrict: bool) -> Figures:
+    def _top1(self, subject: EvalModel, pictures: DataSet, restrict: bool) -> Figures:
         if not shared_classes(subject.classes, pictures.classes):
             raise UserError("it tells other classes apart")
         (found,) = self._evaluations(subject, [pictures], "evaluate", restrict)
@@ -181,11 +181,11 @@ class Judge:
             figure["of"] += f", {found.unknown_images:,} of them of classes that it does not have"
         return {"top-1": figure}
 
-    def _by_severity(self, subject: Subject, sets: Sequence[DataSet], kind: str) -> Figures:
+    def _by_severity(self, subject: EvalModel, sets: Sequence[DataSet], kind: str) -> Figures:
         found = self._evaluations(subject, sets, kind, restrict=True)
         return {str(severity): one.as_dict() for severity, one in enumerate(found, 1)}
 
-    def _evaluations(self, subject: Subject, sets: Sequence[DataSet], title: str, restrict: bool) -> list[Evaluation]:
+    def _evaluations(self, subject: EvalModel, sets: Sequence[DataSet], title: str, restrict: bool) -> list[Evaluation]:
         return evaluate(subject, sets, self.world, self.workers, self.dtype, self.progress, title, restrict=restrict)
 
     def _splits(self, extractor: Extractor, data: str, train: DataSet, val: DataSet) -> tuple[Split, Split]:
@@ -198,23 +198,25 @@ class Judge:
             raise UserError(f"{data}: the class {val.classes[int(np.argmin(numbers))]!r} is in val, not in train")
         return one, Split(two.features, numbers[two.labels])
 
-    def _kept(self, measure: str, subject: Subject, sets: Sequence[DataSet], judge: Callable[[], Figures]) -> Figures:
-        """What was found before, else what `judge` finds now."""
+    def _kept(
+        self, measure: str, subject: EvalModel, sets: Sequence[DataSet], scorer: Callable[[], Figures]
+    ) -> Figures:
+        """What was found before, else what `scorer` finds now."""
         about = [
-            FIGURES, measure, self.seed, str(self.dtype), weights_digest(subject.model), subject.preparation,
+            FIGURES, measure, self.seed, str(self.dtype), weights_digest(subject.model), subject.data_config,
             # Names decide which class a label means.
             list(subject.classes or []), [(pictures.table().digest(), pictures.classes) for pictures in sets],
         ]  # fmt: skip
         folder, name = self.folder / "figures", f"{digest_of(about)[:16]}.json"
         if (found := read_json(folder, name)) is None:
-            found = judge()
+            found = scorer()
             write_json(folder / name, found)
         return found
 
 
-def _or_why(name: str, judge: Callable[[], Figures]) -> Figures:
+def _or_why(name: str, scorer: Callable[[], Figures]) -> Figures:
     """Figures, or under this name why they cannot be had."""
     try:
-        return judge()
+        return scorer()
     except UserError as fault:
         return {name: {"why": str(fault)}}

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from braceexpand import braceexpand
 
-from logitstore import Objects, Part, StoreError, WholeOnly, open_objects
+from logitstore import ByteRange, Objects, StoreError, WholeOnly, open_objects
 from tinyvit.classes import read_class_list
 from tinyvit.config import Recipe
 from tinyvit.data.folders import hidden, no_shards
@@ -28,7 +28,7 @@ HUB = "hf://datasets/"
 PIPE = "pipe:"
 
 
-class Place:
+class ShardLocation:
     """Where the shards of a data set are, by a path, a URL or a brace pattern of either.
 
     It travels to other processes as its location and opens its own connections there.
@@ -51,7 +51,7 @@ class Place:
         self._folder, self._named = _parts(self.address)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Place, (self.location,)
+        return ShardLocation, (self.location,)
 
     @property
     def whole(self) -> bool:
@@ -93,9 +93,9 @@ class Place:
         names = [name for name in listed if name.endswith(".tar")]
         for name in listed:
             if name not in names and name.lower().endswith((".tar", *COMPRESSED_TARS)):
-                raise UserError(f"{self.of(name)} is not read: shards are plain tars called .tar; unpack or rename it")
+                raise UserError(f"{self.url(name)} is not read: shards are plain tars called .tar; unpack or rename it")
             if name in names and name != name.encode(errors="replace").decode():
-                raise UserError(f"{self.of(name)} has a name that is not UTF-8; rename it")
+                raise UserError(f"{self.url(name)} has a name that is not UTF-8; rename it")
         if not names:
             held = no_shards(self.path) if self.path else "; name them, or make some with `tinyvit data make`"
             raise UserError(f"the data folder {self.address} holds no .tar shards{held}")
@@ -129,34 +129,34 @@ class Place:
         except StoreError as fault:
             raise UserError(str(fault)) from fault
 
-    def of(self, name: str) -> str:
+    def url(self, name: str) -> str:
         """A shard's whole path or URL, for messages."""
         return f"{self._folder}/{name}"
 
-    def stamp(self, name: str) -> tuple[int, int]:
+    def stat(self, name: str) -> tuple[int, int]:
         """Bytes and time of change (ns) of a shard. UserError when it is not there."""
         try:
             found = self._objects.stamp(name)
         except StoreError as fault:
             raise UserError(str(fault)) from fault
         if found is None:
-            raise UserError(f"there is no shard {self.of(name)}; mend the data's location")
+            raise UserError(f"there is no shard {self.url(name)}; mend the data's location")
         return found
 
     def read(self, name: str, extents: list[tuple[int, int]]) -> list[bytes]:
         """Runs of bytes (offset, length) of a shard. UserError when it has not so many any more."""
         try:
-            found = self._objects.fetch([Part(name, offset, length) for offset, length in extents])
+            found = self._objects.fetch([ByteRange(name, offset, length) for offset, length in extents])
         except WholeOnly as fault:
             raise UserError(
-                f"{self.of(name)}: the server gives files only whole, and samples are read by their place; "
+                f"{self.url(name)}: the server gives files only whole, and samples are read by their place; "
                 f"fetch them first: tinyvit data pull '{self.address}' FOLDER"
             ) from fault
         except (StoreError, OSError) as fault:
-            raise UserError(f"{self.of(name)} cannot be read: {fault}") from fault
+            raise UserError(f"{self.url(name)} cannot be read: {fault}") from fault
         for data, (_, length) in zip(found, extents, strict=True):
             if data is None or len(data) != length:
-                raise UserError(f"{self.of(name)} was cut short or removed after it was indexed: restore it")
+                raise UserError(f"{self.url(name)} was cut short or removed after it was indexed: restore it")
         return [data for data in found if data is not None]
 
     def stream(self, name: str, size: int) -> BinaryIO:
@@ -165,20 +165,20 @@ class Place:
             try:
                 return (self.path / name).open("rb")
             except OSError as fault:
-                raise UserError(f"{self.of(name)} cannot be read: {fault.strerror}") from fault
+                raise UserError(f"{self.url(name)} cannot be read: {fault.strerror}") from fault
         return cast("BinaryIO", io.BufferedReader(_Parts(self, name, size), STREAM_BYTES))
 
     def pieces(self, name: str) -> Iterator[bytes]:
         """A shard from its beginning to its end, also of a server that gives files only whole."""
         try:
             if self.path is None:
-                self._objects.fetch([Part(name, 0, 1)])
+                self._objects.fetch([ByteRange(name, 0, 1)])
         except WholeOnly:
             yield from self._objects.pieces(name)
             return
         except StoreError as fault:
             raise UserError(str(fault)) from fault
-        with self.stream(name, self.stamp(name)[0]) as stream:
+        with self.stream(name, self.stat(name)[0]) as stream:
             yield from iter(lambda: stream.read(STREAM_BYTES), b"")
 
     def class_names(self) -> list[str] | None:
@@ -244,7 +244,7 @@ def resolve_data(recipe: Recipe, location: str | Path | None) -> Recipe:
 
 def train_and_val(location: str | Path) -> tuple[str, str | None]:
     """The places of the training and validation shards: inside, where `train` and `val` are folders there."""
-    place = Place(location)
+    place = ShardLocation(location)
     if not place.whole or not place.holds("train"):
         return str(location), None
     return f"{place.address}/train", f"{place.address}/val" if place.holds("val") else None
@@ -267,7 +267,7 @@ def coco_places(folder: str | Path) -> tuple[str, str | None]:
 class _Parts(io.RawIOBase):
     """An object read in large parts, one after another."""
 
-    def __init__(self, place: Place, name: str, size: int) -> None:
+    def __init__(self, place: ShardLocation, name: str, size: int) -> None:
         self._place, self._name, self._size, self._at = place, name, size, 0
 
     def readable(self) -> bool:

@@ -21,14 +21,16 @@ from tinyvit.runtime.foreign import foreign
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Network:
+class ModelRunner:
     """A network as the engine computes it; `model` is the bare one, whose weights these are."""
 
-    def __init__(self, model: nn.Module, engine: Engine, world: World, eval_batch_norm: bool, one_size: bool) -> None:
+    def __init__(
+        self, model: nn.Module, engine: Engine, world: World, eval_batch_norm: bool, fixed_input_size: bool
+    ) -> None:
         cuda = world.device.type == "cuda"
         repeat_exactly(engine.deterministic)
         # Of another size cuDNN would try all its algorithms again, at each step of a detector.
-        torch.backends.cudnn.benchmark = one_size and not engine.deterministic
+        torch.backends.cudnn.benchmark = fixed_input_size and not engine.deterministic
         if engine.sync_batch_norm:
             if not cuda:
                 raise UserError("engine.sync_batch_norm needs GPUs: torch has it for them only; leave it out")
@@ -48,7 +50,7 @@ class Network:
         self._forward: Any = torch.compile(forward) if engine.compile else forward
 
     @property
-    def scaled(self) -> bool:
+    def needs_grad_scaler(self) -> bool:
         """Whether the loss must be scaled, or gradients vanish."""
         return self.dtype == torch.float16
 
@@ -64,7 +66,7 @@ class Network:
                 module.train(not keep)
 
     @contextmanager
-    def part(self, last: bool, few: bool) -> Iterator[None]:
+    def accumulate(self, last: bool, few: bool) -> Iterator[None]:
         """Forward and backward of a part of a step: ranks add up their gradients with the last one.
 
         With too `few` views for statistics of their own, batch norm keeps those that it has.

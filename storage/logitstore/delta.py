@@ -24,7 +24,7 @@ def step_dtype(num_classes: int) -> str:
     return "uint16" if 2 * num_classes <= np.iinfo(np.uint16).max + 1 else "uint32"
 
 
-def walk(
+def delta_encode(
     class_id: NDArray[np.integer], present: NDArray[np.bool_], num_classes: int
 ) -> tuple[Unsigned, NDArray[np.integer]]:
     """Steps [N, K] of the walk and the order of the entries in it [N, K].
@@ -56,8 +56,8 @@ def absent_entries(steps: Unsigned) -> NDArray[np.bool_] | None:
     return absent.T if absent.any() else None
 
 
-def class_ids(steps: Unsigned, num_classes: int) -> Unsigned:
-    """Undo `walk`: ids [K, S] from steps [K, S], an entry a row of memory so that the sums run along S."""
+def delta_decode(steps: Unsigned, num_classes: int) -> Unsigned:
+    """Undo `delta_encode`: ids [K, S] from steps [K, S], an entry a row of memory so that the sums run along S."""
     ids = steps.copy()
     # Sums within blocks of entries, then of the blocks: an operation takes a microsecond to begin, so few on many.
     block = max(1, isqrt(len(steps)))

@@ -9,7 +9,7 @@ from support import SMALL
 
 import benchmarks.training as bench
 from tinyvit.config import load_recipe
-from tinyvit.data.place import resolve_data
+from tinyvit.data.location import resolve_data
 from tinyvit.runtime.progress import LogProgress
 
 

@@ -24,7 +24,7 @@ from logitstore.objects import RemoteObjects
 from tinyvit.config import Recipe
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_stream
-from tinyvit.data.place import Place, resolve_data, train_and_val
+from tinyvit.data.location import ShardLocation, resolve_data, train_and_val
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import LogProgress
 
@@ -267,7 +267,7 @@ def test_a_signature_goes_with_every_request_and_into_no_message(small_data: Pat
         assert done.returncode == 0, done.stderr
         assert {query for _, query in Signed.seen} == {"X-Amz-Signature=a%2Fb%3D&x={1}"}
         # Tomorrow's signature has the same index.
-        again = Place(f"{address}/data/train-{{000000..000001}}.tar?X-Amz-Signature=other")
+        again = ShardLocation(f"{address}/data/train-{{000000..000001}}.tar?X-Amz-Signature=other")
         assert again.address == index.place.address
         with pytest.raises(UserError, match=r"train-000000.tar cannot be found") as fault:
             index_shards(again.location, LogProgress())
@@ -293,8 +293,8 @@ def test_a_folder_that_is_there_is_no_pattern(small_data: Path, tmp_path: Path, 
     assert index_shards(folder / "val", LogProgress()).counts == (250,)
     assert index_shards(f"{folder}/train/{PATTERN}", LogProgress()).counts == (250, 250)
     (folder / "train" / "train-000000.tar").rename(folder / "train" / "s{0..9}.tar")
-    assert Place(folder / "train" / "s{0..9}.tar").names() == ["s{0..9}.tar"]
-    assert (Place(folder / "val").class_names() or [])[0] == "T-shirt/top"
+    assert ShardLocation(folder / "train" / "s{0..9}.tar").names() == ["s{0..9}.tar"]
+    assert (ShardLocation(folder / "val").class_names() or [])[0] == "T-shirt/top"
 
 
 def test_urls_are_read_as_urls(bucket: Bucket, small_data: Path, tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_urls_are_read_as_urls(bucket: Bucket, small_data: Path, tmp_path: Path)
     for location in (bucket.s3("my%20data"), bucket.s3("my data"), bucket.s3("my%20data/val%2D000000.tar")):
         assert index_shards(location, LogProgress()).counts == (250,)
     shutil.copytree(small_data / "val", tmp_path / "my data")
-    place = Place(f"file://{tmp_path}/my%20data/")
+    place = ShardLocation(f"file://{tmp_path}/my%20data/")
     assert (place.path, place.names()) == (tmp_path / "my data", ["val-000000.tar"])
     assert open_objects(f"file://{tmp_path}/my%20data").get("classes.txt") is not None
 

@@ -19,7 +19,7 @@ COUNTED = ("loss", "agreed", "images", "skipped", "labelled", "dropped")
 
 
 @dataclass(frozen=True)
-class Totals:
+class EpochTotals:
     """Sums over steps: of the views' losses in nats, of those on which the student was right, of views.
 
     `skipped` views were left out, `labelled` ones had their label in place of an answer, `dropped` steps were not
@@ -35,9 +35,9 @@ class Totals:
     seconds: float = 0.0
     waited: float = 0.0
 
-    def since(self, earlier: Totals) -> Totals:
+    def since(self, earlier: EpochTotals) -> EpochTotals:
         """What was added after an earlier state."""
-        return Totals(*(getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)))
+        return EpochTotals(*(getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)))
 
     def means(self, right: str | None) -> dict[str, Any]:
         """For people: the loss of a view, how many were right in percent (by this name), rates, counts."""
@@ -54,14 +54,14 @@ class Totals:
         }
 
 
-class Tally:
+class StepMeter:
     """Counts of one rank in an epoch under way; `totals` are those of all ranks at the last look."""
 
-    def __init__(self, world: World, begun: Totals, scaled: bool) -> None:
+    def __init__(self, world: World, begun: EpochTotals, scaled: bool) -> None:
         self.totals = begun
         self._world, self._scaled = world, scaled
         # What was counted before a restart is the first rank's, or it would count once a rank.
-        mine = begun if world.chief else Totals()
+        mine = begun if world.is_main else EpochTotals()
         self._seconds, self._waited, self._mark = mine.seconds, mine.waited, time.monotonic()
         self._sums = torch.tensor([getattr(mine, name) for name in COUNTED], dtype=torch.float64, device=world.device)
         self._loss = torch.zeros((), device=world.device)
@@ -92,16 +92,16 @@ class Tally:
         self._loss = torch.zeros_like(self._loss)
         self._spend()
 
-    def look(self) -> tuple[Totals, list[bool]]:
+    def synchronise(self) -> tuple[EpochTotals, list[bool]]:
         """What all ranks did since the last look, and whether this one's loss was finite in each step of it.
 
         All ranks must look. Waits for the device.
         """
-        sums = self._world.sum(self._sums).tolist()
+        sums = self._world.all_reduce_sum(self._sums).tolist()
         # A GPU is a step or more behind: what it still had to do is time of the steps.
         self._spend()
         self._waited += self._waits.idle()
-        before, self.totals = self.totals, Totals(*(*sums, self._seconds, self._waited))
+        before, self.totals = self.totals, EpochTotals(*(*sums, self._seconds, self._waited))
         finite = torch.stack(self._losses).isfinite().tolist() if self._losses else []
         self._losses = []
         return self.totals.since(before), finite
@@ -111,7 +111,7 @@ class Tally:
         mark, self._mark = self._mark, time.monotonic()
         self._seconds += self._mark - mark
 
-    def go_on(self) -> None:
+    def restart_clock(self) -> None:
         """What was done since the last step, such as saving, is not counted as its time."""
         self._mark = time.monotonic()
 

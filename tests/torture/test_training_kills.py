@@ -15,7 +15,7 @@ from support import command, small_arguments, tinyvit, wait_until
 from logitstore import LogitStore
 from tinyvit.models import load_weights
 from tinyvit.training.folder import read_epochs
-from tinyvit.training.journal import METRICS, read_lines
+from tinyvit.training.metric_logger import METRICS, read_lines
 
 STAGES = ("distill", "finetune")
 # Two epochs of ten steps each.
