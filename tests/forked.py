@@ -20,6 +20,7 @@ PRELOADED = [
     "tinyvit.labelling.verify_replay",
     "tinyvit.data.unit_views",
     "tinyvit.cli.main",
+    "tinyvit.tasks.run",
     "tinyvit.training.train",
     "tinyvit.evaluation",
     "tinyvit.labelling.label",

@@ -180,7 +180,7 @@ def test_corruptions(pictures: list[Image.Image], logits: Tensor, subject: EvalM
             count = 1 + (number + severity) % len(few)
             small = [picture.resize((224, 224)) for picture in few[:count]]
             layout(small, labels[:count], archive / kind / str(severity))
-    done = tinyvit("evaluate", TEACHER, "--data", tmp_path, "--set", "c", "--workers", "0", "--json")
+    done = tinyvit("evaluate", TEACHER, "--data", tmp_path, "--published", "c", "--workers", "0", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["missing"] == []

@@ -7,11 +7,30 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from tinyvit.cli.options import AsJson, Precision, Workers
 from tinyvit.cli.output import show
+from tinyvit.data.folders import told
+from tinyvit.data.loader import default_workers
+from tinyvit.data.location import coco_places
+from tinyvit.detection.coco import CocoSet
+from tinyvit.detection.folder import is_detector, load_detector
+from tinyvit.detection.measure import DetectionEvaluator, detect
+from tinyvit.detection.picture import draw_found
+from tinyvit.detection.survey import check_set
 from tinyvit.errors import UserError
+from tinyvit.evaluation import Evaluation, load_eval_model, open_pictures
+from tinyvit.evaluation import evaluate as evaluate_on
+from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, open_corrupted, prepared
+from tinyvit.evaluation.pictures import DataSet, with_classes
+from tinyvit.evaluation.published import SETS, open_set
+from tinyvit.runtime.distributed import World
+from tinyvit.runtime.progress import default_progress
+from tinyvit.training.model_runner import precision_of
+
+DRAWN, LEAST = 8, 0.5
 
 
 def evaluate(
@@ -21,7 +40,7 @@ def evaluate(
     data: Annotated[str, typer.Option(help="labelled pictures: shards (a folder, a URL), an image folder or a .csv")],
     published: Annotated[
         str | None,
-        typer.Option("--set", metavar="in1k|real|v2|a|r|sketch|c", help="the data is this set, as it is published"),
+        typer.Option("--published", metavar="in1k|real|v2|a|r|sketch|c", help="the data is this set, as published"),
     ] = None,
     size: Annotated[int | None, typer.Option(help="pixels a side; default: what the model was built for")] = None,
     crop: Annotated[float | None, typer.Option(help="share of the picture's side that is seen; 1: all of it")] = None,
@@ -47,13 +66,10 @@ def evaluate(
     """Accuracy, loss, calibration and speed of a student, or of a teacher, on labelled pictures; of a detector COCO's
     average precision on a folder or annotation file in COCO's format.
     """
-    from tinyvit.data.folders import told
-    from tinyvit.detection.folder import is_detector
-
     if is_detector(model):
         if published or size or crop or classes or restrict or skip_broken:
             raise UserError(
-                f"{model} is a detector: --set, --size, --crop, --classes, --restrict and --skip-broken are for "
+                f"{model} is a detector: --published, --size, --crop, --classes, --restrict and --skip-broken are for "
                 f"classifiers"
             )
         show(_found(Path(model), data, precision, batch_size, workers, png), as_json, model)
@@ -61,7 +77,7 @@ def evaluate(
     if png:
         raise UserError("--png draws what a detector finds; give one, or leave it out")
     if published and (classes or restrict):
-        raise UserError(f"--set {published} has classes and a protocol of its own; leave --classes and --restrict out")
+        raise UserError(f"--published {published} has classes of its own; leave --classes and --restrict out")
     # The sets' own protocols tell only their classes apart.
     options = {
         "restrict": restrict or published is not None,
@@ -86,16 +102,6 @@ def _classified(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """A classifier's figures; `options` are the evaluator's."""
-    from tinyvit.data.loader import default_workers
-    from tinyvit.evaluation import Evaluation, load_eval_model, open_pictures
-    from tinyvit.evaluation import evaluate as evaluate_on
-    from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, open_corrupted, prepared
-    from tinyvit.evaluation.pictures import DataSet, with_classes
-    from tinyvit.evaluation.published import SETS, open_set
-    from tinyvit.runtime.distributed import World
-    from tinyvit.runtime.progress import default_progress
-    from tinyvit.training.model_runner import precision_of
-
     world, progress = World(), default_progress()
     corrupted = find_corrupted(data) if published == "c" else None
     subject = load_eval_model(model, world.device, size)
@@ -123,27 +129,10 @@ def _classified(
     return found.as_dict() | {"matched": matched, "left_out": pictures.left_out, "size": subject.size}
 
 
-# Pictures that are drawn, and the score from which on a box is.
-DRAWN, LEAST = 8, 0.5
-
-
 def _found(
     folder: Path, data: str, precision: str, batch_size: int | None, workers: int | None, png: Path | None
 ) -> dict[str, Any]:
     """COCO's figures of a detector."""
-    import torch
-
-    from tinyvit.data.loader import default_workers
-    from tinyvit.data.location import coco_places
-    from tinyvit.detection.coco import CocoSet
-    from tinyvit.detection.folder import load_detector
-    from tinyvit.detection.measure import DetectionEvaluator, detect
-    from tinyvit.detection.picture import draw_found
-    from tinyvit.detection.survey import check_set
-    from tinyvit.runtime.distributed import World
-    from tinyvit.runtime.progress import default_progress
-    from tinyvit.training.model_runner import precision_of
-
     train, val = (data, None) if data.endswith(".json") else coco_places(data)
     world, detector = World(), load_detector(folder)
     coco = CocoSet(Path(val or train), detector.decode)

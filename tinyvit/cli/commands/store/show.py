@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import numpy as np
 import typer
+from PIL import Image
 from rich.color import Color
 from rich.console import Console
 from rich.markup import escape
@@ -15,21 +18,20 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from logitstore import LogitStore
+from logitstore import LogitStore, write_whole
 from tinyvit.cli.options import AsJson
+from tinyvit.data.index import ShardIndex
 from tinyvit.errors import UserError
+from tinyvit.labelling.describe import best_classes, sample_of_key
+from tinyvit.reports.answers import SampledRows, sample_rows
+from tinyvit.reports.labels import label_rows, shards_of
+from tinyvit.runtime.progress import default_progress
 
-if TYPE_CHECKING:
-    from tinyvit.data.index import ShardIndex
-    from tinyvit.reports.answers import SampledRows
-
-# Columns of a terminal that a picture takes; two of its rows are one of the terminal's.
 PICTURE = 28
-# Rows among which those that a filter wants are looked for.
 SEARCHED = 50_000
 
 
-def show_rows(
+def show(
     store: Annotated[str, typer.Argument(help="a logit store: a folder, or a URL such as s3://bucket/store")],
     key: Annotated[str | None, typer.Option(help="one sample, in the epochs from --epoch on; not with --shard")] = None,
     epoch: Annotated[int, typer.Option(min=0, help="which view of the images")] = 0,
@@ -55,9 +57,6 @@ def show_rows(
 
     Filters look through 50,000 rows drawn at random.
     """
-    from tinyvit.reports.labels import shards_of
-    from tinyvit.runtime.progress import default_progress
-
     opened, filtering = LogitStore.open(store), bool(label or wrong or low_mass is not None)
     if data is None and (label or wrong or pictures or png):
         raise UserError("--label, --wrong, --pictures and --png need the images: give their shards with --data")
@@ -96,8 +95,6 @@ def _asked(
     store: LogitStore, key: str | None, epoch: int, shard: int, slot: int, count: int
 ) -> list[tuple[int, int, int]]:
     """(epoch, shard, slot) by number or by key."""
-    from tinyvit.labelling.describe import sample_of_key
-
     if key is not None:
         shard, slot = sample_of_key(store, key)
     if epoch >= store.spec.epochs or shard >= len(store.samples):
@@ -113,10 +110,6 @@ def _found(
     store: LogitStore, index: ShardIndex | None, label: str | None, wrong: bool, low_mass: float | None
 ) -> list[tuple[int, int, int]]:
     """(epoch, shard, slot) of the views that the filters want, in no particular order."""
-    from tinyvit.reports.answers import sample_rows
-    from tinyvit.reports.labels import label_rows
-    from tinyvit.runtime.progress import default_progress
-
     answers = sample_rows(store, SEARCHED, 0, default_progress())
     if low_mass is not None:
         answers = answers[answers.probability.sum(axis=1) < low_mass]
@@ -133,7 +126,6 @@ def _found(
 
 
 def _of_class(answers: SampledRows, label: str, names: Sequence[str] | None) -> Any:
-    import numpy as np
 
     if label.isdecimal():
         return answers.label == int(label)
@@ -144,7 +136,6 @@ def _of_class(answers: SampledRows, label: str, names: Sequence[str] | None) -> 
 
 
 def _view(store: LogitStore, epoch: int, shard: int, slot: int, top: int) -> dict[str, Any]:
-    from tinyvit.labelling.describe import best_classes
 
     rows, keys, names = store.read(epoch, shard), store.keys(shard), store.class_names
     place = {
@@ -188,9 +179,6 @@ def _pictures(store: LogitStore, index: ShardIndex, chosen: Sequence[tuple[int, 
 
 def _drawn(pixels: Any) -> Text:
     """A picture of half blocks, each two pixels one above the other."""
-    import numpy as np
-    from PIL import Image
-
     small = np.asarray(Image.fromarray(pixels).resize((PICTURE, PICTURE), Image.Resampling.BOX))
     text = Text()
     for upper, lower in zip(small[::2], small[1::2], strict=True):
@@ -201,12 +189,6 @@ def _drawn(pixels: Any) -> Text:
 
 
 def _write_png(path: Path, made: Sequence[Any]) -> None:
-    import io
-
-    import numpy as np
-    from PIL import Image
-
-    from logitstore import write_whole
 
     there = [pixels for pixels in made if pixels is not None]
     if not there:

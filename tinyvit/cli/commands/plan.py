@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from tinyvit.cli.options import AsJson
+from tinyvit.cli.options import AsJson, Data, Overrides, RecipeName
+from tinyvit.config import Label, load_recipe
+from tinyvit.data.index import index_shards
+from tinyvit.data.loader import default_workers
+from tinyvit.data.location import resolve_data
 from tinyvit.errors import UserError
-
-if TYPE_CHECKING:
-    from tinyvit.config import Label
-    from tinyvit.labelling.plan import Pilot, Plan, Work
+from tinyvit.labelling import plan as planning
+from tinyvit.labelling.plan import Pilot, Plan, Work
+from tinyvit.models.teachers import load_teacher
+from tinyvit.runtime.gpu_lock import reserve_gpu
+from tinyvit.runtime.progress import default_progress
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="name of a recipe, or a .yaml file")],
-    data: Annotated[
-        str | None, typer.Option("--data", help="shards, as for `tinyvit label`; default: the recipe's")
-    ] = None,
+    recipe: RecipeName,
+    data: Data = None,
     images: Annotated[int | None, typer.Option(min=1, help="in place of the data's index")] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="in place of the data's index")] = None,
     classes: Annotated[int | None, typer.Option(min=2, help="in place of the teacher's")] = None,
     views_per_s: Annotated[float | None, typer.Option(min=0.001, help="of one device, if it is known")] = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs that label at once")] = 1,
     measure: Annotated[bool, typer.Option("--measure", help="ask the teacher for a minute first")] = False,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="override of the recipe; repeatable")] = None,
+    overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """What labelling will take: units, objects, bytes, hours, Prefect tasks, and the best length of a unit."""
-    from dataclasses import asdict
-
-    from tinyvit.config import load_recipe
-    from tinyvit.data.index import index_shards
-    from tinyvit.data.loader import default_workers
-    from tinyvit.data.location import resolve_data
-    from tinyvit.labelling import plan as planning
-    from tinyvit.models.teachers import load_teacher
-    from tinyvit.runtime.gpu_lock import reserve_gpu
-    from tinyvit.runtime.progress import default_progress
-
     resolved, progress = resolve_data(load_recipe(recipe, overrides or []), data), default_progress()
     if (images is None) != (shards is None):
         raise UserError("give --images and --shards together, or neither")

@@ -12,6 +12,9 @@ from rich.table import Column, Table
 
 from tinyvit.cli.options import AsJson
 from tinyvit.cli.output import show
+from tinyvit.reports.run_page import write_run_page
+from tinyvit.reports.stages import named, stage_folders
+from tinyvit.runtime.progress import default_progress
 
 
 def report(
@@ -26,10 +29,6 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """One page about training runs, finished or under way: curves side by side, and student against teacher."""
-    from tinyvit.reports.run_page import write_run_page
-    from tinyvit.reports.stages import named, stage_folders
-    from tinyvit.runtime.progress import default_progress
-
     stages = named([folder for run in runs for folder in stage_folders(run)])
     found = write_run_page(out, stages, store, data, views, seed, default_progress())
     if as_json:

@@ -13,6 +13,12 @@ from rich.table import Table
 
 from tinyvit.cli.options import AsJson, Precision, Workers
 from tinyvit.cli.output import show
+from tinyvit.data.loader import default_workers
+from tinyvit.runtime.progress import default_progress
+from tinyvit.transfer.page import write_page
+from tinyvit.transfer.scorecard import Entry, figure_of, lines, parse_data, parse_measures, told
+from tinyvit.transfer.scorecard import scorecard as score_all
+from tinyvit.transfer.scorer import Scorer
 
 
 def scorecard(
@@ -44,13 +50,6 @@ def scorecard(
     as_json: AsJson = False,
 ) -> None:
     """Linear probe, neighbours, few-shot and published sets: networks side by side, as a table and a page."""
-    from tinyvit.data.loader import default_workers
-    from tinyvit.runtime.progress import default_progress
-    from tinyvit.transfer.page import write_page
-    from tinyvit.transfer.scorecard import Entry, parse_data, parse_measures
-    from tinyvit.transfer.scorecard import scorecard as score_all
-    from tinyvit.transfer.scorer import Scorer
-
     count = default_workers() if workers is None else workers
     scorer = Scorer.here(run_dir, seed, count, default_progress(), precision)
     entries = [Entry.parse(text) for text in networks]
@@ -67,7 +66,6 @@ def scorecard(
 
 
 def _table(found: dict[str, Any]) -> Table:
-    from tinyvit.transfer.scorecard import figure_of, lines, told
 
     table = Table(title="Scorecard: accuracy in percent", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("data")

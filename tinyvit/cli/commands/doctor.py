@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from tinyvit.cli.options import AsJson
+from tinyvit.cli.options import AsJson, Overrides
+from tinyvit.config import load_recipe
+from tinyvit.data.location import resolve_data
+from tinyvit.doctor.examine import Case, examine
+from tinyvit.doctor.finding import Finding
+from tinyvit.errors import UserError
+from tinyvit.runtime.progress import default_progress
 
-if TYPE_CHECKING:
-    from tinyvit.doctor.finding import Finding
-
-# Sign, word and colour of a state: colour alone is not seen by everyone.
 LOOKS = {"ok": ("+", "green"), "hint": ("!", "yellow"), "failed": ("x", "red"), "skipped": ("-", "dim")}
 NAME = 15
 
@@ -38,19 +40,13 @@ def doctor(
     ] = None,
     pictures: Annotated[int, typer.Option(min=16, help="show the teacher so many")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="which ones")] = 0,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="override of the recipe; repeatable")] = None,
+    overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Is my set-up right? Shards, class order, preparation, store, machine: each with its reason and remedy.
 
     Exit code 1 when something failed.
     """
-    from tinyvit.config import load_recipe
-    from tinyvit.data.location import resolve_data
-    from tinyvit.doctor.examine import Case, examine
-    from tinyvit.errors import UserError
-    from tinyvit.runtime.progress import default_progress
-
     if recipe is None and data is None and teacher is None and store is None:
         raise UserError("there is nothing to examine; give a recipe, --data, --teacher or --store")
     resolved = resolve_data(load_recipe(recipe, overrides or []), data) if recipe else None

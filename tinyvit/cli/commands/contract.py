@@ -10,32 +10,27 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tinyvit.cli.options import AsJson, Workers
+from tinyvit.cli.options import AsJson, Data, Overrides, Workers
 from tinyvit.cli.output import show, stopping_by_signal
+from tinyvit.config import load_recipe
+from tinyvit.contraction.run import contract as search_all
+from tinyvit.contraction.run import open_search
+from tinyvit.data.loader import default_workers
+from tinyvit.data.location import resolve_data
+from tinyvit.labelling.verify_replay import open_for_training
+from tinyvit.runtime.progress import default_progress
 
 
 def contract(
     recipe: Annotated[str, typer.Argument(help="name of a recipe with a contract section, or a .yaml file")],
     store: Annotated[str, typer.Option(help="a sealed logit store: candidates learn from it and are scored on it")],
     run_dir: Annotated[Path, typer.Option(help="where every candidate is kept; a stopped search goes on there")],
-    data: Annotated[
-        str | None, typer.Option("--data", help="shards, as for `tinyvit train`; default: the recipe's")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="override, such as contract.budget.parameters=5.4e+6; repeatable")
-    ] = None,
+    data: Data = None,
+    overrides: Overrides = None,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the best smaller student under a budget of parameters, speed or memory; leaves a recipe that trains it."""
-    from tinyvit.config import load_recipe
-    from tinyvit.contraction.run import contract as search_all
-    from tinyvit.contraction.run import open_search
-    from tinyvit.data.loader import default_workers
-    from tinyvit.data.location import resolve_data
-    from tinyvit.labelling.verify_replay import open_for_training
-    from tinyvit.runtime.progress import default_progress
-
     resolved = resolve_data(load_recipe(recipe, overrides or []), data)
     count, progress = default_workers() if workers is None else workers, default_progress()
     # Says what is wrong with the recipe before the store is read.

@@ -13,10 +13,13 @@ from rich.table import Table
 
 from logitstore import LogitStore, StoreError
 from tinyvit.cli.options import AsJson
+from tinyvit.labelling.describe import describe
+from tinyvit.reports import statistics
+from tinyvit.reports.answers import sample_rows
+from tinyvit.reports.labels import label_rows, shards_of
+from tinyvit.runtime.progress import default_progress
 
-# Rows that the figures are of, unless the store has fewer.
 LOOKED_AT = 5000
-# Blocks of epochs that have a line each; of more the first and the last.
 SHOWN_BLOCKS = 12
 BAR = 24
 
@@ -32,8 +35,6 @@ def info(
 
     What was said is reckoned from up to 5,000 rows drawn at random.
     """
-    from tinyvit.labelling.describe import describe
-
     opened = LogitStore.open(store)
     facts: dict[str, Any] = {**describe(opened), "answers": _answers(opened, data)}
     if as_json:
@@ -49,11 +50,6 @@ def info(
 
 def _answers(store: LogitStore, data: str | None) -> dict[str, Any] | None:
     """Figures of some rows; None where there are none, or where they cannot be read, which `store verify` explains."""
-    from tinyvit.reports import statistics
-    from tinyvit.reports.answers import sample_rows
-    from tinyvit.reports.labels import label_rows, shards_of
-    from tinyvit.runtime.progress import default_progress
-
     index = shards_of(store, data, default_progress()) if data else None
     try:
         answers = sample_rows(store, LOOKED_AT, 0, default_progress())

@@ -1,0 +1,1 @@
+"""Make, fetch, pull, index and check WebDataset shards."""

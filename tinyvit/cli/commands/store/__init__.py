@@ -1,0 +1,1 @@
+"""Look at a logit store, check it, copy it."""
