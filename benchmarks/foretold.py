@@ -24,9 +24,9 @@ def measure(folder: Path, progress: Progress) -> dict[str, Any]:
     """Seconds and bytes that a pilot foretells, and those that labelling then takes."""
     recipe = load_recipe("example")
     teacher = load_teacher(recipe.label.teacher, reserve_gpu(), recipe.label.classes)
-    counts = index_shards(recipe.data.train, progress).counts
-    pilot = planning.measure(recipe, teacher, default_workers(), PILOT_SECONDS, progress)
-    work = planning.Work(sum(counts), len(counts), teacher.num_classes)
+    index = index_shards(recipe.data.train, progress)
+    pilot = planning.measure(recipe, teacher, index, default_workers(), PILOT_SECONDS, progress)
+    work = planning.Work(sum(index.counts), len(index), teacher.num_classes)
     foretold = planning.plan(recipe.label, work, 1, None, pilot)
     began = time.perf_counter()
     label_store(recipe, folder / "foretold", teacher, default_workers(), progress)

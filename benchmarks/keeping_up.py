@@ -49,15 +49,16 @@ def stand_in() -> torch.nn.Module:
 def measure(recipe: Recipe, folder: Path, progress: Progress) -> dict[str, Any]:
     """Views a second of the bare teacher and of labelling with one and two processes, and the ratios to the former."""
     rates: dict[str, list[float]] = {}
-    open_for_labelling(recipe, folder / "index", _teacher(recipe, 1), progress)
-    views = sum(index_shards(recipe.data.train, progress).counts) * recipe.label.epochs
+    index = index_shards(recipe.data.train, progress)
+    open_for_labelling(recipe, folder / "index", _teacher(recipe, 1), index)
+    views = sum(index.counts) * recipe.label.epochs
     with progress.task("scale", ROUNDS * (1 + len(PROCESSES)), "passes") as bar:
         for number in range(ROUNDS):
             rates.setdefault("bare", []).append(views / _together(_ask, 1, recipe, folder))
             bar.advance(1)
             for count in PROCESSES:
                 store = folder / f"{number}-{count}"
-                open_for_labelling(recipe, store, _teacher(recipe, 1), SilentProgress())
+                open_for_labelling(recipe, store, _teacher(recipe, 1), index)
                 rates.setdefault(f"{count}", []).append(views / _together(_label, count, recipe, store))
                 assert not LogitStore.open(store).missing()
                 bar.advance(1)
@@ -122,7 +123,7 @@ def _label(recipe: Recipe, place: Path, count: int) -> Callable[[], None]:
 
 def views_of(recipe: Recipe, store: LogitStore, teacher: Teacher, workers: int) -> list[Tensor]:
     """Every view that labelling this store asks about, in its batches, on the teacher's device."""
-    stream = asked_views(recipe, store, teacher, SilentProgress())
+    stream = asked_views(recipe, store, teacher, index_shards(recipe.data.train, SilentProgress()))
     jobs = (part for unit in store.units() for part in stream.parts(unit, store.spec.epochs_of(unit)))
     chunks = chain.from_iterable(run_jobs(stream.chunks, jobs, workers))
     return [chunk.views.flatten(0, 1).to(teacher.device) for chunk in chunks]
@@ -137,6 +138,7 @@ def ask(teacher: Teacher, views: Sequence[Tensor]) -> None:
 
 def label_all(recipe: Recipe, store: LogitStore, teacher: Teacher, workers: int, progress: Progress) -> None:
     """Label what is missing of a store and no other process has."""
+    index = index_shards(recipe.data.train, SilentProgress())
     with Claims(store) as claims:
-        for _ in Labeller(store, recipe, teacher, workers, progress, claims).label_missing(store.units()):
+        for _ in Labeller(store, recipe, teacher, index, workers, progress, claims).label_missing(store.units()):
             pass

@@ -60,7 +60,7 @@ def compare(folder: Path, data: Path, teacher: str, progress: Progress) -> dict[
         train = f"{recipe.data.train}/train-{SHARDS}.tar"
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": train})})
         run = open_run(recipe, folder / way, ["distill"], default_workers(), progress)
-        if not shared_classes(live.classes, run.data.place.class_names()):
+        if not shared_classes(live.classes, run.data.class_names):
             raise UserError(f"the teacher {teacher} does not know the classes of {data}; give one that was fine-tuned")
         if way == "online":
             run = replace(run, signals=LiveSignals(live, recipe.label))

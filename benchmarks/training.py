@@ -84,7 +84,7 @@ def _with_as_many_classes(data: str, count: int, folder: Path) -> Path:
     folder.mkdir()
     index = index_shards(data, LogProgress())
     link_shards(index, folder)
-    names = index.place.class_names() or []
+    names = index.class_names or []
     (folder / "classes.txt").write_text("\n".join([*names, *(f"none {n}" for n in range(count - len(names)))]))
     return folder
 
@@ -115,7 +115,7 @@ class _Round:
     def _bare(self, folder: Path) -> float:
         recipe, stage, device = self.recipe, _stage(self.recipe), default_device()
         index = index_shards(recipe.data.train, LogProgress())
-        classes = len(index.place.class_names() or ())
+        classes = len(index.class_names or ())
         model = create_student(recipe.student, classes, stage.seed)
         size = input_size(model)
         model = model.to(device).to(memory_format=torch.channels_last)

@@ -11,6 +11,7 @@ from benchmarks.gpu.report import Note, Row
 from benchmarks.gpu.settings import LABELLING_TARGET, Settings
 from benchmarks.keeping_up import ask, label_all, views_of
 from benchmarks.training import Times
+from tinyvit.data.index import index_shards
 from tinyvit.labelling.label import open_for_labelling
 from tinyvit.models.teachers import load_teacher
 from tinyvit.runtime.gpu_lock import reserve_gpu
@@ -27,8 +28,9 @@ def measure(settings: Settings, _figures: Figures, clock: Clock) -> Iterator[Row
     """
     recipe = settings.recipe(settings.students[0], 2)
     teacher = load_teacher(settings.teacher, reserve_gpu(), None, settings.size)
-    index = open_for_labelling(recipe, settings.folder / "asked", teacher, SilentProgress())
-    views = views_of(recipe, index, teacher, settings.beside)
+    index = index_shards(recipe.data.train, SilentProgress())
+    asked_of = open_for_labelling(recipe, settings.folder / "asked", teacher, index)
+    views = views_of(recipe, asked_of, teacher, settings.beside)
     count = sum(len(batch) for batch in views)
     ask(teacher, views[:1])
     rates: dict[str, list[float]] = {"bare": [], "labelling": [], "whole": []}
@@ -40,7 +42,7 @@ def measure(settings: Settings, _figures: Figures, clock: Clock) -> Iterator[Row
         ask(teacher, views)
         asked = time.perf_counter()
         rates["bare"].append(count / (asked - began))
-        store = open_for_labelling(recipe, settings.folder / f"labelled-{number}", teacher, SilentProgress())
+        store = open_for_labelling(recipe, settings.folder / f"labelled-{number}", teacher, index)
         began_labelling, times = time.perf_counter(), Times()
         label_all(recipe, store, teacher, settings.beside, times)
         ended = time.perf_counter()

@@ -33,6 +33,7 @@ from logitstore import Claims, LogitStore, StoreError, Unit
 from tinyvit.config import Recipe
 from tinyvit.contraction.run import open_search
 from tinyvit.contraction.search import Search
+from tinyvit.data.index import index_shards, open_index
 from tinyvit.data.loader import default_workers
 from tinyvit.errors import Stopped, UserError
 from tinyvit.labelling.label import Labeller, UnitReport, finish, open_for_labelling
@@ -199,7 +200,9 @@ def _labeller(recipe: Recipe, store: LogitStore) -> Iterator[Labeller]:
     with ONE_AT_A_TIME, Claims(store) as claims, _stopping_with_the_flow() as stop:
         # A machine's GPUs, each with a process, share its cores.
         workers = default_workers(default_processes())
-        yield Labeller(store, recipe, teacher, workers, default_progress(), claims, stop)
+        # `plan_units` has looked at every shard: the tasks after it need not.
+        index = open_index(recipe.data.train, default_progress())
+        yield Labeller(store, recipe, teacher, index, workers, default_progress(), claims, stop)
 
 
 @contextmanager
@@ -215,7 +218,8 @@ def plan_units(recipe: Recipe, store: str) -> list[Unit]:
     """Index the shards, make or open the store, and return the units that are missing."""
     # On the CPU: a GPU that this process took would be missing where the work is done.
     teacher = load_teacher(recipe.label.teacher, CPU, recipe.label.classes, recipe.label.input_size)
-    return open_for_labelling(recipe, store, teacher, default_progress()).missing()
+    index = index_shards(recipe.data.train, default_progress())
+    return open_for_labelling(recipe, store, teacher, index).missing()
 
 
 @work("label units", tags=[GPU_TAG])
@@ -281,7 +285,8 @@ def link_to(future: PrefectFuture[Any], page: Path, key: str) -> None:
 @work("check store")
 def check_store(recipe: Recipe, store: str) -> str:
     """Refuse a store that does not fit the recipe, the shards or the libraries; returns when it was sealed."""
-    return open_for_training(recipe, store, default_workers(), default_progress()).sealed
+    index = index_shards(recipe.data.train, default_progress())
+    return open_for_training(recipe, store, index, default_workers()).sealed
 
 
 @work("check stages")

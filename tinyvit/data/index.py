@@ -113,6 +113,16 @@ class ShardIndex:
         ends = np.cumsum(self._of(number)["key_bytes"], dtype=np.int64).tolist()
         return [blob[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
 
+    @property
+    def stamps(self) -> dict[str, tuple[int, int]]:
+        """Bytes and modification time of each shard when it was indexed, by name."""
+        return {shard["name"]: tuple(shard["stamp"]) for shard in self._shards}
+
+    @cached_property
+    def class_names(self) -> list[str] | None:
+        """What the labels are called; None where nothing is written."""
+        return self.place.class_names()
+
     def entries(self) -> dict[str, ShardEntry]:
         """What it says of each shard, by name."""
         return {
@@ -143,13 +153,14 @@ def index_shards(location: str | Path, progress: Progress) -> ShardIndex:
     folders = _folders(place)
     for folder in folders:
         index = _load(place, folder)
-        known = index.entries() if index else {}
-        stale = [name for name in names if name not in known or known[name].stamp != stamps[name]]
-        if index and not stale and len(known) == len(names):
+        seen = index.stamps if index else {}
+        stale = [name for name in names if seen.get(name) != stamps[name]]
+        if index and not stale and len(seen) == len(names):
             return index
         if index:
             break
-    known = {name: known[name] for name in names if name not in stale}
+    kept = set(names) - set(stale)
+    known = {name: entry for name, entry in index.entries().items() if name in kept} if index else {}
     with (
         progress.task("index", sum(stamps[name][0] for name in stale), "B") as bar,
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
@@ -160,6 +171,16 @@ def index_shards(location: str | Path, progress: Progress) -> ShardIndex:
     entries = [known[name] for name in names]
     _refuse_duplicates(place, entries)
     return _save(place, folders, entries)
+
+
+def open_index(location: str | Path, progress: Progress) -> ShardIndex:
+    """The index as it was last made, for one of many tasks on a data set that the first of them indexed.
+
+    The shards are not asked whether they are still the same ones: who reads a sample checks it by its key.
+    """
+    place = ShardLocation(location)
+    found = (index for folder in _folders(place) if (index := _load(place, folder)))
+    return next(found, None) or index_shards(location, progress)
 
 
 def shard_faults(place: ShardLocation, progress: Progress) -> list[str]:

@@ -98,7 +98,7 @@ def _with_teacher(
         yield Finding.of_fault("pictures", fault)
         return
     shown = _shown(case, teacher, store)
-    check = ClassOrderCheck(sample.labels, teacher.classes, index.place.class_names(), teacher.num_classes)
+    check = ClassOrderCheck(sample.labels, teacher.classes, index.class_names, teacher.num_classes)
     if (unlabelled := check.fault()) is not None:
         yield unlabelled
         yield from (Finding(check, "skipped", "without labels nothing can be said") for check in OF_TEACHER[1:3])

@@ -33,7 +33,7 @@ class Shards:
             index = index_shards(location, progress)
         except UserError as fault:
             return cls(None, list(_faults(location, fault, progress)))
-        names = index.place.class_names()
+        names = index.class_names
         pictures = f"{sum(index.counts):,} pictures in {len(index):,} shards at {location}"
         if names is None:
             told = f"{pictures}, read to their ends; no classes.txt beside them says what their labels mean"

@@ -73,7 +73,7 @@ class ShardPictures:
 
     @property
     def classes(self) -> list[str] | None:
-        return self.index.place.class_names()
+        return self.index.class_names
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ import torch
 
 from logitstore import Claims, LogitStore, StoreError, StoreSpec, Unit, UnitRows
 from tinyvit.config import Recipe
-from tinyvit.data.index import index_shards
+from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.loader import run_jobs
 from tinyvit.data.location import ShardLocation
 from tinyvit.data.unit_views import UnitPart, UnitViews, ViewChunk
@@ -48,9 +48,8 @@ class UnitReport:
     seconds: float
 
 
-def open_for_labelling(recipe: Recipe, path: str | Path, teacher: Teacher, progress: Progress) -> LogitStore:
+def open_for_labelling(recipe: Recipe, path: str | Path, teacher: Teacher, index: ShardIndex) -> LogitStore:
     """The store at `path`, new or resumed. UserError when it belongs to other data, teacher or augmentation."""
-    index = index_shards(recipe.data.train, progress)
     teacher.try_size(recipe.label.input_size)
     try:
         spec = store_spec(recipe, teacher)
@@ -100,12 +99,13 @@ def label_store(
     Several may do so at once, on one machine or many: each unit is labelled by one of them, and all end when the store
     is sealed. With a slice only its units are labelled, and whoever finds nothing missing afterwards seals.
     """
-    store = open_for_labelling(recipe, path, teacher, progress)
+    index = index_shards(recipe.data.train, progress)
+    store = open_for_labelling(recipe, path, teacher, index)
     if store.sealed and not store.missing():
         return store, []
     with Claims(store) as claims:
         wanted = (part or Slice()).units(store)
-        reports = list(Labeller(store, recipe, teacher, workers, progress, claims).label_missing(wanted))
+        reports = list(Labeller(store, recipe, teacher, index, workers, progress, claims).label_missing(wanted))
         if not store.missing():
             finish(store, progress, claims)
     return LogitStore.open(path), reports
@@ -132,11 +132,11 @@ def store_spec(recipe: Recipe, teacher: Teacher) -> StoreSpec:
     )
 
 
-def asked_views(recipe: Recipe, store: LogitStore, teacher: Teacher, progress: Progress) -> UnitViews:
+def asked_views(recipe: Recipe, store: LogitStore, teacher: Teacher, index: ShardIndex) -> UnitViews:
     """The views that the teacher is asked about, to be read unit by unit."""
     label = recipe.label
     return UnitViews(
-        index=index_shards(recipe.data.train, progress),
+        index=index,
         augment=label.augment,
         decode=recipe.data.decode,
         size=label.input_size or teacher.input_size,
@@ -157,6 +157,7 @@ class Labeller:
     store: LogitStore
     recipe: Recipe
     teacher: Teacher
+    index: ShardIndex
     workers: int
     progress: Progress
     claims: Claims
@@ -191,7 +192,7 @@ class Labeller:
         first = next(free, None)
         if first is None:
             return
-        stream = asked_views(recipe, store, teacher, self.progress)
+        stream = asked_views(recipe, store, teacher, self.index)
 
         def parts() -> Iterator[UnitPart]:
             for unit in chain([first], free):

@@ -16,6 +16,7 @@ from typing import Any
 
 from logitstore import Claims, verify
 from tinyvit.config import Label, Recipe
+from tinyvit.data.index import ShardIndex
 from tinyvit.errors import UserError
 from tinyvit.labelling.label import Labeller, open_for_labelling
 from tinyvit.models.teachers import Teacher
@@ -145,13 +146,15 @@ def recommended(label: Label, work: Work, devices: int, views_per_s: float | Non
     return max(fits)
 
 
-def measure(recipe: Recipe, teacher: Teacher, workers: int, seconds: float, progress: Progress) -> Pilot:
+def measure(
+    recipe: Recipe, teacher: Teacher, index: ShardIndex, workers: int, seconds: float, progress: Progress
+) -> Pilot:
     """Label into a temporary store for about so long, a unit at least."""
     with tempfile.TemporaryDirectory() as folder:
-        store = open_for_labelling(recipe, Path(folder) / "pilot", teacher, progress)
+        store = open_for_labelling(recipe, Path(folder) / "pilot", teacher, index)
         began, reports = time.monotonic(), []
         with Claims(store) as claims:
-            for report in Labeller(store, recipe, teacher, workers, progress, claims).label(store.units()):
+            for report in Labeller(store, recipe, teacher, index, workers, progress, claims).label(store.units()):
                 reports.append(report)
                 if time.monotonic() - began > seconds:
                     break

@@ -14,13 +14,12 @@ from pathlib import Path
 from logitstore import LogitStore, StoreError, Unit, digest_of
 from tinyvit.classes import load_class_list
 from tinyvit.config import Augment, Decode, Recipe
-from tinyvit.data.index import ShardIndex, index_shards
+from tinyvit.data.index import ShardIndex
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.loader import run_stream
 from tinyvit.data.render_views import render_views
 from tinyvit.errors import UserError, refuse_mismatch
 from tinyvit.labelling.verify_data import data_differences
-from tinyvit.runtime.progress import Progress
 from tinyvit.runtime.provenance import version_changes
 from tinyvit.views import probe_slots, view_digest
 from tinyvit.views.images import BrokenImage, record_of
@@ -29,7 +28,7 @@ from tinyvit.views.images import BrokenImage, record_of
 PROBED_SHARDS = 4
 
 
-def open_for_training(recipe: Recipe, path: str | Path, workers: int, progress: Progress) -> LogitStore:
+def open_for_training(recipe: Recipe, path: str | Path, index: ShardIndex, workers: int) -> LogitStore:
     """The store at `path`, found to fit the recipe and its data. UserError when it does not.
 
     It must be sealed, unless every stage that learns from it says what becomes of views without an answer.
@@ -48,7 +47,6 @@ def open_for_training(recipe: Recipe, path: str | Path, workers: int, progress: 
                 f"the store {path} has not a single answer: nothing was labelled yet, every picture was broken, or "
                 f"nothing that the teacher said was finite; run `tinyvit store verify` on it, or label again"
             )
-        index = index_shards(recipe.data.train, progress)
         differences = [*_recipe_differences(recipe, store), *data_differences(store, index)]
         refuse_mismatch(path, differences, "give the store that was made for it")
         check_replay(store, recipe.label.augment, recipe.data.decode, index, workers)

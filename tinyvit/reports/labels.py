@@ -34,7 +34,7 @@ def label_rows(answers: SampledRows, store: LogitStore, index: ShardIndex | None
     """The rows with the labels of their pictures, as ids of the teacher's classes."""
     if index is None:
         return Labelled(answers, "no shards were given (--data), so there is neither a label nor a picture")
-    own, theirs = store.class_names, index.place.class_names()
+    own, theirs = store.class_names, index.class_names
     classes = None
     if own is not None and theirs is not None:
         try:

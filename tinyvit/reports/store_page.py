@@ -96,7 +96,7 @@ def _sections(
     if index is None:
         return []
     rng = np.random.default_rng(0)
-    own_names = index.place.class_names()
+    own_names = index.class_names
     groups = [
         (
             "Gallery",

@@ -30,7 +30,7 @@ class StageClasses:
 
 def classes_of_labels(run: Run[ShardIndex]) -> StageClasses:
     """The classes of a stage on labels. UserError where they have no names."""
-    written = run.data.place.class_names()
+    written = run.data.class_names
     if written is None:
         raise UserError(
             f"{run.recipe.data.train} has no classes.txt beside or above its shards; write one, a class "
@@ -48,7 +48,7 @@ def classes_of_teacher(run: Run[ShardIndex], stage: TeacherStage) -> StageClasse
 def _beside(run: Run[ShardIndex], stage: TeacherStage, teacher: tuple[str, ...] | None, count: int) -> tuple[int, ...]:
     """Which of the teacher's classes each label is, by name."""
     why = "missing=label" if stage.missing == "label" else f"label_weight={stage.label_weight}"
-    labels = run.data.place.class_names() or []
+    labels = run.data.class_names or []
     if teacher is None and len(labels) == count:
         log.warning("the teacher's classes have no names: label 0 is taken for its first one, and so on")
         return tuple(range(count))

@@ -83,7 +83,7 @@ class StudentTask(ABC, Generic[S]):
             record_of(run.recipe.data.decode),
             source,
             # What labels mean stands beside the shards, not in them.
-            run.data.place.class_names() if labels else None,
+            run.data.class_names if labels else None,
             earlier,
             *([] if run.shards is None else [sorted(run.shards)]),
         ]

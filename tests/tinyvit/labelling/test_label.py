@@ -22,8 +22,8 @@ from webdataset.writer import TarWriter
 
 from logitstore import Claims, LogitStore, Unit
 from tinyvit.config import Recipe
-from tinyvit.data.index import index_shards
-from tinyvit.data.location import resolve_data
+from tinyvit.data.index import ShardIndex, index_shards
+from tinyvit.data.location import ShardLocation, resolve_data
 from tinyvit.data.render_views import render_views
 from tinyvit.errors import UserError
 from tinyvit.labelling.label import Labeller, open_for_labelling
@@ -34,9 +34,13 @@ from tinyvit.targets.losses import distillation_loss
 from tinyvit.targets.signal import TeacherSignal
 
 
+def index_of(recipe: Recipe) -> ShardIndex:
+    return index_shards(recipe.data.train, LogProgress())
+
+
 def live_views(store: LogitStore, recipe: Recipe, epoch: int, shard: int, count: int) -> torch.Tensor:
     """The first views of a shard and epoch, made again."""
-    source, rows = index_shards(recipe.data.train, LogProgress()).shard(shard), store.read(epoch, shard)
+    source, rows = index_of(recipe).shard(shard), store.read(epoch, shard)
     size = recipe.label.input_size or 0
     made = render_views(source, range(count), rows.seed, recipe.label.augment, recipe.data.decode, size)
     return torch.from_numpy(np.stack(list(made.whole().values())))
@@ -84,10 +88,10 @@ def test_number_of_workers_changes_no_bit(
 def test_units_labelled_one_at_a_time_are_the_same(
     small_store: LogitStore, small_recipe: Recipe, teacher: Teacher, tmp_path: Path
 ) -> None:
-    store = open_for_labelling(small_recipe, tmp_path / "s", teacher, LogProgress())
+    store = open_for_labelling(small_recipe, tmp_path / "s", teacher, index_of(small_recipe))
     for unit in reversed(store.missing()):
         with Claims(store) as claims:
-            list(Labeller(store, small_recipe, teacher, 0, LogProgress(), claims).label([unit]))
+            list(Labeller(store, small_recipe, teacher, index_of(small_recipe), 0, LogProgress(), claims).label([unit]))
     assert_equal_stores(store, small_store)
 
 
@@ -100,7 +104,7 @@ def test_a_run_killed_with_9_and_resumed_makes_the_same_store(
     short_folder: Path,
 ) -> None:
     path, temporary = tmp_path / "s", short_folder
-    store = open_for_labelling(small_recipe, path, teacher, LogProgress())
+    store = open_for_labelling(small_recipe, path, teacher, index_of(small_recipe))
     arguments = command("label", "example", "--store", path, "--workers", "1", *small_arguments(small_data))
     with Claims(store) as ours:
         # The run cannot end before it is killed: this unit is ours.
@@ -277,3 +281,17 @@ def test_a_shard_of_broken_pictures_stops_the_run(
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"broken": "skip"})})
     with pytest.raises(UserError, match=r"a.tar: none of the \d views can be made, as no picture can be decoded"):
         label_all(recipe, tmp_path / "s", teacher)
+
+
+def test_each_shard_is_asked_about_once(
+    small_recipe: Recipe, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, stat = list[str](), ShardLocation.stat
+
+    def counted(place: ShardLocation, name: str) -> tuple[int, int]:
+        asked.append(name)
+        return stat(place, name)
+
+    monkeypatch.setattr(ShardLocation, "stat", counted)
+    label_all(small_recipe, tmp_path / "s", teacher)
+    assert len(asked) == len(set(asked)) == 2

@@ -13,6 +13,7 @@ from buckets import Bucket
 from support import EXAMPLE, MANY_UNITS, label_all, small_arguments, tinyvit
 
 from tinyvit.config import Recipe, load_recipe
+from tinyvit.data.index import index_shards
 from tinyvit.data.location import resolve_data
 from tinyvit.labelling.plan import Work, estimated_bytes, measure, plan, recommended
 from tinyvit.models.teachers import Teacher
@@ -24,7 +25,8 @@ IMAGENET_21K = Work(images=14_200_000, shards=2048, classes=21_841)
 def test_a_pilot_foretells_the_bytes_and_objects_of_the_example(teacher: Teacher, tmp_path: Path) -> None:
     recipe = load_recipe("example", ["label.input_size=32", "label.epochs=4", "label.epochs_per_unit=2"])
     recipe = resolve_data(recipe, EXAMPLE)
-    pilot = measure(recipe, teacher, 0, 0.5, LogProgress())
+    index = index_shards(recipe.data.train, LogProgress())
+    pilot = measure(recipe, teacher, index, 0, 0.5, LogProgress())
     foretold = plan(recipe.label, Work(2000, 8, 1000), 1, None, pilot)
     store = label_all(recipe, tmp_path / "s", teacher)
     files = [file for file in Path(store.location).rglob("*") if file.is_file()]

@@ -15,6 +15,7 @@ from tinyvit.cli.output import show, stopping_by_signal
 from tinyvit.config import load_recipe
 from tinyvit.contraction.run import contract as search_all
 from tinyvit.contraction.run import open_search
+from tinyvit.data.index import index_shards
 from tinyvit.data.loader import default_workers
 from tinyvit.data.location import resolve_data
 from tinyvit.labelling.verify_replay import open_for_training
@@ -36,7 +37,7 @@ def contract(
     # Says what is wrong with the recipe before the store is read.
     _ = resolved.contract
     with stopping_by_signal() as stop:
-        opened = open_for_training(resolved, store, count, progress)
+        opened = open_for_training(resolved, store, index_shards(resolved.data.train, progress), count)
         found = search_all(open_search(resolved, run_dir, opened, count, progress, stop))
     if as_json:
         show(found, as_json)

@@ -41,13 +41,14 @@ def plan(
         raise UserError("give --images and --shards together, or neither")
     if measure and images:
         raise UserError("--measure needs the pictures: leave --images and --shards out")
-    counts = index_shards(resolved.data.train, progress).counts if images is None else ()
+    index = index_shards(resolved.data.train, progress) if images is None else None
+    counts = index.counts if index else ()
     pilot = None
     if measure or classes is None:
         teacher = load_teacher(resolved.label.teacher, reserve_gpu(), resolved.label.classes, resolved.label.input_size)
         classes = teacher.num_classes
-        if measure:
-            pilot = planning.measure(resolved, teacher, default_workers(), 60, progress)
+        if measure and index:
+            pilot = planning.measure(resolved, teacher, index, default_workers(), 60, progress)
     work = planning.Work(images or sum(counts), shards or len(counts), classes)
     found = planning.plan(resolved.label, work, devices, views_per_s, pilot)
     if as_json:

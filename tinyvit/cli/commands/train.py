@@ -46,6 +46,8 @@ def train(
     stages = stage or list(resolved.stages)
     if store and online:
         raise UserError("--store and --online exclude each other: answers are stored or live")
+    if resolved.detection and (store or online):
+        raise UserError("a detector learns from no teacher; leave --store and --online out")
     with join_world() as world, stopping_by_signal() as stop:
         progress = default_progress() if world.is_main else SilentProgress()
         count = default_workers(world.local_size) if workers is None else workers
@@ -54,7 +56,7 @@ def train(
         run = open_run(resolved, run_dir, stages, count, progress, world)
         if store:
             # One process checks it for all.
-            checked = open_for_training(resolved, store, count, progress) if world.is_main else None
+            checked = open_for_training(resolved, store, run.data, count) if world.is_main else None
             world.barrier()
             run = replace(run, signals=StoredSignals(checked or LogitStore.open(store)))
         elif online:
