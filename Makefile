@@ -1,6 +1,6 @@
 # Everything runs in .venv, made by `make setup`; uv is fetched into .uv where the machine has none.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test torture lint type bench server deploy constraints
+.PHONY: help setup run check test test-all torture lint type bench server deploy constraints
 SHELL := /bin/bash
 
 VENV := .venv
@@ -9,7 +9,7 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 READY := $(VENV)/.ready
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 setup: $(READY) ## make .venv with exact versions (constraints.txt)
 
@@ -17,8 +17,16 @@ run: $(READY) ## main job: label the example with its teacher, distil a student,
 	$(BIN)/python -m tinyvit_flows.example
 
 # One thread a process: torch's threads wait for each other by spinning, and two test processes have cores to lose.
-test: $(READY) ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 20
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+check: lint type ## style, types, and the tests of less than half a second that need no server
+	$(PYTEST) --most 0.5 --ignore tests/flows --ignore tests/benchmarks --ignore tests/torture
+
+test: $(READY) ## what a change must pass: all tests but those that take more than 15 seconds
+	$(PYTEST) --most 15 --durations 10
+
+test-all: $(READY) ## every test, as continuous integration runs them (25 minutes on 2 cores)
+	$(PYTEST) --durations 20
 
 torture: $(READY) ## 70 kills, 1,000 mutations, races: store, training and flows under fire, at full length (30 minutes)
 	$(BIN)/python -m pytest tests/torture tests/flows tests/tinyvit/training/test_engine.py --long

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,44 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`make torture` gives --long."""
     parser.addoption("--long", action="store_true", help="torture tests at full length")
     parser.addoption("--record", action="store_true", help="tests/golden: record what is found, as what is meant")
+    parser.addoption("--most", type=float, help="leave out tests that take more seconds, by tests/durations.txt")
+    parser.addoption("--record-durations", action="store_true", help="write tests/durations.txt anew")
+
+
+DURATIONS = Path(__file__).with_name("durations.txt")
+# Of a run with --most no test may take so many times as long, and so many seconds: it is not in the file yet, or has
+# become slow.
+LENIENCE, AT_LEAST = 4, 20.0
+
+
+def recorded_durations() -> dict[str, float]:
+    """Seconds that tests took, by their names; those that take less than half of one are not there."""
+    lines = (line.split(" ", 1) for line in DURATIONS.read_text().splitlines())
+    return {name: float(seconds) for seconds, name in lines}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes too long."""
+    most = config.getoption("--most")
+    if most is None:
+        return
+    took = recorded_durations()
+    left_out = [item for item in items if took.get(item.nodeid, 0) > most]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if took.get(item.nodeid, 0) <= most]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Fail a test that makes a short run long."""
+    report, most = (yield), item.config.getoption("--most")
+    if most and report.passed and call.when == "call" and call.duration > max(AT_LEAST, LENIENCE * most):
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{item.nodeid} took {call.duration:.1f} s in a run of tests of at most {most:g} s: make it faster, or "
+            f"let pytest --record-durations of all tests write down that it is slow"
+        )
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +92,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Print what the torture tests told."""
     for line in config.stash.get(TOLD, []):
         terminalreporter.write_line(line)
+    if config.getoption("--record-durations"):
+        took = {r.nodeid: r.duration for r in terminalreporter.stats.get("passed", []) if r.when == "call"}
+        lines = [f"{seconds:.1f} {name}\n" for name, seconds in sorted(took.items()) if seconds >= 0.5]
+        DURATIONS.write_text("".join(lines))
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from tinyvit.runtime.gpu_lock import reserve_gpu
 from tinyvit.runtime.progress import Bar, SilentProgress
 from tinyvit.tasks.distillation import DistillationTask
 from tinyvit.tasks.run import open_run
-from tinyvit.tasks.signals import StoredSignals
+from tinyvit.tasks.signals import LiveSignals, StoredSignals
 from tinyvit.training.folder import RESULT, StageFolder, read_json
 from tinyvit.training.metric_logger import METRICS, read_lines
 from tinyvit.training.model_runner import precision_of
@@ -270,8 +270,9 @@ def _evaluated(bench: Bench) -> str:
 
 def _offline(bench: Bench) -> str:
     teacher = load_teacher(QUICK, bench.device, None)
+    live = LiveSignals(teacher, bench.recipe().label)
     stored = bench.train("offline", "engine.deterministic=true")
-    return _difference(stored, bench.train("online", "engine.deterministic=true", teacher=teacher), ROUNDING)
+    return _difference(stored, bench.train("online", "engine.deterministic=true", signals=live), ROUNDING)
 
 
 def _ranks(bench: Bench) -> str:

@@ -147,7 +147,7 @@ def test_a_reader_that_waits_says_so_and_ends_when_it_is_told_to(
 ) -> None:
     monkeypatch.setattr(processes, "LOOK", 0.05)
     monkeypatch.setattr(processes, "WARN", 0.1)
-    monkeypatch.setattr(processes, "TIMEOUT", 0.2)
+    monkeypatch.setattr(processes, "PATIENCE", 0.2)
     stop = Event()
     waiting = run_jobs(time.sleep, [0, 60], 1, stop=stop)
     next(waiting)
