@@ -1,11 +1,10 @@
 """The architecture as a test: what a folder must not import is not there when it is imported."""
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from isolated import without_packages
+from structure import circles, imports
 from support import ROOT
 
 from logitstore import LogitStore
@@ -88,23 +87,6 @@ def test_who_looks_into_a_store_does_not_wait_for_torch(command: str, small_stor
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def imports(package: Path) -> Iterator[tuple[str, str, str]]:
-    """Every import from one part of a package to another: from which, to which, and where it stands."""
-    for file in sorted(package.rglob("*.py")):
-        part = file.relative_to(package).parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(file.read_text())):
-            named = []
-            if isinstance(node, ast.ImportFrom):
-                inside = node.module == package.name
-                named = [f"{node.module}.{name.name}" if inside else node.module or "" for name in node.names]
-            elif isinstance(node, ast.Import):
-                named = [name.name for name in node.names]
-            for name in named:
-                root, *rest = name.split(".")
-                if root == package.name and rest and rest[0] != part:
-                    yield part, rest[0], f"{file.relative_to(package.parent)}:{node.lineno}"
-
-
 def against_the_plan(package: Path) -> list[str]:
     """The imports that the floor plan does not have. Who starts a command may import everything."""
     free = {"cli", "__main__", "__init__"}
@@ -121,12 +103,9 @@ def test_packages_import_only_what_the_floor_plan_says() -> None:
     assert parts <= set(PLAN)
 
 
-def test_the_floor_plan_has_no_cycle() -> None:
-    left = dict(PLAN)
-    while ready := [name for name, below in left.items() if not below & set(left)]:
-        for name in ready:
-            del left[name]
-    assert not left
+def test_no_parts_import_each_other() -> None:
+    for package in (ROOT / "tinyvit", ROOT / "storage" / "logitstore", ROOT / "flows" / "tinyvit_flows"):
+        assert circles(package) == []
 
 
 def test_an_import_against_the_plan_is_found_also_inside_a_function(tmp_path: Path) -> None:
