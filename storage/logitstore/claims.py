@@ -171,7 +171,8 @@ def _runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        # It is another user's.
+        pass
     return True
 
 

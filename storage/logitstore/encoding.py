@@ -44,6 +44,8 @@ class Encoding(ABC):
     """How probabilities and the residual of rows are stored."""
 
     name: str
+    # The type of stored residuals.
+    residual_dtype: str
 
     @abstractmethod
     def errors(self, probability: Floats) -> Floats:
@@ -64,8 +66,6 @@ class Encoding(ABC):
     @abstractmethod
     def describe(self, top_k: int) -> str:
         """The formula that undoes `encode`, for the attributes of the array."""
-
-    residual_dtype = "uint16"
 
     def describe_residual(self) -> str:
         """The formula that undoes `encode_residual`, for the attributes of the array."""
@@ -99,7 +99,6 @@ class Levels(Encoding):
 
     levels: int
     dtype: str
-    residual_dtype: str
 
     def errors(self, probability: Floats) -> Floats:
         """Two levels: rounding takes half of one, balancing one more, and where the best class must be kept first, it
@@ -237,8 +236,6 @@ class Halves(Encoding):
 class Plain(Encoding):
     """Probabilities and residual as they are."""
 
-    residual_dtype = "float32"
-
     def errors(self, probability: Floats) -> Floats:
         return np.zeros(len(probability), np.float32)
 
@@ -269,8 +266,6 @@ class Plain(Encoding):
 class Counts(Encoding):
     """Of K draws, how many hit the class."""
 
-    residual_dtype = "uint8"
-
     def errors(self, probability: Floats) -> Floats:
         return np.zeros(len(probability), np.float32)
 
@@ -293,15 +288,15 @@ ENCODINGS: dict[str, Encoding] = {
     encoding.name: encoding
     for encoding in (
         # 320: K=100 costs a divergence of at most 1.7e-4 on average.
-        Levels("compact", 320, "uint8", "uint8"),
-        Levels("fine", 4096, "uint16", "uint16"),
-        Plain("exact"),
-        Counts("counts"),
+        Levels("compact", "uint8", 320, "uint8"),
+        Levels("fine", "uint16", 4096, "uint16"),
+        Plain("exact", "float32"),
+        Counts("counts", "uint8"),
     )
 }
 
 # What names meant in version 2 of the format, where it was something else.
-ENCODINGS_OF_2 = {"exact": Halves("exact")}
+ENCODINGS_OF_2 = {"exact": Halves("exact", "uint16")}
 
 # Which classes of an answer are kept: the K best, the fewest that reach a mass (at most K), or those that K
 # random draws hit.

@@ -140,6 +140,10 @@ class UnitStore(ABC, Generic[S]):
         except StoreError:
             return False
 
+    def check_class_names(self) -> None:
+        """StoreDamaged when the class names are not those that were written."""
+        _ = self.class_names
+
     @cached_property
     def class_names(self) -> list[str] | None:
         """The class names in the order of ids; None when there were none. StoreError when damaged."""
@@ -277,7 +281,7 @@ class UnitStore(ABC, Generic[S]):
             keys.sort()
             if (keys[1:] == keys[:-1]).any():
                 found.append("two samples have the same key")
-            afresh.class_names  # noqa: B018
+            afresh.check_class_names()
         except StoreError as fault:
             return [*found, str(fault)]
         if self.sealed and self._attributes.get("seal_digest") != self._seal_digest(self.sealed):
