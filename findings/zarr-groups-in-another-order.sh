@@ -5,8 +5,8 @@
 # listing, or a document written from it, differs between two runs that hold the same data. On a local disk the order
 # is that of the folder, which is not sorted either. Sort the names.
 #
-# Seen: MemoryStore: four hash seeds, 4 orders
-#       LocalStore: four hash seeds, 1 order, not that of creation and not sorted
+# Seen: memory: 4 orders by four hash seeds, such as "residual value valid class seed digest"
+#       local: 3 orders in four folders, such as "seed valid value residual class digest"
 set -euo pipefail
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
@@ -28,7 +28,7 @@ for kind in memory local; do
     for seed in 1 2 3 4; do
         PYTHONHASHSEED=$seed "$place/venv/bin/python" "$place/order.py" "$kind" "$place/$kind-$seed"
     done > "$place/$kind.txt"
-    echo "$kind: $(sort -u "$place/$kind.txt" | wc -l) orders by four hash seeds"
+    echo "$kind: $(sort -u "$place/$kind.txt" | wc -l) orders by four hash seeds, each in a place of its own"
     cat "$place/$kind.txt"
 done
 [ "$(sort -u "$place/memory.txt" | wc -l)" -gt 1 ]
