@@ -35,8 +35,9 @@ lint: $(READY) ## ruff: style, faults, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-type: $(READY) ## mypy, strict
+type: $(READY) ## mypy, strict; of the tests names, arguments and members
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini tests storage/tests
 
 bench: $(READY) ## the store against flat records, the data path against timm, training against a bare loop (20 minutes)
 	$(BIN)/tinyvit bench storage

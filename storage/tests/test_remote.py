@@ -12,6 +12,7 @@ from isolated import without_packages
 from toy import SPEC, TABLE, assert_equal_stores, made_store, random_rows
 
 from logitstore import LogitStore, StoreError, Unit, copy, diff, merge, verify
+from logitstore.objects import open_objects
 
 
 @pytest.mark.parametrize("epochs_per_unit", [1, 2])
@@ -114,7 +115,7 @@ def test_a_bucket_that_goes_away_is_one_line(bucket: Bucket, monkeypatch: pytest
     monkeypatch.setattr("logitstore.objects.RETRIES", {"max_retries": 0, "retry_timeout": timedelta(1)})
     made = made_store(bucket.s3("away"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    gone = LogitStore(type(made.objects)(bucket.s3("away")), made._attributes)
+    gone = LogitStore(open_objects(bucket.s3("away")), made._attributes)
     with pytest.raises(StoreError, match="cannot be read"):
         gone.read(0, 0)
 

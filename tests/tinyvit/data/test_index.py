@@ -12,8 +12,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-import webdataset as wds
 from support import EXAMPLE, samples_of
+from webdataset.compat import WebDataset
 
 from logitstore import ShardTable
 from tinyvit.data import index as index_module
@@ -39,7 +39,7 @@ def indexed(data: Path) -> ShardIndex:
 
 
 def by_webdataset(shard: Path) -> list[dict[str, bytes]]:
-    return list(wds.WebDataset(str(shard), shardshuffle=False))
+    return list(WebDataset(str(shard), shardshuffle=False))
 
 
 def cut(shard: Path, samples: int) -> None:

@@ -162,7 +162,7 @@ def test_a_thread_takes_items_ahead_and_does_not_outlive_its_reader() -> None:
     assert list(loader._ahead(iter(range(5)))) == list(range(5))
     before = set(threading.enumerate())
     team = [processes.DataProcess(partial(loader._do, time.sleep), 0, 1)]
-    items = loader._ahead(loader._turns(team, iter([0, 60]), Event()))
+    items: Any = loader._ahead(loader._turns(team, iter([0, 60]), Event()))
     next(items)
     items.close()
     team[0].end(time.monotonic())
@@ -172,7 +172,7 @@ def test_a_thread_takes_items_ahead_and_does_not_outlive_its_reader() -> None:
 
 
 def test_what_was_asked_for_is_not_made_when_no_more_is_wanted(tmp_path: Path) -> None:
-    made = run_jobs(partial(touch_slowly, tmp_path), range(9), 1)
+    made: Any = run_jobs(partial(touch_slowly, tmp_path), range(9), 1)
     next(made)
     began = time.monotonic()
     made.close()
@@ -187,7 +187,7 @@ def touch_slowly(folder: Path, number: int) -> None:
 
 
 def test_processes_that_do_not_end_are_killed_soon() -> None:
-    stuck = run_jobs(stop_itself, range(9), 3)
+    stuck: Any = run_jobs(stop_itself, range(9), 3)
     assert next(stuck) == 0
     began = time.monotonic()
     stuck.close()
@@ -249,7 +249,8 @@ class Pinnable:
 
 def test_items_of_every_form_are_pinned() -> None:
     batch: Any = pinned(EvaluationBatch(Pinnable(), Pinnable(), 2, 3))  # type: ignore[arg-type]
-    assert isinstance(batch, EvaluationBatch)
+    kind = type(batch)
+    assert kind is EvaluationBatch
     assert (batch.views.pinned, batch.labels.pinned, batch.unlabelled, batch.broken) == (True, True, 2, 3)
     assert [one.pinned for one in pinned([Pinnable(), Pinnable()])] == [True, True]
     assert pinned((Pinnable(), "key"))[1] == "key"

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
-import webdataset as wds
 from PIL import Image
 from support import EXAMPLE, bytes_of, command, left_running, marked_environment, samples_of, tinyvit, wait_until
+from webdataset.compat import WebDataset
 
 from tinyvit.config import Decode
 from tinyvit.datasets.fetch import CLASSES
@@ -37,7 +37,7 @@ def pack(pictures: list[Picture], out: Path, seed: int = 0) -> list[Path]:
 def test_pictures_come_back_as_they_were(tmp_path: Path) -> None:
     shards = pack(colours(10), tmp_path / "o")
     assert [s.name for s in shards] == ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]
-    read = [s for shard in shards for s in wds.WebDataset(str(shard), shardshuffle=False)]
+    read = [s for shard in shards for s in WebDataset(str(shard), shardshuffle=False)]
     assert {s["__key__"]: (s["png"], s["cls"]) for s in read} == {
         p.key: (p.content, str(p.label).encode()) for p in colours(10)
     }
@@ -56,7 +56,7 @@ def test_a_picture_that_cannot_be_read_leaves_only_whole_shards(tmp_path: Path) 
     with pytest.raises(UserError, match=r"absent.png cannot be read .*mend the source"):
         write_shards(pictures, tmp_path / "o", classes=["a"], per_shard=1, seed=0, progress=LogProgress())
     files = {f.name for f in (tmp_path / "o").iterdir()} - {"classes.txt", "plan.sha256"}
-    assert all(list(wds.WebDataset(str(tmp_path / "o" / name), shardshuffle=False)) for name in files)
+    assert all(list(WebDataset(str(tmp_path / "o" / name), shardshuffle=False)) for name in files)
     assert len(files) < 9
 
 
@@ -132,7 +132,7 @@ def read_back(out: Path) -> dict[str, tuple[bytes, int]]:
     return {
         s["__key__"]: (s.get("jpg") or s["jpeg"], int(s["cls"]))
         for shard in sorted(out.glob("*.tar"))
-        for s in wds.WebDataset(str(shard), shardshuffle=False)
+        for s in WebDataset(str(shard), shardshuffle=False)
     }
 
 
@@ -245,7 +245,7 @@ def test_a_shard_is_a_fair_sample_of_the_classes(tmp_path: Path) -> None:
     pictures = [Picture(f"p{i:04d}", "png", b"x", i // 250) for i in range(1000)]
     shards = write_shards(pictures, tmp_path, classes=list("abcd"), per_shard=200, seed=0, progress=LogProgress())
     for shard in shards:
-        labels = [int(s["cls"]) for s in wds.WebDataset(str(shard), shardshuffle=False)]
+        labels = [int(s["cls"]) for s in WebDataset(str(shard), shardshuffle=False)]
         # 50 of each are expected; five standard deviations of a fair draw are 27.
         assert all(23 <= labels.count(c) <= 77 for c in range(4))
 
@@ -277,7 +277,7 @@ def test_making_that_is_killed_goes_on(tmp_path: Path) -> None:
 def test_the_example_is_200_and_50_pictures_of_each_class() -> None:
     for split, each in (("train", 200), ("val", 50)):
         shards = sorted((EXAMPLE / split).glob("*.tar"))
-        labels = [int(s["cls"]) for shard in shards for s in wds.WebDataset(str(shard), shardshuffle=False)]
+        labels = [int(s["cls"]) for shard in shards for s in WebDataset(str(shard), shardshuffle=False)]
         assert [labels.count(c) for c in range(10)] == [each] * 10
         assert (EXAMPLE / split / "classes.txt").read_text().splitlines() == list(CLASSES)
     assert sum(f.stat().st_size for f in EXAMPLE.rglob("*") if f.is_file()) < 8e6

@@ -63,8 +63,8 @@ def test_a_view_is_bit_identical_in_a_fresh_process() -> None:
 def test_threads_do_not_disturb_each_other() -> None:
     jobs = [(image, seed) for seed in range(8) for image in pictures(12)]
     with ThreadPoolExecutor(8) as pool:
-        threaded = list(pool.map(lambda job: view_digest(view(*job, Augment(), 48)), jobs))
-    assert threaded == [view_digest(view(*job, Augment(), 48)) for job in jobs]
+        threaded = list(pool.map(lambda job: view_digest(view(job[0], job[1], Augment(), 48)), jobs))
+    assert threaded == [view_digest(view(image, seed, Augment(), 48)) for image, seed in jobs]
 
 
 def test_the_global_generators_are_left_as_they_were() -> None:
