@@ -37,7 +37,7 @@ lint: $(READY) ## ruff: style, faults, format
 
 type: $(READY) ## mypy, strict; of the tests names, arguments and members
 	$(BIN)/mypy
-	$(BIN)/mypy --config-file tests/mypy.ini tests storage/tests
+	$(BIN)/mypy --config-file tests/mypy.ini --cache-dir .mypy_cache/tests tests storage/tests
 
 bench: $(READY) ## the store against flat records, the data path against timm, training against a bare loop (20 minutes)
 	$(BIN)/tinyvit bench storage
