@@ -20,6 +20,7 @@ from tinyvit.doctor.finding import Finding
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import default_progress
 
+# Sign, word and colour of a state: colour alone is not seen by everyone.
 LOOKS = {"ok": ("+", "green"), "hint": ("!", "yellow"), "failed": ("x", "red"), "skipped": ("-", "dim")}
 NAME = 15
 

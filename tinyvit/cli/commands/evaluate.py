@@ -30,6 +30,7 @@ from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import default_progress
 from tinyvit.training.model_runner import precision_of
 
+# Pictures that are drawn, and the score from which on a box is.
 DRAWN, LEAST = 8, 0.5
 
 

@@ -66,7 +66,6 @@ def scorecard(
 
 
 def _table(found: dict[str, Any]) -> Table:
-
     table = Table(title="Scorecard: accuracy in percent", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("data")
     table.add_column("figure")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
-from logitstore import LogitStore, Unit, copy_spec
+from logitstore import LogitStore, copy_spec
 from logitstore import copy as copy_store
 from tinyvit.cli.options import AsJson, StorePath
-from tinyvit.cli.output import show
+from tinyvit.cli.written import write_units
 from tinyvit.errors import UserError
-from tinyvit.runtime.progress import default_progress
 
 
 def copy(
@@ -27,25 +25,7 @@ def copy(
     opened = LogitStore.open(source)
     chosen = _range(epochs) if epochs else None
     units = copy_spec(opened.spec, chosen, top_k, encoding).blocks * len(opened.table)
-    _transfer(copy_store(opened, target, chosen, top_k, encoding), target, units, as_json)
-
-
-def _transfer(units: Iterator[Unit], target: str, most: int, as_json: bool) -> None:
-
-    count = 0
-    with default_progress().task("copy", most, "units") as bar:
-        for _ in units:
-            count += 1
-            bar.advance(1)
-    made = LogitStore.open(target)
-    result = {
-        "store": target,
-        "units": len(made.units()),
-        "units_written_now": count,
-        "missing": len(made.missing()),
-        "sealed": made.sealed or "no",
-    }
-    show(result, as_json, target)
+    write_units(copy_store(opened, target, chosen, top_k, encoding), target, units, as_json)
 
 
 def _range(text: str) -> range:

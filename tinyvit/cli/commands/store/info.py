@@ -19,7 +19,9 @@ from tinyvit.reports.answers import sample_rows
 from tinyvit.reports.labels import label_rows, shards_of
 from tinyvit.runtime.progress import default_progress
 
+# Rows that the figures are of, unless the store has fewer.
 LOOKED_AT = 5000
+# Blocks of epochs that have a line each; of more the first and the last.
 SHOWN_BLOCKS = 12
 BAR = 24
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
-from logitstore import LogitStore, Unit
+from logitstore import LogitStore
 from logitstore import merge as merge_stores
 from tinyvit.cli.options import AsJson
-from tinyvit.cli.output import show
-from tinyvit.runtime.progress import default_progress
+from tinyvit.cli.written import write_units
 
 
 def merge(
@@ -21,22 +19,4 @@ def merge(
 ) -> None:
     """One store out of the units that several machines labelled. Does only what is missing."""
     opened = [LogitStore.open(source) for source in sources]
-    _transfer(merge_stores(opened, target), target, len(opened[0].units()), as_json)
-
-
-def _transfer(units: Iterator[Unit], target: str, most: int, as_json: bool) -> None:
-
-    count = 0
-    with default_progress().task("copy", most, "units") as bar:
-        for _ in units:
-            count += 1
-            bar.advance(1)
-    made = LogitStore.open(target)
-    result = {
-        "store": target,
-        "units": len(made.units()),
-        "units_written_now": count,
-        "missing": len(made.missing()),
-        "sealed": made.sealed or "no",
-    }
-    show(result, as_json, target)
+    write_units(merge_stores(opened, target), target, len(opened[0].units()), as_json)

@@ -27,7 +27,9 @@ from tinyvit.reports.answers import SampledRows, sample_rows
 from tinyvit.reports.labels import label_rows, shards_of
 from tinyvit.runtime.progress import default_progress
 
+# Columns of a terminal that a picture takes; two of its rows are one of the terminal's.
 PICTURE = 28
+# Rows among which those that a filter wants are looked for.
 SEARCHED = 50_000
 
 
@@ -126,7 +128,6 @@ def _found(
 
 
 def _of_class(answers: SampledRows, label: str, names: Sequence[str] | None) -> Any:
-
     if label.isdecimal():
         return answers.label == int(label)
     ids = [number for number, name in enumerate(names or []) if label.lower() in name.lower()]
@@ -136,7 +137,6 @@ def _of_class(answers: SampledRows, label: str, names: Sequence[str] | None) -> 
 
 
 def _view(store: LogitStore, epoch: int, shard: int, slot: int, top: int) -> dict[str, Any]:
-
     rows, keys, names = store.read(epoch, shard), store.keys(shard), store.class_names
     place = {
         "epoch": epoch,
@@ -189,7 +189,6 @@ def _drawn(pixels: Any) -> Text:
 
 
 def _write_png(path: Path, made: Sequence[Any]) -> None:
-
     there = [pixels for pixels in made if pixels is not None]
     if not there:
         raise UserError("none of these views can be made, so there is no picture to write")
