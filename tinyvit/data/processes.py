@@ -178,6 +178,9 @@ def _serve(
         try:
             send(connection, item)
         except ConnectionError:
+            # The reader is gone. The thread that watches it clears its folder away and ends this process: it is left
+            # the time to.
+            time.sleep(GRACE)
             return
 
 

@@ -200,9 +200,15 @@ def stop_itself(number: int) -> int:
     return number
 
 
-def test_a_killed_reader_leaves_neither_processes_nor_folders(short_folder: Path) -> None:
-    waiting = "jobs = run_jobs(time.sleep, [0, 60], 1); next(jobs); print(flush=True); next(jobs)"
-    code = f"import time; from tinyvit.data.loader import run_jobs; {waiting}"
+@pytest.mark.parametrize("seconds", [[0, 60], [0, 0]], ids=["busy", "idle"])
+def test_a_killed_reader_leaves_neither_processes_nor_folders(short_folder: Path, seconds: list[int]) -> None:
+    begin = f"jobs = run_jobs(time.sleep, {seconds}, 1); next(jobs)"
+    # Files, so that the folder takes a while to be cleared away: an idle process must not end meanwhile.
+    fill = "[open(f'{get_temp_dir()}/{number}', 'w').close() for number in range(5000)]"
+    code = "\n".join([
+        "import time", "from multiprocessing.util import get_temp_dir", "from tinyvit.data.loader import run_jobs",
+        begin, fill, "print(flush=True)", "time.sleep(60)",
+    ])  # fmt: skip
     environment = marked_environment(str(short_folder)) | {"TMPDIR": str(short_folder)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as run:
         assert run.stdout
