@@ -1,9 +1,9 @@
 """`tinyvit bench contraction`: what a search is worth, beside random search of the same budget and students by hand.
 
 For each of some seeds: the search of the recipe contract-example, once with inherited weights and once without; random
-search, which trains as many students as the first for as many pictures in all, drawn from the same space under the same
+search, which trains as many students as the first for as many images in all, drawn from the same space under the same
 budget; two students made by hand of the same cost. The best of each is then trained in full, from fresh weights, by
-the recipe's stages, and measured on Fashion-MNIST's 10,000 test pictures. All figures are reported, whichever wins.
+the recipe's stages, and measured on Fashion-MNIST's 10,000 test images. All figures are reported, whichever wins.
 Everything is kept in a folder: what was stopped goes on there.
 """
 
@@ -30,7 +30,7 @@ from tinyvit.contraction.search import Search
 from tinyvit.data.loader import default_workers
 from tinyvit.data.training_views import counts_of
 from tinyvit.datasets.fetch import fetch_fashion_mnist
-from tinyvit.evaluation import EvalModel, Evaluator, open_pictures
+from tinyvit.evaluation import EvalModel, Evaluator, open_images
 from tinyvit.labelling.label import label_store
 from tinyvit.models import load_student
 from tinyvit.models.teachers import load_teacher
@@ -41,7 +41,7 @@ from tinyvit.tasks.signals import StoredSignals
 from tinyvit.training.folder import write_json
 from tinyvit.training.train import train
 
-COLUMNS = ("student", "parameters", "G MACs", "throughput", "top-1 %", "each seed", "search: pictures", "seconds")
+COLUMNS = ("student", "parameters", "G MACs", "throughput", "top-1 %", "each seed", "search: images", "seconds")
 # By hand, of about the parameters and the throughput that the budget allows: few wide blocks, and more narrow ones.
 BY_HAND = {
     "by hand, wide": Point((48, 64, 80, 112), (1, 1, 1, 1), (4, 4, 2), 4, 4, 16),
@@ -68,8 +68,8 @@ def compare(folder: Path, seeds: int, overrides: list[str], progress: Progress) 
             search = open_search(load_recipe("contract-example", changes), home, opened, default_workers(), progress)
             chosen[way] = _last(contract(search))
             if inherit:
-                first, pictures = search, chosen[way]["pictures"]
-        chosen["random search"] = _random(first, folder / f"seed-{seed}" / "random", pictures)
+                first, images = search, chosen[way]["pictures"]
+        chosen["random search"] = _random(first, folder / f"seed-{seed}" / "random", images)
         meter = first.meter
         for way, point in BY_HAND.items():
             chosen[way] = {"point": point, "costs": meter.measure(point), "pictures": 0, "seconds": 0.0}
@@ -104,8 +104,8 @@ def _last(path: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _random(search: Search, folder: Path, pictures: int) -> dict[str, Any]:
-    """The best of as many students, trained for as many pictures in all, drawn from the space under the budget."""
+def _random(search: Search, folder: Path, images: int) -> dict[str, Any]:
+    """The best of as many students, trained for as many images in all, drawn from the space under the budget."""
     plan, run = search.plan, search.run
     count = sum(1 for _ in search.folder.path.glob("round-*/c*/score.json")) - 1
     home = SearchFolder(folder, f"random {plan.seed}")
@@ -114,7 +114,7 @@ def _random(search: Search, folder: Path, pictures: int) -> dict[str, Any]:
         home.begin({})
         decided = home.decide(1, None, {}, _drawn(search, count), 0)
     # As one of a search's first students, each is trained afresh for `seed_epochs`.
-    epochs = max(1, round(pictures / count / sum(counts_of(run.data, run.shards))))
+    epochs = max(1, round(images / count / sum(counts_of(run.data, run.shards))))
     alone = run.recipe.model_copy(update={"contraction": plan.model_copy(update={"seed_epochs": epochs})})
     for candidate in decided.candidates:
         train_candidate(replace(run, recipe=alone), home, decided, candidate, search.held_out)
@@ -160,7 +160,7 @@ def _drawn(search: Search, count: int) -> dict[Point, Costs]:
 def _train_in_full(
     recipe: Recipe, point: Point, seed: int, folder: Path, store: LogitStore, test: Path, progress: Progress
 ) -> float:
-    """Top-1 on the test pictures after the recipe's stages, from fresh weights."""
+    """Top-1 on the test images after the recipe's stages, from fresh weights."""
     student = point.student(recipe.student, None)
     stages = {name: stage.model_copy(update={"seed": seed}) for name, stage in recipe.stages.items()}
     whole = recipe.model_copy(
@@ -176,7 +176,7 @@ def _train_in_full(
     model = load_student(Path(last["checkpoint"]))
     subject = EvalModel.of(model, None)
     world = World()
-    evaluator = Evaluator(subject, [open_pictures(str(test), progress)], world, default_workers(), torch.float32)
+    evaluator = Evaluator(subject, [open_images(str(test), progress)], world, default_workers(), torch.float32)
     return evaluator.measure(model.to(world.device)).top1
 
 

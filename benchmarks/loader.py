@@ -133,7 +133,7 @@ class _Decoding:
         self._index = index
 
     def read(self, worker: int, workers: int) -> Iterator[tuple[list[int]]]:
-        """Batches of the heights of pictures: pixels stay where they are."""
+        """Batches of the heights of images: pixels stay where they are."""
         batches = [
             (shard, range(first, min(first + BATCH, shard.samples)))
             for shard in self._index.shards()
@@ -162,11 +162,11 @@ def _our_steps(clock: _Clock, shard: IndexedShard, augment: Augment, store: Logi
     bare = augment.model_copy(update={"auto_augment": None, "color_jitter": 0.0, "erase_prob": 0.0})
     samples = clock("read", lambda: shard.read(slots))
     clock("decode", lambda: [EncodedImage(sample.image, Decode()).pixels() for sample in samples])
-    pictures = DecodedSamples(shard, slots, Decode())
+    images = DecodedSamples(shard, slots, Decode())
     # Once for nothing: what is decoded is kept.
-    pictures.views(slots, seeds, alone, bare, SIZE)
-    clock("crop, flip", lambda: pictures.views(slots, seeds, alone, bare, SIZE))
-    made = clock("with policy, erasing", lambda: pictures.views(slots, seeds, alone, augment, SIZE))
+    images.views(slots, seeds, alone, bare, SIZE)
+    clock("crop, flip", lambda: images.views(slots, seeds, alone, bare, SIZE))
+    made = clock("with policy, erasing", lambda: images.views(slots, seeds, alone, augment, SIZE))
     clock("batch", lambda: np.stack(list(made.whole().values())))
     clock("join", lambda: _joined(store, np.arange(shard.samples)))
 

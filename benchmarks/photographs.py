@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from tinyvit.datasets.make import write_shards
-from tinyvit.datasets.sources import Picture
+from tinyvit.datasets.sources import SourceImage
 from tinyvit.runtime.progress import LogProgress
 
 NAMES = ("astronaut", "chelsea", "coffee", "hubble_deep_field", "immunohistochemistry", "retina", "rocket")
@@ -40,13 +40,13 @@ def write_photographs(out: Path, count: int, per_shard: int, seed: int) -> list[
     """`count` JPEG photographs in shards; the class of each is the photograph it was cut from."""
     rng = np.random.default_rng(seed)
     names = sorted(photographs := sources())
-    pictures = [
-        Picture(
+    images = [
+        SourceImage(
             f"{names[i % len(names)]}-{i:05d}", "jpg", _cut(photographs[names[i % len(names)]], rng), i % len(names)
         )
         for i in range(count)
     ]
-    return write_shards(pictures, out, classes=names, per_shard=per_shard, seed=seed, progress=LogProgress())
+    return write_shards(images, out, classes=names, per_shard=per_shard, seed=seed, progress=LogProgress())
 
 
 def _cut(photograph: Image.Image, rng: np.random.Generator) -> bytes:

@@ -70,7 +70,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def _about() -> str:
-    return f"The page about a store of synthetic rows, {TOP_K} of {CLASSES:,} classes each; without pictures."
+    return f"The page about a store of synthetic rows, {TOP_K} of {CLASSES:,} classes each; without images."
 
 
 def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -41,7 +41,7 @@ def timm_loader(
     Its data processes live on from epoch to epoch, as is its default.
     """
     dataset = create_dataset(
-        "wds/pictures", root=str(folder), split="train", is_training=True, batch_size=batch_size, seed=seed
+        "wds/images", root=str(folder), split="train", is_training=True, batch_size=batch_size, seed=seed
     )
     return create_loader(
         dataset,

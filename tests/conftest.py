@@ -1,4 +1,4 @@
-"""Real components for every test: the example's pictures, the pretrained teacher."""
+"""Real components for every test: the example's images, the pretrained teacher."""
 
 from __future__ import annotations
 

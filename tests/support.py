@@ -63,16 +63,16 @@ def samples_of(data: Path) -> list[Sample]:
     return [sample for shard in index_shards(data, LogProgress()).shards() for sample in shard.read_all()]
 
 
-def bytes_of(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """A picture as a shard would have it."""
+def bytes_of(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """An image as a shard would have it."""
     content = io.BytesIO()
-    picture.save(content, kind, **options)
+    image.save(content, kind, **options)
     return content.getvalue()
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> EncodedImage:
-    """A picture as a shard would have it, read as usual."""
-    return EncodedImage(bytes_of(picture, kind, **options), Decode())
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> EncodedImage:
+    """An image as a shard would have it, read as usual."""
+    return EncodedImage(bytes_of(image, kind, **options), Decode())
 
 
 def upload(folder: Path, url: str) -> None:

@@ -18,7 +18,7 @@ WIDTH = 120
 
 
 def prose(page: Path) -> list[str]:
-    """The lines of a page without code, tables and pictures."""
+    """The lines of a page without code, tables and images."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     return [line for line in text.splitlines() if not line.startswith(("|", "    ", "![", "<"))]
 

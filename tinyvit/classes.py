@@ -1,7 +1,7 @@
 """What classes are called, and when two names mean one class.
 
 There is one comparison, `match_classes`, wherever names meet: labels and a teacher's answers, a network and the
-pictures that it is measured on, an old classifier and a new one. docs/classes-and-images.md states its rules.
+images that it is measured on, an old classifier and a new one. docs/classes-and-images.md states its rules.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ Trained with tinyvit, stage `{stage}` on {data}, {epochs} epochs, finished {fini
 | learned from | {source} |
 | logit store | {store} |
 | recipe | `recipe.yaml`, SHA-256 {digest} |
-| pictures read with | {pictures} |
+| images read with | {images} |
 | input | [N, 3, {size}, {size}] float32, pixels 0..1 less mean {mean}, divided by {std} |
 | libraries | {libraries} |
 
@@ -99,7 +99,7 @@ def _card(model: nn.Module, config: dict[str, Any], result: dict[str, Any], reco
         if record["store"]
         else "none",
         digest=record["recipe_digest"],
-        pictures=", ".join(f"{name} {value}" for name, value in config.get("decode", {}).items()) or "not recorded",
+        images=", ".join(f"{name} {value}" for name, value in config.get("decode", {}).items()) or "not recorded",
         size=input_size(model),
         mean=list(timm_says["mean"]),
         std=list(timm_says["std"]),

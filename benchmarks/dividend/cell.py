@@ -18,7 +18,7 @@ from benchmarks.dividend.setting import ALL_LABELS, ANSWERS, LABELS, Plan, Setti
 from benchmarks.dividend.teaching import teach
 from logitstore import LogitStore, digest_of
 from tinyvit.config import Recipe, load_recipe
-from tinyvit.evaluation import EvalModel, evaluate, load_eval_model, open_pictures
+from tinyvit.evaluation import EvalModel, evaluate, load_eval_model, open_images
 from tinyvit.labelling.label import label_store
 from tinyvit.models.teachers import Teacher
 from tinyvit.runtime.distributed import World
@@ -60,11 +60,11 @@ class Cell:
     def _student(self, way: str, recipe: Recipe, setting: Setting) -> dict[str, Any]:
         if way in (LABELS, ALL_LABELS):
             return self._trained(recipe, ["labels"], self.train if way == ALL_LABELS else self._labelled(), None, None)
-        pictures = self._labelled() if way == ANSWERS else self._unlabelled(setting.unlabelled)
+        images = self._labelled() if way == ANSWERS else self._unlabelled(setting.unlabelled)
         teacher, top1 = self._teacher(setting.teacher)
-        store = self._answers(recipe, pictures, teacher)
+        store = self._answers(recipe, images, teacher)
         views = store.spec.epochs * sum(store.samples)
-        trained = self._trained(recipe, ["distill", "finetune"], pictures, self._labelled(), store)
+        trained = self._trained(recipe, ["distill", "finetune"], images, self._labelled(), store)
         return {"teacher": setting.teacher, "teacher_top1": top1, "views": views, **trained}
 
     def _trained(
@@ -106,13 +106,13 @@ class Cell:
         return label_store(asking, self._home / "stores" / name, teacher, 0, self.progress)[0]
 
     def _tested(self, folder: Path, subject: EvalModel | None) -> dict[str, Any]:
-        """How good the network in a stage's folder, or `subject`, is on pictures that nothing was learned of."""
+        """How good the network in a stage's folder, or `subject`, is on images that nothing was learned of."""
         found = read_json(folder, TESTED)
         if found is None or found["pictures"] != self.test:
             world = World()
             asked = subject or load_eval_model(str(folder), world.device)
-            pictures, dtype = open_pictures(self.test, self.progress), precision_of("auto", world.device)
-            (evaluation,) = evaluate(asked, [pictures], world, 0, dtype, self.progress, "test")
+            images, dtype = open_images(self.test, self.progress), precision_of("auto", world.device)
+            (evaluation,) = evaluate(asked, [images], world, 0, dtype, self.progress, "test")
             found = asdict(evaluation) | {"pictures": self.test}
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / TESTED, found)

@@ -49,7 +49,7 @@ class Task:
         return self.cell.measure(self.setting, self.way)
 
     def digest(self, data: str) -> str:
-        """Of all that decides what comes of it; `data` is that of all pictures."""
+        """Of all that decides what comes of it; `data` is that of all images."""
         cell, plan = self.cell, self.cell.plan
         taught = load_recipe("few-labels", [*plan.overrides, *self.setting.overrides]).digest()
         teacher = load_recipe("few-labels-teacher", plan.teaching).digest()
@@ -63,21 +63,21 @@ def compare(
     """A line for each student, `jobs` trained at once. What the file LINES of the folder knows is not done again.
 
     The main comparison with each number of labels; with `settings`, what matters with the first of them. With
-    `held_out`, on so many of the training pictures in place of the test pictures. UserError for `data` without shards
-    to test on, or with fewer pictures than are to be labelled.
+    `held_out`, on so many of the training images in place of the test images. UserError for `data` without shards
+    to test on, or with fewer images than are to be labelled.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
-    train, test = _pictures(plan.folder, data, held_out, progress)
-    pictures = digest_of([list(index_shards(place, progress).table.sha256) for place in (train, test)])
+    train, test = _images(plan.folder, data, held_out, progress)
+    images = digest_of([list(index_shards(place, progress).table.sha256) for place in (train, test)])
     cores = os.cpu_count() or 1
     jobs = jobs or (1 if torch.cuda.is_available() else cores)
     total = sum(index_shards(train, progress).counts)
     if max(plan.labelled) > total:
-        raise UserError(f"{train} has {total:,} pictures, fewer than --labelled {max(plan.labelled):,}; ask for fewer")
+        raise UserError(f"{train} has {total:,} images, fewer than --labelled {max(plan.labelled):,}; ask for fewer")
     chosen = _chosen(plan, train, test, settings, total)
     students = [Task(cell, setting, way, max(1, cores // jobs)) for cell, setting in chosen for way in setting.ways]
     # What the comparison is for comes first.
-    tasks = {task.digest(pictures): task for task in sorted(students, key=lambda task: task.way == ANSWERS)}
+    tasks = {task.digest(images): task for task in sorted(students, key=lambda task: task.way == ANSWERS)}
     known: dict[str, dict[str, Any]] = read_json(plan.folder, LINES) or {}
     todo = {digest: task for digest, task in tasks.items() if digest not in known}
     context = multiprocessing.get_context("forkserver")
@@ -103,16 +103,16 @@ def compare(
     return [known[digest] for digest in tasks]
 
 
-def _chosen(plan: Plan, train: str, test: str, settings: bool, pictures: int) -> Iterator[tuple[Cell, Setting]]:
+def _chosen(plan: Plan, train: str, test: str, settings: bool, images: int) -> Iterator[tuple[Cell, Setting]]:
     """Which settings are tried with which labels; seed by seed, so that what is found first is of all numbers."""
     for seed in range(plan.seeds):
-        main = [(count, MAIN) for count in plan.labelled] + [(pictures, UPPER_BOUND)]
+        main = [(count, MAIN) for count in plan.labelled] + [(images, UPPER_BOUND)]
         chosen = [(plan.labelled[0], setting) for setting in MATTERS] if settings else main
         for count, setting in chosen:
             yield Cell(plan, train, test, count, seed), setting
 
 
-def _pictures(folder: Path, data: str | None, held_out: int | None, progress: Progress) -> tuple[str, str]:
+def _images(folder: Path, data: str | None, held_out: int | None, progress: Progress) -> tuple[str, str]:
     """Shards to train and to test on."""
     if data is None:
         data = str(folder / "data")
@@ -121,7 +121,7 @@ def _pictures(folder: Path, data: str | None, held_out: int | None, progress: Pr
     train, test = train_and_val(data)
     if held_out is None:
         if test is None:
-            raise UserError(f"{data} has no train and val inside; the students are to be tested on other pictures")
+            raise UserError(f"{data} has no train and val inside; the students are to be tested on other images")
         return train, test
     parts = folder / "held-out"
     hold_out(train, parts, held_out, 0, progress)

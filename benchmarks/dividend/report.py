@@ -1,4 +1,4 @@
-"""What a comparison found: a table by number of labels, one of what matters, and a picture."""
+"""What a comparison found: a table by number of labels, one of what matters, and an image."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from benchmarks.dividend.setting import ALL_LABELS, ANSWERS, DISTILLED, LABELS, 
 from benchmarks.tables import file_table, mean_and_spread, terminal
 
 COLUMNS = (
-    "labels", "teacher", "student: labels alone", "answers on these, then labels", "answers on all pictures",
+    "labels", "teacher", "student: labels alone", "answers on these, then labels", "answers on all images",
     "then labels", "gain", "of each seed",
 )  # fmt: skip
 MATTERS = ("what", "value", "steps", "teacher", "student", "against the first", "of each seed")
 CURVES = {
     LABELS: ("student, labels alone", "tab:orange"),
-    ANSWERS: ("student, answers on the labelled pictures, then labels", "tab:green"),
-    DISTILLED: ("student, answers on all pictures, then labels", "tab:blue"),
+    ANSWERS: ("student, answers on the labelled images, then labels", "tab:green"),
+    DISTILLED: ("student, answers on all images, then labels", "tab:blue"),
 }
 
 Line = dict[str, Any]
@@ -44,7 +44,7 @@ class Found:
         return [line[name] for line in self.of(what=MAIN.what, way=way, labelled=count)]
 
     def gains(self, count: int) -> list[float]:
-        """What the answers on all pictures add to labels alone, for each seed that has both."""
+        """What the answers on all images add to labels alone, for each seed that has both."""
         labels, distilled = (
             {line["seed"]: line["top1"] for line in self.of(what=MAIN.what, way=way, labelled=count)}
             for way in (LABELS, DISTILLED)
@@ -58,7 +58,7 @@ class Found:
 
     @property
     def bound(self) -> list[float]:
-        """Top-1 of students on the labels of all pictures."""
+        """Top-1 of students on the labels of all images."""
         return [line["top1"] for line in self.of(what=MAIN.what, way=ALL_LABELS)]
 
     @property
@@ -93,13 +93,13 @@ def draw(lines: Sequence[Line], file: Path) -> None:
         curve = {count: values for count in found.counts if (values := found.main(way, count))}
         _curve(axes, curve, words, colour, "-")
     if found.bound:
-        words = "student, labels of all pictures"
+        words = "student, labels of all images"
         axes.axhline(statistics.mean(found.bound), color="grey", linestyle=":", linewidth=1.5, label=words)
     axes.set_xscale("log")
     axes.set_xticks(found.counts)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set(xlabel="labelled pictures", ylabel="top-1 on the test pictures [%]")
+    axes.set(xlabel="labelled images", ylabel="top-1 on the test images [%]")
     axes.set_title(f"Every student took {found.steps} steps", loc="left", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)

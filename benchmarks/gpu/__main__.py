@@ -79,9 +79,7 @@ CHOICES = [name for name in sections() if name not in ("data", "live")]
 
 def main(
     minutes: Annotated[float, typer.Option(min=0.05, help="how long it may take")] = 9,
-    small: Annotated[
-        bool, typer.Option("--tiny", help="the same on small networks and few pictures, for a CPU")
-    ] = False,
+    small: Annotated[bool, typer.Option("--tiny", help="the same on small networks and few images, for a CPU")] = False,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="SECTION", help=f"of {', '.join(CHOICES)}; repeatable")
     ] = None,

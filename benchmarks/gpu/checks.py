@@ -1,4 +1,4 @@
-"""Does it work on CUDA at all: what the engine can do, each tried on the example's pictures, which are in the checkout.
+"""Does it work on CUDA at all: what the engine can do, each tried on the example's images, which are in the checkout.
 
 A check says in a few words what it found, or ends with the fault.
 """
@@ -29,7 +29,7 @@ from tinyvit.config import Recipe, load_recipe
 from tinyvit.data.loader import run_streams
 from tinyvit.data.location import resolve_data
 from tinyvit.errors import Stopped, UserError
-from tinyvit.evaluation import evaluate, load_eval_model, open_pictures
+from tinyvit.evaluation import evaluate, load_eval_model, open_images
 from tinyvit.labelling.label import label_store
 from tinyvit.models import load_weights
 from tinyvit.models.teachers import load_teacher
@@ -258,10 +258,10 @@ def _resumed(bench: Bench) -> str:
 def _evaluated(bench: Bench) -> str:
     bench.train("labels", stage="finetune")
     folder = bench.folder / "runs" / "labels" / "finetune"
-    pictures = open_pictures(str(bench.folder / "data" / "val"), SilentProgress())
+    images = open_images(str(bench.folder / "data" / "val"), SilentProgress())
     subject, world = load_eval_model(str(folder), bench.device), World()
     dtype = precision_of("auto", bench.device)
-    (found,) = evaluate(subject, [pictures], world, bench.workers, dtype, SilentProgress(), "evaluate")
+    (found,) = evaluate(subject, [images], world, bench.workers, dtype, SilentProgress(), "evaluate")
     recorded = (read_json(folder, RESULT) or {})["val"]["top1"]
     if abs(found.top1 - recorded) > 1:
         raise RuntimeError(f"top-1 of {found.top1:.1f} %, while training measured {recorded:.1f} %")

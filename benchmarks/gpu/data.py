@@ -15,13 +15,13 @@ from benchmarks.gpu.report import Note, Row
 from benchmarks.gpu.settings import Settings
 from tinyvit.data.index import index_shards
 from tinyvit.datasets.make import write_shards
-from tinyvit.datasets.sources import Picture
+from tinyvit.datasets.sources import SourceImage
 from tinyvit.labelling.label import label_store
 from tinyvit.models.teachers import load_teacher
 from tinyvit.runtime.gpu_lock import reserve_gpu
 from tinyvit.runtime.progress import SilentProgress
 
-COLUMNS = ("pictures", "of them different", "bytes a picture", "seconds")
+COLUMNS = ("pictures", "of them different", "bytes an image", "seconds")
 PER_SHARD = 256
 QUICK = "python:benchmarks.gpu.teachers:quick"
 
@@ -32,42 +32,42 @@ def make(settings: Settings, _figures: Figures, _clock: Clock) -> Iterator[Row |
     try:
         from benchmarks.photographs import write_photographs
 
-        write_photographs(settings.folder / "cut", settings.pictures, PER_SHARD, seed=0)
-        pictures = _read(settings.folder / "cut")
+        write_photographs(settings.folder / "cut", settings.photographs, PER_SHARD, seed=0)
+        images = _read(settings.folder / "cut")
     except ImportError as missing:
-        yield Note("data", f"{missing.name} is not installed: drawn pictures take the place of photographs")
-        pictures = _drawn(settings.pictures)
+        yield Note("data", f"{missing.name} is not installed: drawn images take the place of photographs")
+        images = _drawn(settings.photographs)
     # Another key for the same bytes: a data set has each key once.
-    copies = [Picture(f"{n}-{p.key}", p.suffix, p.content, p.label) for n in range(settings.copies) for p in pictures]
-    names = [f"kind {label}" for label in range(1 + max(picture.label for picture in pictures))]
-    per_shard = min(PER_SHARD, settings.pictures)
+    copies = [SourceImage(f"{n}-{p.key}", p.suffix, p.content, p.label) for n in range(settings.copies) for p in images]
+    names = [f"kind {label}" for label in range(1 + max(image.label for image in images))]
+    per_shard = min(PER_SHARD, settings.photographs)
     write_shards(copies, settings.data, classes=names, per_shard=per_shard, seed=0, progress=SilentProgress())
     recipe = settings.recipe(settings.students[0], 2, f"label.teacher={QUICK}")
     teacher = load_teacher(QUICK, reserve_gpu(), None, settings.size)
     label_store(recipe, settings.store, teacher, settings.beside, SilentProgress())
-    size = sum(len(picture.read()) for picture in pictures) / len(pictures)
+    size = sum(len(image.read()) for image in images) / len(images)
     seconds = time.monotonic() - began
     yield Row(
         "data",
-        (f"{len(copies):,}", f"{len(pictures):,}", f"{size:,.0f}", f"{seconds:.0f}"),
-        {"pictures": len(copies), "different": len(pictures), "bytes": size, "seconds": seconds},
+        (f"{len(copies):,}", f"{len(images):,}", f"{size:,.0f}", f"{seconds:.0f}"),
+        {"pictures": len(copies), "different": len(images), "bytes": size, "seconds": seconds},
     )
 
 
-def _read(folder: Path) -> list[Picture]:
+def _read(folder: Path) -> list[SourceImage]:
     samples = (sample for shard in index_shards(folder, SilentProgress()).shards() for sample in shard.read_all())
-    return [Picture(sample.key, "jpg", sample.image, sample.label or 0) for sample in samples]
+    return [SourceImage(sample.key, "jpg", sample.image, sample.label or 0) for sample in samples]
 
 
-def _drawn(count: int) -> list[Picture]:
+def _drawn(count: int) -> list[SourceImage]:
     """DecodedSamples as large as photographs, smooth with some noise, so that they are about as hard to decode."""
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for number in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
         smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC)).astype(np.int16)
         noisy = np.clip(smooth + rng.integers(-12, 13, smooth.shape), 0, 255).astype(np.uint8)
         encoded = io.BytesIO()
         Image.fromarray(noisy).save(encoded, "JPEG", quality=90)
-        pictures.append(Picture(f"drawn-{number:05d}", "jpg", encoded.getvalue(), number % 10))
-    return pictures
+        images.append(SourceImage(f"drawn-{number:05d}", "jpg", encoded.getvalue(), number % 10))
+    return images

@@ -63,7 +63,7 @@ def measure(settings: Settings, figures: Figures, clock: Clock) -> Iterator[Row 
 def _row(settings: Settings, figures: Figures, student: str, workers: int, alone: float) -> Row:
     """Train; of all epochs but the first, in which the loader begins."""
     batch, resident = _known(settings, figures, student)
-    per_epoch = settings.pictures * settings.copies // batch
+    per_epoch = settings.photographs * settings.copies // batch
     epochs = 1 + -(-settings.waves * max(workers, 1) // per_epoch)
     done = _train(settings, figures, student, workers, epochs, f"{workers}")[1:]
     seconds = [epoch["images"] / epoch["images_per_s"] for epoch in done]
@@ -117,11 +117,11 @@ def _loader_alone(settings: Settings, student: str, workers: int) -> float:
     Data processes take as long for their first batches as for all others, and end them together: time runs from when
     each has given one.
     """
-    pictures = settings.pictures * settings.copies
-    batch = min(ALONE, pictures // 4)
+    images = settings.photographs * settings.copies
+    batch = min(ALONE, images // 4)
     run = _open(settings, student, batch, workers, settings.folder / "runs" / "alone")
     task, first = DistillationTask(run, STAGE, None), max(workers, 1)
-    epochs = range(1 + settings.waves * first * batch // pictures)
+    epochs = range(1 + settings.waves * first * batch // images)
     began, views, number = 0.0, 0, 0
     for batches in run_streams([task.views(n) for n in epochs], workers, run.world.device.type == "cuda"):
         for one in batches:

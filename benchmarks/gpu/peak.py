@@ -13,7 +13,7 @@ PRODUCTS = 20
 
 
 def forward_flops(model: nn.Module, size: int) -> int:
-    """Floating-point operations of a forward pass of one picture; an addition and a multiplication are two."""
+    """Floating-point operations of a forward pass of one image; an addition and a multiplication are two."""
     counted = copy.deepcopy(model).cpu().eval()
     for module in counted.modules():
         # The counter does not know every fused attention, but every product that one is made of.
@@ -25,7 +25,7 @@ def forward_flops(model: nn.Module, size: int) -> int:
 
 
 def training_flops(model: nn.Module, size: int) -> int:
-    """Of a step, a picture: gradients for inputs and weights cost twice the forward pass, besides it."""
+    """Of a step, an image: gradients for inputs and weights cost twice the forward pass, besides it."""
     return 3 * forward_flops(model, size)
 
 

@@ -34,7 +34,7 @@ class Settings:
 
     Students are those of the recipes `in22k-distill-NAME`, changed by `overrides`. Batches are tried from `batches[0]`
     on, each twice the one before, to `batches[1]`; a round has about `images`. `compile` are torch.compile's options
-    of the main comparison, `modes` others that may be faster. Of `pictures` photographs there are `copies` each.
+    of the main comparison, `modes` others that may be faster. Of the `photographs` there are `copies` each.
     `workers` are the numbers of data processes that are tried, the usual one first; each of them makes so many batches
     in `waves`.
     """
@@ -50,7 +50,7 @@ class Settings:
     compile: dict[str, Any] = field(default_factory=dict)
     engine_compile: bool = True
     modes: tuple[str, ...] = ("reduce-overhead", "max-autotune-no-cudagraphs")
-    pictures: int = 512
+    photographs: int = 512
     copies: int = 16
     waves: int = 4
     workers: tuple[int, ...] = ()
@@ -111,7 +111,7 @@ def _all_cores(usual: int) -> list[int]:
 
 
 def tiny(folder: Path) -> Settings:
-    """For a CPU, in seconds: the same code on small networks and few pictures."""
+    """For a CPU, in seconds: the same code on small networks and few images."""
     small = "{drop_path_rate: 0.0, img_size: 32, embed_dims: [16, 32, 48, 64], depths: [1, 1, 1, 1], "
     small += "num_heads: [1, 2, 3, 4], window_sizes: [4, 4, 2, 1]}"
     return Settings(
@@ -127,7 +127,7 @@ def tiny(folder: Path) -> Settings:
         compile={"backend": "eager"},
         engine_compile=False,
         modes=(),
-        pictures=16,
+        photographs=16,
         copies=2,
         waves=2,
         workers=(0, 1),

@@ -23,7 +23,7 @@ def small() -> nn.Module:
 
 
 def quick() -> nn.Module:
-    """One linear map of a picture of 8 x 8: to fill a store."""
+    """One linear map of an image of 8 x 8: to fill a store."""
     torch.manual_seed(0)
     return nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(3 * 64, CLASSES))
 

@@ -1,6 +1,6 @@
 """Contraction as a flow: decide on the candidates of a round -> train them side by side -> the best is the next.
 
-Its artifacts: the path as a table and as a picture.
+Its artifacts: the path as a table and as a plot.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def _publish(found: dict[str, Any]) -> None:
         if entry["chosen"]
     ]
     create_table_artifact(table=lines, key="contract-student", description=f"The student: {found['recipe']}")
-    picture = base64.b64encode(Path(found["picture"]).read_bytes()).decode()
-    create_image_artifact(image_url=f"data:image/png;base64,{picture}", key="contract-student-path")
+    image = base64.b64encode(Path(found["picture"]).read_bytes()).decode()
+    create_image_artifact(image_url=f"data:image/png;base64,{image}", key="contract-student-path")
 
 
 def _line(entry: dict[str, Any]) -> dict[str, str]:

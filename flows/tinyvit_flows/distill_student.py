@@ -76,5 +76,5 @@ def _publish(folder: Path, results: dict[str, Any]) -> None:
         lines.append(f"| {name} | {result['epochs']} | {result['images_per_s']:.0f} | {last['loss']:.3f} | {found} |")
     text = "\n".join([f"Student in `{folder}`", "", *lines])
     create_markdown_artifact(markdown=text, key="distill-student")
-    picture = base64.b64encode(curves_png([StageRun.read(name, folder / name) for name in results])).decode()
-    create_image_artifact(image_url=f"data:image/png;base64,{picture}", key="distill-student-curves")
+    image = base64.b64encode(curves_png([StageRun.read(name, folder / name) for name in results])).decode()
+    create_image_artifact(image_url=f"data:image/png;base64,{image}", key="distill-student-curves")

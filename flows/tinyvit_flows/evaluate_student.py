@@ -37,11 +37,11 @@ def evaluate_student(
 
     Args:
         networks: NAME=CHECKPOINT each, of several seeds NAME=ONE,TWO; default: the example's students
-        data: NAME=PLACE each, with train and val inside; default: the example's pictures
+        data: NAME=PLACE each, with train and val inside; default: the example's images
         sets: a folder of ImageNet's sets by their published names
         run_dir: features, figures and the page, and where a killed run goes on
         measures: some of top-1, linear, knn, few-shot; default: all
-        seed: draws validation pictures and episodes
+        seed: draws validation images and episodes
     """
     entries = [Entry.parse(text) for text in networks or EXAMPLE]
     places = parse_data(data or ([] if sets else ["fashion=examples/fashion-mnist"]))

@@ -1,6 +1,6 @@
 """Stage 1 as a flow: index -> plan the missing units -> label them -> verify -> seal -> report.
 
-Its artifacts: progress by units, a table of figures, a picture of the teacher's confidence, a link to the report.
+Its artifacts: progress by units, a table of figures, a plot of the teacher's confidence, a link to the report.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tinyvit_flows.tasks import (
 
 # For what is done here; labelling has a runner of its own.
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
-# Rows that the picture of the teacher's confidence is drawn from.
+# Rows that the plot of the teacher's confidence is drawn from.
 DRAWN_ROWS = 5000
 # The deployment that may follow.
 STUDENT = "distill-student/distill-student"

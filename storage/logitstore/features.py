@@ -1,7 +1,7 @@
-"""FeatureStore: what a network makes of every picture of a data set, before its classifier.
+"""FeatureStore: what a network makes of every image of a data set, before its classifier.
 
-One dense vector a picture, kept and committed by the same units as a teacher's answers: one shard of the data set
-each, with the digests of a few prepared pictures that say whether they are still prepared alike.
+One dense vector an image, kept and committed by the same units as a teacher's answers: one shard of the data set
+each, with the digests of a few prepared images that say whether they are still prepared alike.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from logitstore.units import UnitStore
 @dataclass(frozen=True)
 class FeatureSpec(UnitSpec):
     """Everything that decides what the features mean: the `network` (name, digest of its weights) and the
-    `preparation` of its pictures (size, crop, interpolation, mean, std, precision).
+    `preparation` of its images (size, crop, interpolation, mean, std, precision).
     """
 
     FORMAT = "feature-store"
@@ -39,11 +39,11 @@ class FeatureSpec(UnitSpec):
 
 @dataclass(frozen=True)
 class Features:
-    """Of the S pictures of a shard.
+    """Of the S images of a shard.
 
     feature     [S, C] float32
     label       [S] int32
-    view_digest [P] uint32, checksums of the prepared probe pictures
+    view_digest [P] uint32, checksums of the prepared probe images
     """
 
     feature: NDArray[np.float32]
@@ -74,7 +74,7 @@ class FeatureStore(UnitStore[FeatureSpec]):
         samples = self.samples[shard]
         if features.feature.shape != (samples, self.spec.channels) or features.label.shape != (samples,):
             raise StoreError(
-                f"features {features.feature.shape} do not fit {samples} pictures of {self.shard_names[shard]}"
+                f"features {features.feature.shape} do not fit {samples} images of {self.shard_names[shard]}"
             )
         if not np.isfinite(features.feature).all():
             raise StoreError(

@@ -123,7 +123,7 @@ class StoreSpec(UnitSpec):
 
     `teacher` names the model (name, source, weights and class-list digests, input size, mean, std),
     `augment` is the augmentation that made the views, `libraries` the versions that replayed it. `decode` says how
-    pictures were read (orientation, background, number of the rules), empty where that is not known. `selection` says
+    images were read (orientation, background, number of the rules), empty where that is not known. `selection` says
     which classes are kept: the `top_k` best, the fewest of them that reach the probability `mass`, or those that
     `top_k` random draws hit (`sampled`).
     """

@@ -15,7 +15,7 @@ from logitstore.spec import ShardTable, StoreSpec, Unit
 from logitstore.units import UnitStore
 
 # What is wrong with a store that has rows, but no answers.
-NOTHING = "no row of it is an answer: every picture was broken, or nothing that the teacher said was finite"
+NOTHING = "no row of it is an answer: every image was broken, or nothing that the teacher said was finite"
 
 
 class LogitStore(UnitStore[StoreSpec]):

@@ -323,7 +323,7 @@ def test_an_edited_attribute_is_refused(store: LogitStore) -> None:
     assert LogitStore.open(store.location).spec == SPEC
 
 
-def test_a_store_that_does_not_say_how_pictures_were_read_opens_and_differs_from_one_that_does(
+def test_a_store_that_does_not_say_how_images_were_read_opens_and_differs_from_one_that_does(
     tmp_path: Path,
 ) -> None:
     read = {"rules": 2, "orientation": "exif", "background": None}

@@ -1,4 +1,4 @@
-"""The comparisons of stored and live answers and of contraction run on a few pictures and report what they ran."""
+"""The comparisons of stored and live answers and of contraction run on a few images and report what they ran."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_what_a_search_finds_is_compared_with_what_others_find(
     assert searched["parameters"] <= 0.4e6
     assert fresh["parameters"] <= 0.4e6
     assert 0.85 * 0.4e6 <= drawn["parameters"] <= 0.4e6
-    # Of the same budget: as many students, and in all about as many pictures.
+    # Of the same budget: as many students, and in all about as many images.
     assert len(list((tmp_path / "seed-0" / "random").glob("round-01/c*/score.json"))) == 2
     assert drawn["pictures"] == pytest.approx(searched["pictures"], rel=0.4)
     for (line,) in found["ways"].values():

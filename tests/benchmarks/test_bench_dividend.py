@@ -1,4 +1,4 @@
-"""The dividend is measured at equal steps, on few pictures: what is compared, what is kept, what is told."""
+"""The dividend is measured at equal steps, on few images: what is compared, what is kept, what is told."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def lines(plan: Plan, small_data: Path) -> list[dict[str, Any]]:
     return compare(plan, str(small_data), False, None, 1, LogProgress())
 
 
-def test_the_labelled_pictures_are_drawn_with_a_seed_and_repeated(small_data: Path, tmp_path: Path) -> None:
+def test_the_labelled_images_are_drawn_with_a_seed_and_repeated(small_data: Path, tmp_path: Path) -> None:
     train = str(small_data / "train")
-    pictures = {sample.key: sample for sample in samples_of(small_data / "train")}
+    images = {sample.key: sample for sample in samples_of(small_data / "train")}
     drawn = []
     for seed in (0, 1):
         write_labelled(train, tmp_path / str(seed), 40, seed, None, LogProgress())
         made = samples_of(tmp_path / str(seed))
-        assert len(made) == len(pictures), "an epoch is as long as one of all pictures"
+        assert len(made) == len(images), "an epoch is as long as one of all images"
         times = Counter(sample.key.rsplit("-", 1)[0] for sample in made)
         assert len(times) == 40
         assert max(times.values()) - min(times.values()) <= 1
         for sample in made:
-            original = pictures[sample.key.rsplit("-", 1)[0]]
+            original = images[sample.key.rsplit("-", 1)[0]]
             assert (sample.image, sample.label) == (original.image, original.label)
         drawn.append(set(times))
     assert drawn[0] != drawn[1]
@@ -63,7 +63,7 @@ def test_the_labelled_pictures_are_drawn_with_a_seed_and_repeated(small_data: Pa
 
 def test_every_student_takes_as_many_steps(lines: list[dict[str, Any]]) -> None:
     assert Counter(line["way"] for line in lines) == {"labels": 2, "answers": 2, "distilled": 2, "all-labels": 1}
-    assert {line["steps"] for line in lines} == {30}, "of 50 pictures of 500, for three epochs"
+    assert {line["steps"] for line in lines} == {30}, "of 50 images of 500, for three epochs"
     assert {line["views"] for line in lines if "views" in line} == {500}
     for line in lines:
         assert 0 < line["top1"] < 100
@@ -111,7 +111,7 @@ def test_what_matters_is_held_against_the_first_of_its_kind() -> None:
     assert less == "| classes kept | 1 | 30 | 80.0 ± 0.0 | 59.5 ± 0.7 | -1.5 ± 0.7 | -1.0, -2.0 |"
 
 
-def test_settings_are_judged_on_training_pictures_that_were_held_out(small_data: Path, tmp_path: Path) -> None:
+def test_settings_are_judged_on_training_images_that_were_held_out(small_data: Path, tmp_path: Path) -> None:
     hold_out(str(small_data / "train"), tmp_path, 100, 0, LogProgress())
     learned, judged = (
         {(sample.key, sample.image) for sample in samples_of(tmp_path / split)} for split in ("train", "val")
@@ -128,13 +128,13 @@ def test_an_ensemble_answers_with_the_mean_probability() -> None:
     assert torch.allclose(together, torch.stack([network(pixels).softmax(dim=1) for network in networks]).mean(dim=0))
 
 
-def test_more_labels_than_pictures_are_refused_before_anything_is_trained(small_data: Path, tmp_path: Path) -> None:
+def test_more_labels_than_images_are_refused_before_anything_is_trained(small_data: Path, tmp_path: Path) -> None:
     greedy = Plan(tmp_path, labelled=(50, 5000), seeds=1, overrides=TAUGHT, teaching=TEACHING)
-    with pytest.raises(UserError, match="has 500 pictures, fewer than --labelled 5,000; ask for fewer"):
+    with pytest.raises(UserError, match="has 500 images, fewer than --labelled 5,000; ask for fewer"):
         compare(greedy, str(small_data), False, None, 1, LogProgress())
     assert not list(tmp_path.glob("labels-*"))
 
 
-def test_pictures_to_test_on_are_asked_for(plan: Plan, small_data: Path) -> None:
+def test_images_to_test_on_are_asked_for(plan: Plan, small_data: Path) -> None:
     with pytest.raises(UserError, match="has no train and val inside"):
         compare(plan, str(small_data / "train"), False, None, 1, LogProgress())

@@ -1,4 +1,4 @@
-"""The benchmark of loading runs, on few pictures; its figures are for benchmarks/results."""
+"""The benchmark of loading runs, on few images; its figures are for benchmarks/results."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from toy import assert_equal_stores
 from logitstore import LogitStore
 from tinyvit.config import load_recipe, recipe_names
 from tinyvit.datasets.make import write_shards
-from tinyvit.datasets.sources import Picture
+from tinyvit.datasets.sources import SourceImage
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import LogProgress
 
@@ -87,22 +87,22 @@ def test_a_folder_without_shards(tmp_path: Path) -> None:
     assert_one_line(label(tmp_path / "s", tmp_path / "empty"), "holds no .tar shards")
 
 
-def broken_data(folder: Path, change: Callable[[list[Picture]], list[Picture]]) -> Path:
-    """A shard of 40 real pictures with something wrong in it."""
+def broken_data(folder: Path, change: Callable[[list[SourceImage]], list[SourceImage]]) -> Path:
+    """A shard of 40 real images with something wrong in it."""
     samples = samples_of(EXAMPLE / "train")[:40]
-    pictures = change([Picture(s.key, "png", s.image, s.label or 0) for s in samples])
-    write_shards(pictures, folder, classes=list("abcdefghij"), per_shard=100, seed=0, progress=LogProgress())
+    images = change([SourceImage(s.key, "png", s.image, s.label or 0) for s in samples])
+    write_shards(images, folder, classes=list("abcdefghij"), per_shard=100, seed=0, progress=LogProgress())
     return folder
 
 
-def broken_picture(pictures: list[Picture]) -> list[Picture]:
-    bad = pictures[7]
+def broken_image(images: list[SourceImage]) -> list[SourceImage]:
+    bad = images[7]
     assert isinstance(bad.content, bytes)
-    return [*pictures[:7], Picture("broken", "png", bad.content[:200], 1), *pictures[8:]]
+    return [*images[:7], SourceImage("broken", "png", bad.content[:200], 1), *images[8:]]
 
 
-def test_a_broken_picture_stops_labelling_or_becomes_an_invalid_row(tmp_path: Path) -> None:
-    data = broken_data(tmp_path / "d", broken_picture)
+def test_a_broken_image_stops_labelling_or_becomes_an_invalid_row(tmp_path: Path) -> None:
+    data = broken_data(tmp_path / "d", broken_image)
     assert_one_line(label(tmp_path / "s", data), "'broken' cannot be decoded", "data.broken=skip")
     assert len(LogitStore.open(tmp_path / "s").missing()) == 2, "nothing of the unit may count as done"
     done = tinyvit(*label(tmp_path / "s", data, "--set", "data.broken=skip", "--json"))
@@ -125,7 +125,7 @@ def test_a_cut_tar_and_duplicate_keys(small_data: Path, tmp_path: Path) -> None:
 
 
 def other_data(tmp_path: Path) -> Path:
-    return broken_data(tmp_path / "other", lambda pictures: pictures)
+    return broken_data(tmp_path / "other", lambda images: images)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def other_data(tmp_path: Path) -> Path:
         (reset("label.augment.hflip", "0.1"), ["augment.hflip is 0.5 in the store, 0.1"]),
         (
             reset("data.background", "white"),
-            ["decode.background is None in the store, 'white' here", "read pictures as it does"],
+            ["decode.background is None in the store, 'white' here", "read images as it does"],
         ),
         (reset("data.orientation", "ignore"), ["decode.orientation is 'exif' in the store, 'ignore' here"]),
         (reset("stages.distill.top_k", "500"), ["wants top_k 500, the store holds 20"]),

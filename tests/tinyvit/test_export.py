@@ -70,7 +70,7 @@ def test_the_card_says_where_it_comes_from(stage: Path, tmp_path: Path) -> None:
         record["recipe_digest"],
         record["libraries"]["torch"],
         "learned from | labels",
-        "pictures read with | orientation exif, background None",
+        "images read with | orientation exif, background None",
     ):
         assert fact in card
     assert "epochs: 2" in (tmp_path / "student" / "recipe.yaml").read_text()

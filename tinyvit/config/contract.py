@@ -16,9 +16,9 @@ class Budget(Section):
     """What the found student may cost. Whatever is left out is not bounded."""
 
     parameters: float | None = Field(default=None, gt=0, description="at most so many, such as 5.4e+6")
-    macs: float | None = Field(default=None, gt=0, description="at most so many multiply-adds a picture")
+    macs: float | None = Field(default=None, gt=0, description="at most so many multiply-adds an image")
     throughput: float | None = Field(default=None, gt=0, description="at least so many times the first student's")
-    latency_ms: float | None = Field(default=None, gt=0, description="at most, for a single picture")
+    latency_ms: float | None = Field(default=None, gt=0, description="at most, for a single image")
     memory_mib: float | None = Field(default=None, gt=0, description="at most, for tensors of a forward pass")
 
     @model_validator(mode="after")
@@ -71,7 +71,7 @@ class Contraction(Section):
     device: str | None = Field(
         default=None, description="where speed is measured, such as cpu; null: where it is trained"
     )
-    batch_size: int = Field(default=64, ge=1, description="pictures in a forward pass that is timed")
+    batch_size: int = Field(default=64, ge=1, description="images in a forward pass that is timed")
     repeats: int = Field(
         default=10, ge=1, description="timed pairs of passes, more where they differ; their median counts"
     )

@@ -64,13 +64,13 @@ class Augment(Section):
 
 
 class Decode(Section):
-    """How the bytes of a picture become RGB pixels. Recorded in the store, as the augmentation is."""
+    """How the bytes of an image become RGB pixels. Recorded in the store, as the augmentation is."""
 
     orientation: Literal["exif", "ignore"] = Field(
-        default="exif", description="turn pictures as the camera noted, or show them as they are stored"
+        default="exif", description="turn images as the camera noted, or show them as they are stored"
     )
     background: str | None = Field(
-        default=None, description="what transparent pictures are laid on, such as white; null: the colour beneath"
+        default=None, description="what transparent images are laid on, such as white; null: the colour beneath"
     )
 
     @field_validator("background")
@@ -82,7 +82,7 @@ class Decode(Section):
 
 
 class Data(Decode):
-    """Where the WebDataset shards are (for detection, annotation files in COCO's format), and how pictures are read."""
+    """Where the WebDataset shards are (for detection, annotation files in COCO's format), and how images are read."""
 
     train: str = Field(
         description="shards to label and train on: a folder, a URL or a pattern such as URL/{000..127}.tar"
@@ -95,7 +95,7 @@ class Data(Decode):
 
     @property
     def decode(self) -> Decode:
-        """How pictures are read."""
+        """How images are read."""
         return Decode(orientation=self.orientation, background=self.background)
 
 

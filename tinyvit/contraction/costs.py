@@ -9,8 +9,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Costs:
-    """Parameters and multiply-adds of a picture; `throughput` is the rate in pictures as a multiple of the first
-    student's, measured beside it, `images_per_s` the rate itself; latency of one picture; MiB of the tensors that a
+    """Parameters and multiply-adds of an image; `throughput` is the rate in images as a multiple of the first
+    student's, measured beside it, `images_per_s` the rate itself; latency of one image; MiB of the tensors that a
     forward pass holds at once, weights included. None where it was not asked for.
     """
 

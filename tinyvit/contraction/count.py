@@ -13,7 +13,7 @@ from tinyvit.contraction.point import Point
 
 @dataclass(frozen=True)
 class Count:
-    """Parameters, and multiply-adds of one picture: those of convolutions, matrix products and attention."""
+    """Parameters, and multiply-adds of one image: those of convolutions, matrix products and attention."""
 
     parameters: int = 0
     macs: int = 0
@@ -26,7 +26,7 @@ class Count:
 
 
 def count(point: Point, size: int, num_classes: int) -> Count:
-    """Of the network at a point, for pictures of `size` pixels a side."""
+    """Of the network at a point, for images of `size` pixels a side."""
     dims = point.embed_dims
     half, side = _halved(size), _halved(_halved(size))
     total = _conv(3, dims[0] // 2, 3, half) + _conv(dims[0] // 2, dims[0], 3, side)

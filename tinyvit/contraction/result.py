@@ -1,4 +1,4 @@
-"""What a search found: a recipe of the student, the path to it in numbers, and a picture of it."""
+"""What a search found: a recipe of the student, the path to it in numbers, and a plot of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinyvit.contraction.rounds import TRAIN, Candidate, Round, Score, SearchFol
 from tinyvit.reports.plot import BLUE, RED
 from tinyvit.training.folder import write_json
 
-STUDENT, PATH, PICTURE = "student.yaml", "path.json", "path.png"
+STUDENT, PATH, PLOT = "student.yaml", "path.json", "path.png"
 QUIET = "#8a8a8a"
 
 Figures = Callable[[Candidate], float]
@@ -30,7 +30,7 @@ def write_result(folder: SearchFolder, recipe: Recipe, rounds: Sequence[Round]) 
     document = {
         "student": found.point.name,
         "recipe": str(folder.path / STUDENT),
-        "picture": str(folder.path / PICTURE),
+        "picture": str(folder.path / PLOT),
         "candidates_trained": sum(len(of.candidates) for of in rounds),
         "networks_measured": sum(of.measured for of in rounds),
         "images_trained_on": sum(c.score.images for of in rounds for c in of.candidates if c.score),
@@ -45,7 +45,7 @@ def write_result(folder: SearchFolder, recipe: Recipe, rounds: Sequence[Round]) 
         ],
     }
     write_whole(folder.path / STUDENT, _recipe_file(folder, recipe, found, first).encode())
-    write_whole(folder.path / PICTURE, draw(rounds))
+    write_whole(folder.path / PLOT, draw(rounds))
     write_json(folder.path / PATH, document)
     return document
 

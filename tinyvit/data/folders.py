@@ -79,8 +79,8 @@ def identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file is a picture, by its suffix, that the Pillow which is installed decodes."""
+def is_image(name: str) -> bool:
+    """Whether a file is an image, by its suffix, that the Pillow which is installed decodes."""
     suffix = suffix_of(name)
     return suffix[1:] in IMAGE_SUFFIXES and suffix in Image.registered_extensions()
 
@@ -105,14 +105,14 @@ def no_shards(folder: Path) -> str:
     shards = [
         entry.path for entry in inside if any(one.name.endswith(".tar") for one in entries(Path(entry.path), Counter()))
     ]
-    pictures = sum(is_picture(entry.name) for entry in seen)
+    images = sum(is_image(entry.name) for entry in seen)
     # A part of a data set is packed with the others, so that all have the same classes.
     whole = folder.parent if folder.name in ("train", "val") else folder
     pack = f"pack them with `tinyvit data make {whole} OUT`, and give OUT"
     if shards:
         return f", but folders with some; give one of them: {', '.join(shards[:2])}"
     if inside:
-        return f", but {len(inside):,} folders, such as {inside[0].name}; if each is a class of pictures, {pack}"
-    if pictures:
-        return f", but {pictures:,} pictures without classes; {SORTED}, then {pack}"
+        return f", but {len(inside):,} folders, such as {inside[0].name}; if each is a class of images, {pack}"
+    if images:
+        return f", but {images:,} images without classes; {SORTED}, then {pack}"
     return "; make some with `tinyvit data make`"

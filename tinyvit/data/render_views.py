@@ -77,7 +77,7 @@ class DecodedSamples:
     def views(
         self, slots: Sequence[int], seeds: NDArray[np.uint32], partner: NDArray[np.intp], augment: Augment, size: int
     ) -> ViewBatch:
-        """The views of one epoch; the pictures must be those of `slots` and of their partners.
+        """The views of one epoch; the images must be those of `slots` and of their partners.
 
         UserError for one that the augmentation cannot cope with.
         """
@@ -87,7 +87,7 @@ class DecodedSamples:
             key, cause = self.samples[fault.slot].key, fault.__cause__
             raise UserError(
                 f"{self.shard.path}: no view of {key!r} can be made from the seed {fault.seed} "
-                f"({type(cause).__name__}: {cause}); take the picture out, or change the augmentation"
+                f"({type(cause).__name__}: {cause}); take the image out, or change the augmentation"
             ) from cause
 
 
@@ -102,5 +102,5 @@ def render_views(
 ) -> ViewBatch:
     """Views of some slots of an epoch, whose seeds are [S] of the whole shard; `partner` where it is known already."""
     mates = partners(seeds, augment) if partner is None else partner
-    pictures = DecodedSamples(shard, [*slots, *mates[list(slots)].tolist()], decode)
-    return pictures.views(slots, seeds, mates, augment, size)
+    images = DecodedSamples(shard, [*slots, *mates[list(slots)].tolist()], decode)
+    return images.views(slots, seeds, mates, augment, size)

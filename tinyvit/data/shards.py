@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from tinyvit.errors import UserError
 
-# Of a sample the member with the first of these is its image, of a folder the files with any of them are pictures: what
+# Of a sample the member with the first of these is its image, of a folder the files with any of them are images: what
 # Pillow decodes by itself. Not what it hands to other programs or only tells from other files (eps, wmf, h5, mpg).
 IMAGE_SUFFIXES = (
     "jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff",

@@ -185,10 +185,10 @@ class _Source:
         answered = rows.valid[slots] if rows else np.zeros(len(slots), bool)
         if self._store and views.missing == "skip":
             here, slots, answered = here[answered], slots[answered], answered[answered]
-        pictures = DecodedSamples(shard, [*slots, *partner[slots].tolist()], views.decode)
+        images = DecodedSamples(shard, [*slots, *partner[slots].tolist()], views.decode)
         draft.seeds[here] = seeds[slots]
         for pixels in draft.pixels:
-            made = pictures.views(slots.tolist(), seeds, partner, views.augment, pixels.shape[1])
+            made = images.views(slots.tolist(), seeds, partner, views.augment, pixels.shape[1])
             if views.broken == "error":
                 made.whole()
             draft.show(here, made, pixels)

@@ -69,16 +69,16 @@ class UnitViews:
 
     def chunks(self, part: UnitPart) -> list[ViewChunk]:
         """The views of a part."""
-        pictures = DecodedSamples(self.index.shard(part.unit.shard), part.slots, self.decode)
+        images = DecodedSamples(self.index.shard(part.unit.shard), part.slots, self.decode)
         epochs = len(part.epochs)
         together = max(1, self.batch_size // PAIRING_BLOCK) if self.augment.mixes else epochs
         return [
-            self._chunk(part, pictures, range(first, min(first + together, epochs)))
+            self._chunk(part, images, range(first, min(first + together, epochs)))
             for first in range(0, epochs, together)
         ]
 
-    def _chunk(self, part: UnitPart, pictures: DecodedSamples, numbers: range) -> ViewChunk:
-        shard, slots = pictures.shard, list(pictures.samples)
+    def _chunk(self, part: UnitPart, images: DecodedSamples, numbers: range) -> ViewChunk:
+        shard, slots = images.shard, list(images.samples)
         probes = set(probe_slots(shard.samples, self.probes))
         shape = (len(numbers), len(slots))
         views = np.zeros((*shape, self.size, self.size, 3), np.uint8)
@@ -86,7 +86,7 @@ class UnitViews:
         decoded = np.zeros(shape, bool)
         for e, number in enumerate(numbers):
             seeds = view_seeds(self.run_seed, shard.name, part.epochs[number], shard.samples)
-            made = pictures.views(slots, seeds, partners(seeds, self.augment), self.augment, self.size)
+            made = images.views(slots, seeds, partners(seeds, self.augment), self.augment, self.size)
             if not self.skip_broken:
                 made.whole()
             for i, (slot, pixels) in enumerate(made.pixels.items()):

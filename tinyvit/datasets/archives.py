@@ -1,4 +1,4 @@
-"""Archives of pictures, tar and zip: their members, read where they lie. Nothing is ever unpacked to the disk."""
+"""Archives of images, tar and zip: their members, read where they lie. Nothing is ever unpacked to the disk."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def is_zip(path: Path) -> bool:
 def refuse_packed(path: Path) -> None:
     """Refuse an archive that is packed as a whole."""
     if path.name.lower().endswith(PACKED):
-        raise UserError(f"{path} is packed as a whole, so that no picture can be read by itself; unpack it first")
+        raise UserError(f"{path} is packed as a whole, so that no image can be read by itself; unpack it first")
 
 
 @lru_cache(OPEN_ARCHIVES)

@@ -1,4 +1,4 @@
-"""Looking through shards: what is broken, what occurs twice, and which pictures are of a kind that may surprise."""
+"""Looking through shards: what is broken, what occurs twice, and which images are of a kind that may surprise."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KINDS = {
     "16 bits": "scaled to 8 bits",
     "CMYK": "converted to RGB",
     "EXIF rotation": "turned upright, unless data.orientation is ignore",
-    "animated": "the first picture counts",
+    "animated": "the first image counts",
     "grey": "the same in all three channels",
     "palette with transparency": SEE_THROUGH,
     "transparency": SEE_THROUGH,
@@ -71,7 +71,7 @@ class SampleScan:
 def inspect_sample(shard: str, sample: Sample) -> SampleReport:
     """Decode a sample to its end and say what is odd about it.
 
-    KINDS says what becomes of them. Grey whose values have no white (fractions, 32 bits) is a fault, as is a picture
+    KINDS says what becomes of them. Grey whose values have no white (fractions, 32 bits) is a fault, as is an image
     that cannot be decoded.
     """
     digest = hashlib.blake2b(sample.image, digest_size=16).digest()
@@ -79,9 +79,9 @@ def inspect_sample(shard: str, sample: Sample) -> SampleReport:
     try:
         with reading():
             kinds = list(_kinds(opened(sample.image)))
-        picture = EncodedImage(sample.image, Decode())
-        picture.pixels()
-        return SampleReport(shard, sample.key, digest, sample.label, picture.size, tuple(kinds), "")
+        image = EncodedImage(sample.image, Decode())
+        image.pixels()
+        return SampleReport(shard, sample.key, digest, sample.label, image.size, tuple(kinds), "")
     except BrokenImage as fault:
         return SampleReport(shard, sample.key, digest, sample.label, (0, 0), tuple(kinds), str(fault))
 
@@ -103,7 +103,7 @@ def _kinds(image: Image.Image) -> Iterator[str]:
 
 @dataclass
 class DatasetReport:
-    """What a data set is like: faults that must be mended, kinds of pictures, sizes, classes."""
+    """What a data set is like: faults that must be mended, kinds of images, sizes, classes."""
 
     samples: int = 0
     faults: list[str] = field(default_factory=list)
@@ -140,7 +140,7 @@ def _spread(values: np.ndarray) -> dict[str, int]:
 
 
 def check_data(location: str, workers: int, progress: Progress) -> dict[str, Any]:
-    """Read every shard to its end and decode every picture: a `DatasetReport`, faults of shards among its faults."""
+    """Read every shard to its end and decode every image: a `DatasetReport`, faults of shards among its faults."""
     place = ShardLocation(location)
     try:
         index = index_shards(location, progress)
@@ -150,7 +150,7 @@ def check_data(location: str, workers: int, progress: Progress) -> dict[str, Any
     found = DatasetReport()
     first: dict[bytes, str] = {}
     names = place.class_names()
-    with progress.task("check", sum(index.counts), "pictures") as bar:
+    with progress.task("check", sum(index.counts), "images") as bar:
         for looks in run_stream(SampleScan(index), workers):
             for seen in looks:
                 _note(found, seen, first, len(names) if names else None)

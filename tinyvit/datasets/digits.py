@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits as shards: 1,797 pictures of 8 x 8 pixels (UCI, Alpaydin and Kaynak 1998, CC BY
+"""scikit-learn's handwritten digits as shards: 1,797 images of 8 x 8 pixels (UCI, Alpaydin and Kaynak 1998, CC BY
 4.0), which come with the package.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyvit.datasets.fetch import png
 from tinyvit.datasets.make import write_shards
-from tinyvit.datasets.sources import Picture
+from tinyvit.datasets.sources import SourceImage
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import Progress
 
@@ -20,7 +20,7 @@ PER_SHARD = 500
 
 
 def make_digits(out: Path, progress: Progress) -> dict[str, int]:
-    """Make `out/train` (1,437 pictures) and `out/val` (360); returns the counts. UserError without scikit-learn."""
+    """Make `out/train` (1,437 images) and `out/val` (360); returns the counts. UserError without scikit-learn."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as fault:
@@ -28,11 +28,11 @@ def make_digits(out: Path, progress: Progress) -> dict[str, int]:
     digits = load_digits()
     # 0 to 16 in the package.
     pixels = (digits.images * 255 / 16).round().astype(np.uint8)
-    pictures = [
-        Picture(f"digit-{number:04d}", "png", png(one), int(label))
+    images = [
+        SourceImage(f"digit-{number:04d}", "png", png(one), int(label))
         for number, (one, label) in enumerate(zip(pixels, digits.target, strict=True))
     ]
-    splits = {"train": pictures[:TRAIN], "val": pictures[TRAIN:]}
+    splits = {"train": images[:TRAIN], "val": images[TRAIN:]}
     classes = [str(digit) for digit in range(10)]
     for name, part in splits.items():
         write_shards(part, out / name, classes=classes, per_shard=PER_SHARD, seed=0, prefix=name, progress=progress)

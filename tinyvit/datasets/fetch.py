@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tinyvit.datasets.make import write_shards
-from tinyvit.datasets.sources import Picture
+from tinyvit.datasets.sources import SourceImage
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import Progress
 
@@ -48,7 +48,7 @@ HUB_FILES = {
 # What its splits are called here.
 SPLITS: dict[str, Split] = {"train": "train", "val": "t10k"}
 PER_SHARD = 2000
-# Pictures a class of the example's sample.
+# Images a class of the example's sample.
 EXAMPLE = {"train": 200, "val": 50}
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -62,10 +62,10 @@ def fetch_fashion_mnist(out: Path, progress: Progress, source: Path | None = Non
     ways, when none works.
     """
     # Both are read and checked before one is written.
-    made = {name: as_pictures(arrays, SPLITS[name]) for name, arrays in load_fashion_mnist(source).items()}
-    for name, pictures in made.items():
-        write_shards(pictures, out / name, classes=CLASSES, per_shard=PER_SHARD, seed=0, prefix=name, progress=progress)
-    return {name: len(pictures) for name, pictures in made.items()}
+    made = {name: as_images(arrays, SPLITS[name]) for name, arrays in load_fashion_mnist(source).items()}
+    for name, images in made.items():
+        write_shards(images, out / name, classes=CLASSES, per_shard=PER_SHARD, seed=0, prefix=name, progress=progress)
+    return {name: len(images) for name, images in made.items()}
 
 
 def make_example(out: Path, progress: Progress, source: Path | None = None) -> dict[str, int]:
@@ -75,18 +75,18 @@ def make_example(out: Path, progress: Progress, source: Path | None = None) -> d
     where `fetch_fashion_mnist` has them.
     """
     found = load_fashion_mnist(source)
-    samples = {name: _first_of_each_class(as_pictures(found[name], SPLITS[name]), EXAMPLE[name]) for name in found}
-    for name, pictures in samples.items():
-        write_shards(pictures, out / name, classes=CLASSES, per_shard=250, seed=0, prefix=name, progress=progress)
-    return {name: len(pictures) for name, pictures in samples.items()}
+    samples = {name: _first_of_each_class(as_images(found[name], SPLITS[name]), EXAMPLE[name]) for name in found}
+    for name, images in samples.items():
+        write_shards(images, out / name, classes=CLASSES, per_shard=250, seed=0, prefix=name, progress=progress)
+    return {name: len(images) for name, images in samples.items()}
 
 
-def _first_of_each_class(pictures: list[Picture], count: int) -> list[Picture]:
-    taken: dict[int, list[Picture]] = defaultdict(list)
-    for picture in pictures:
-        if len(taken[picture.label]) < count:
-            taken[picture.label].append(picture)
-    return [picture for chosen in taken.values() for picture in chosen]
+def _first_of_each_class(images: list[SourceImage], count: int) -> list[SourceImage]:
+    taken: dict[int, list[SourceImage]] = defaultdict(list)
+    for image in images:
+        if len(taken[image.label]) < count:
+            taken[image.label].append(image)
+    return [image for chosen in taken.values() for image in chosen]
 
 
 def load_fashion_mnist(source: Path | None = None) -> dict[str, Arrays]:
@@ -104,12 +104,12 @@ def published(arrays: Arrays, split: Split) -> Arrays:
     return arrays
 
 
-def as_pictures(arrays: Arrays, split: Split) -> list[Picture]:
-    """Images [N, 28, 28] and labels [N] as PNG pictures; keys are the split's name and the place in the file."""
+def as_images(arrays: Arrays, split: Split) -> list[SourceImage]:
+    """Images [N, 28, 28] and labels [N] as PNG images; keys are the split's name and the place in the file."""
     images, labels = arrays
     name = "train" if split == "train" else "val"
     return [
-        Picture(f"{name}-{i:05d}", "png", png(pixels), int(label))
+        SourceImage(f"{name}-{i:05d}", "png", png(pixels), int(label))
         for i, (pixels, label) in enumerate(zip(images, labels, strict=True))
     ]
 
@@ -160,7 +160,7 @@ def _download(temporary: Path) -> Path | None:
 
 
 def _from_hub(split: Split) -> Arrays:
-    """Images and labels of a split from the hub's parquet files, where pictures are PNG bytes."""
+    """Images and labels of a split from the hub's parquet files, where images are PNG bytes."""
     ways = (
         f"install Debian's {DEBIAN_PACKAGE}, or give --source with the four files of "
         f"github.com/zalandoresearch/fashion-mnist"

@@ -1,7 +1,7 @@
-"""Making shards: pictures in, WebDataset .tar files out, several at a time, each whole or not there.
+"""Making shards: images in, WebDataset .tar files out, several at a time, each whole or not there.
 
-What goes into which shard is planned first and follows from the pictures' names and a seed alone. So the same
-command goes on where it was stopped, and the same pictures make the same bytes.
+What goes into which shard is planned first and follows from the images' names and a seed alone. So the same
+command goes on where it was stopped, and the same images make the same bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from logitstore import whole_file, write_whole
 from tinyvit.classes import class_list
 from tinyvit.data.folders import hidden
 from tinyvit.data.processes import ending_with_this, sockets_in_tmpdir
-from tinyvit.datasets.sources import Picture, safe
+from tinyvit.datasets.sources import SourceImage, safe
 from tinyvit.errors import ProcessLost, UserError
 from tinyvit.runtime.progress import Progress
 from tinyvit.views.images import BrokenImage, reading
@@ -35,20 +35,20 @@ from tinyvit.views.rgb import ORIENTATION, UPRIGHT, eight_bits, opened, orientat
 
 PLAN = "plan.sha256"
 CLASSES = "classes.txt"
-# Of a picture that was too large.
+# Of an image that was too large.
 QUALITY = 95
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A shard that is to be made: its file and its pictures in order."""
+    """A shard that is to be made: its file and its images in order."""
 
     path: Path
-    pictures: tuple[Picture, ...]
+    images: tuple[SourceImage, ...]
 
 
 def write_shards(
-    pictures: Sequence[Picture],
+    images: Sequence[SourceImage],
     out: Path,
     *,
     classes: Sequence[str],
@@ -59,17 +59,17 @@ def write_shards(
     max_side: int | None = None,
     workers: int = 0,
 ) -> list[Path]:
-    """Pack pictures into `out/PREFIX-000000.tar` and so on, and the class names into `out/classes.txt`.
+    """Pack images into `out/PREFIX-000000.tar` and so on, and the class names into `out/classes.txt`.
 
-    Pictures are shuffled by the seed, so that a shard is a fair sample of the classes; their bytes are kept as they
+    Images are shuffled by the seed, so that a shard is a fair sample of the classes; their bytes are kept as they
     are, unless a side is longer than `max_side`. Shards that an earlier run with the same plan made are kept.
     UserError for keys that are not unique or not possible, and where other shards are in the way.
     """
-    _check(pictures)
-    plans = _plan(pictures, out, per_shard, seed, prefix)
+    _check(images)
+    plans = _plan(images, out, per_shard, seed, prefix)
     todo = _begin(plans, out, classes, f"{max_side} {per_shard} {seed}")
     work = partial(_write_shard, max_side=max_side)
-    with progress.task("pack", sum(len(plan.pictures) for plan in todo), "pictures") as bar:
+    with progress.task("pack", sum(len(plan.images) for plan in todo), "images") as bar:
         if workers and len(todo) > 1:
             context = multiprocessing.get_context("forkserver")
             try:
@@ -81,7 +81,7 @@ def write_shards(
                         bar.advance(count)
             except BrokenProcessPool as fault:
                 raise ProcessLost(
-                    "a process that packs pictures was killed (out of memory?); shards that are whole stay: run the "
+                    "a process that packs images was killed (out of memory?); shards that are whole stay: run the "
                     "same command again, with fewer --workers if memory is short"
                 ) from fault
         else:
@@ -90,19 +90,19 @@ def write_shards(
     return [plan.path for plan in plans]
 
 
-def _check(pictures: Sequence[Picture]) -> None:
-    if not pictures:
-        raise UserError("there are no pictures to pack; give at least one")
-    key, count = Counter(picture.key for picture in pictures).most_common(1)[0]
+def _check(images: Sequence[SourceImage]) -> None:
+    if not images:
+        raise UserError("there are no images to pack; give at least one")
+    key, count = Counter(image.key for image in images).most_common(1)[0]
     if count > 1:
-        raise UserError(f"the key {key!r} stands for {count} pictures; rename files so that keys are unique")
-    for picture in pictures:
-        if picture.key != safe(picture.key) or not picture.key:
-            raise UserError(f"the key {picture.key!r} holds a dot, slash or white space; rename it")
+        raise UserError(f"the key {key!r} stands for {count} images; rename files so that keys are unique")
+    for image in images:
+        if image.key != safe(image.key) or not image.key:
+            raise UserError(f"the key {image.key!r} holds a dot, slash or white space; rename it")
 
 
-def _plan(pictures: Sequence[Picture], out: Path, per_shard: int, seed: int, prefix: str) -> list[ShardPlan]:
-    shuffled = random.Random(seed).sample(list(pictures), len(pictures))
+def _plan(images: Sequence[SourceImage], out: Path, per_shard: int, seed: int, prefix: str) -> list[ShardPlan]:
+    shuffled = random.Random(seed).sample(list(images), len(images))
     return [
         ShardPlan(out / f"{prefix}-{number:06d}.tar", tuple(shuffled[first : first + per_shard]))
         for number, first in enumerate(range(0, len(shuffled), per_shard))
@@ -114,51 +114,51 @@ def _begin(plans: list[ShardPlan], out: Path, classes: Sequence[str], settings: 
     listed = class_list(classes)
     sha = hashlib.sha256(settings.encode())
     for plan in plans:
-        for picture in plan.pictures:
-            sha.update(f"{plan.path.name}\t{picture.key}\t{picture.suffix}\t{picture.label}\n".encode())
+        for image in plan.images:
+            sha.update(f"{plan.path.name}\t{image.key}\t{image.suffix}\t{image.label}\n".encode())
     digest = sha.hexdigest() + "\n"
     before = (out / PLAN).read_text() if (out / PLAN).exists() else ""
     there = {path.name for path in out.glob("*.tar") if not hidden(path.name)} if out.is_dir() else set()
     if there and before != digest:
-        raise UserError(f"{out} already holds shards of other pictures or settings; choose another folder")
+        raise UserError(f"{out} already holds shards of other images or settings; choose another folder")
     write_whole(out / PLAN, digest.encode())
     write_whole(out / CLASSES, listed)
     return [plan for plan in plans if plan.path.name not in there]
 
 
 def _write_shard(plan: ShardPlan, max_side: int | None) -> int:
-    """Make one shard; returns how many pictures it has."""
+    """Make one shard; returns how many images it has."""
     with (
         whole_file(plan.path) as file,
-        # mtime 0 and one owner: equal pictures make equal tars
+        # mtime 0 and one owner: equal images make equal tars
         TarWriter(file, encoder=False, mtime=0, user="root", group="root") as tar,
     ):
-        for picture in plan.pictures:
-            suffix, content = picture.suffix, picture.read()
+        for image in plan.images:
+            suffix, content = image.suffix, image.read()
             if max_side:
-                suffix, content = _bounded(picture, content, max_side)
-            tar.write({"__key__": picture.key, suffix: content, "cls": str(picture.label).encode()})
-    return len(plan.pictures)
+                suffix, content = _bounded(image, content, max_side)
+            tar.write({"__key__": image.key, suffix: content, "cls": str(image.label).encode()})
+    return len(plan.images)
 
 
-def _bounded(picture: Picture, content: bytes, max_side: int) -> tuple[str, bytes]:
-    """Suffix and bytes of a picture whose sides are no longer than allowed; as they are where they fit.
+def _bounded(image: SourceImage, content: bytes, max_side: int) -> tuple[str, bytes]:
+    """Suffix and bytes of an image whose sides are no longer than allowed; as they are where they fit.
 
-    A picture that cannot be decoded is left for `data check` to find.
+    An image that cannot be decoded is left for `data check` to find.
     """
     try:
         with reading():
-            image = opened(content)
-            if max(stored_size(image)) <= max_side:
-                return picture.suffix, content
-            return _smaller(image, max_side)
+            encoded = opened(content)
+            if max(stored_size(encoded)) <= max_side:
+                return image.suffix, content
+            return _smaller(encoded, max_side)
     except BrokenImage:
-        return picture.suffix, content
+        return image.suffix, content
 
 
 def _smaller(image: Image.Image, max_side: int) -> tuple[str, bytes]:
-    """Suffix and bytes of a picture that is too large. How it is to be turned, and what is transparent, is left to who
-    reads it, as it is for a picture that fits.
+    """Suffix and bytes of an image that is too large. How it is to be turned, and what is transparent, is left to who
+    reads it, as it is for an image that fits.
     """
     orientation = orientation_of(image)
     image.draft("RGB", (max_side, max_side))

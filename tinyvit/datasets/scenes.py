@@ -1,4 +1,4 @@
-"""Scenes to find objects in: Fashion-MNIST's pictures of clothes, shoes and bags, tinted, on pieces of photographs.
+"""Scenes to find objects in: Fashion-MNIST's images of clothes, shoes and bags, tinted, on pieces of photographs.
 
 Rendered, not photographed: a small set in COCO's format for trying out and testing detection where COCO is not at hand.
 The objects are Fashion-MNIST's (MIT licence), the photographs those that come with scikit-learn and scikit-image.

@@ -1,6 +1,6 @@
-"""Pictures that are to be packed or evaluated on: an image folder, ImageNet-21k's archives (one a class), a CSV file.
+"""Images that are to be packed or evaluated on: an image folder, ImageNet-21k's archives (one a class), a CSV file.
 
-Every file is taken, or counted as left out, or refused. The order of classes and pictures depends on names only.
+Every file is taken, or counted as left out, or refused. The order of classes and images depends on names only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tinyvit.classes import class_list, class_order
-from tinyvit.data.folders import SORTED, entries, files, identity, is_file, is_folder, is_picture, suffix_of, told
+from tinyvit.data.folders import SORTED, entries, files, identity, is_file, is_folder, is_image, suffix_of, told
 from tinyvit.datasets.archives import READ_FAULTS, Member, is_archive, members, refuse_packed
 from tinyvit.errors import UserError
 
@@ -26,7 +26,7 @@ log = logging.getLogger("tinyvit")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 # How other names of parts begin.
 SPLIT = re.compile(r"(?i)(train|val|dev|eval|test|hold)")
-NO_CLASS = "pictures in no class"
+NO_CLASS = "images in no class"
 # Such a class would be lost in lists and on screens, and is a slip of the pen.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # Stands for a byte of a name that is not UTF-8.
@@ -34,8 +34,8 @@ SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture to pack: its key, file suffix without the dot, encoded bytes or where they are, label."""
+class SourceImage:
+    """An image to pack: its key, file suffix without the dot, encoded bytes or where they are, label."""
 
     key: str
     suffix: str
@@ -43,7 +43,7 @@ class Picture:
     label: int
 
     def stamp(self) -> tuple[int, int]:
-        """Bytes and time of change (ns since 1970) of the file that it is in; of a picture in memory its length."""
+        """Bytes and time of change (ns since 1970) of the file that it is in; of an image in memory its length."""
         if isinstance(self.content, bytes):
             return len(self.content), 0
         found = (self.content.archive if isinstance(self.content, Member) else self.content).stat()
@@ -61,36 +61,36 @@ class Picture:
 
 @dataclass(frozen=True)
 class Source:
-    """The pictures of a source, the names of all classes, also of those without a picture, and how many files of each
+    """The images of a source, the names of all classes, also of those without an image, and how many files of each
     kind were left out.
     """
 
-    pictures: list[Picture]
+    images: list[SourceImage]
     classes: list[str]
     left_out: dict[str, int]
 
     @property
     def empty(self) -> list[str]:
-        """The classes that have no picture."""
-        used = {picture.label for picture in self.pictures}
+        """The classes that have no image."""
+        used = {image.label for image in self.images}
         return [name for number, name in enumerate(self.classes) if number not in used]
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A picture of a class that has no number yet, with its path below the source."""
+    """An image of a class that has no number yet, with its path below the source."""
 
     label: str
     path: str
     content: Path | Member
 
 
-def pictures_of(source: Path) -> Source:
-    """The pictures of a source and its classes.
+def images_of(source: Path) -> Source:
+    """The images of a source and its classes.
 
     A CSV file has the columns `path` (beside the file, or absolute) and `label` (a class name). In a folder every
     sub-folder is a class, or every archive (.tar, .zip); both together are refused, and what holds train and val.
-    UserError when there are no pictures.
+    UserError when there are no images.
     """
     if parts := _splits(source):
         inside = ", ".join(path.name for path in parts.values())
@@ -104,7 +104,7 @@ def parts_of(source: Path) -> dict[str, Source]:
     """
     parts = _splits(source)
     if not parts:
-        return {"": pictures_of(source)}
+        return {"": images_of(source)}
     if "train" not in parts:
         raise UserError(f"{source} holds {' and '.join(parts)}, but no train; pack each by itself")
     found = {name: _found(folder) for name, folder in parts.items()}
@@ -115,7 +115,7 @@ def parts_of(source: Path) -> dict[str, Source]:
                 f"{parts[name]} has the class {unknown[0]!r}, which {parts['train']} has not ({len(unknown)} such); "
                 f"the classes of train are those of all: rename the folder, or add it to train, if only empty"
             )
-    return {name: _numbered(parts[name], pictures, classes, out) for name, (pictures, _, out) in found.items()}
+    return {name: _numbered(parts[name], images, classes, out) for name, (images, _, out) in found.items()}
 
 
 def is_image_folder(folder: Path) -> bool:
@@ -125,18 +125,18 @@ def is_image_folder(folder: Path) -> bool:
 
 
 def unsorted(folder: Path) -> Source:
-    """The pictures right in a folder, by name, all with the label 0 of no class."""
+    """The images right in a folder, by name, all with the label 0 of no class."""
     left_out: Counter[str] = Counter()
-    pictures = [
-        _picture(_Found("", entry.name, Path(entry.path)), 0)
+    images = [
+        _image(_Found("", entry.name, Path(entry.path)), 0)
         for entry in entries(folder, left_out)
         if not is_folder(entry) and is_file(entry, left_out) and _taken(entry.name, left_out)
     ]
-    return Source(_unique(pictures), [], dict(+left_out))
+    return Source(_unique(images), [], dict(+left_out))
 
 
 def _found(source: Path) -> tuple[list[_Found], list[str], Counter[str]]:
-    """The pictures of a source by class, the names of its classes, and what was left out."""
+    """The images of a source by class, the names of its classes, and what was left out."""
     left_out: Counter[str] = Counter()
     if source.suffix.lower() == ".csv" and source.is_file():
         found = list(_of_csv(source))
@@ -169,7 +169,7 @@ def _found(source: Path) -> tuple[list[_Found], list[str], Counter[str]]:
         found = [one for name in folders for one in _of_folder(source, name, left_out)]
     elif left_out[NO_CLASS]:
         raise UserError(
-            f"{source} holds {left_out[NO_CLASS]:,} pictures and no classes; {SORTED}, or list them in a .csv"
+            f"{source} holds {left_out[NO_CLASS]:,} images and no classes; {SORTED}, or list them in a .csv"
         )
     else:
         classes, found = [], []
@@ -178,7 +178,7 @@ def _found(source: Path) -> tuple[list[_Found], list[str], Counter[str]]:
 
 
 def _numbered(source: Path, found: list[_Found], classes: Sequence[str], left_out: Counter[str]) -> Source:
-    """Pictures with the numbers of their classes. UserError where there are none."""
+    """Images with the numbers of their classes. UserError where there are none."""
     names = class_order(classes)
     for name in names:
         if name != name.strip() or CONTROL.search(name):
@@ -188,11 +188,11 @@ def _numbered(source: Path, found: list[_Found], classes: Sequence[str], left_ou
     class_list(names)
     out = f"; left out: {told(+left_out)}" if left_out.total() else ""
     if not found:
-        raise UserError(f"{source} has no pictures{out}; it needs a sub-folder or archive of them a class, or a .csv")
+        raise UserError(f"{source} has no images{out}; it needs a sub-folder or archive of them a class, or a .csv")
     numbers = {name: number for number, name in enumerate(names)}
-    made = Source(_unique([_picture(one, numbers[one.label]) for one in found]), names, dict(+left_out))
+    made = Source(_unique([_image(one, numbers[one.label]) for one in found]), names, dict(+left_out))
     empty = f", {len(made.empty):,} without any, such as {made.empty[0]}" if made.empty else ""
-    log.info("%s: %s pictures of %s classes%s%s", source, f"{len(found):,}", f"{len(names):,}", empty, out)
+    log.info("%s: %s images of %s classes%s%s", source, f"{len(found):,}", f"{len(names):,}", empty, out)
     return made
 
 
@@ -221,7 +221,7 @@ def _splits(source: Path) -> dict[str, Path]:
 
 
 def _holders(folder: Path) -> list[Path]:
-    """What may hold the pictures of a class: the folders and archives in a folder."""
+    """What may hold the images of a class: the folders and archives in a folder."""
     return [Path(e.path) for e in entries(folder, Counter()) if is_folder(e) or is_archive(e.name)]
 
 
@@ -235,8 +235,8 @@ def _refuse_mistaken(source: Path, classes: list[str], found: list[_Found]) -> N
     inside = sorted({name.rpartition("/")[0] or "." for name in names})
     if len(classes) == 1 and len(inside) > 1:
         raise UserError(
-            f"{source} holds {classes[0]} alone, and its pictures lie in {inside[0]} and {inside[1]}: if these are the "
-            f"classes, give the folder that they are in (unpacked); if not, put all pictures into one"
+            f"{source} holds {classes[0]} alone, and its images lie in {inside[0]} and {inside[1]}: if these are the "
+            f"classes, give the folder that they are in (unpacked); if not, put all images into one"
         )
 
 
@@ -282,9 +282,9 @@ def _of_csv(source: Path) -> Iterator[_Found]:
                 if None in row or None in row.values():
                     raise UserError(f"{where} does not have {len(names)} values; mend the line")
                 path = source.parent / row["path"]
-                if not is_picture(row["path"]) or not row["label"] or not path.is_file():
+                if not is_image(row["path"]) or not row["label"] or not path.is_file():
                     raise UserError(
-                        f"{where}: {row['path']!r} with the label {row['label']!r} is no picture; mend the line"
+                        f"{where}: {row['path']!r} with the label {row['label']!r} is no image; mend the line"
                     )
                 if (before := lines.setdefault(os.path.normpath(path), rows.line_num)) != rows.line_num:
                     raise UserError(f"{where}: {row['path']!r} is in line {before} already; leave one of them")
@@ -296,17 +296,17 @@ def _of_csv(source: Path) -> Iterator[_Found]:
 
 
 def _taken(name: str, left_out: Counter[str]) -> bool:
-    """Whether a file is a picture; else it is counted by its suffix."""
-    if is_picture(name):
+    """Whether a file is an image; else it is counted by its suffix."""
+    if is_image(name):
         return True
     left_out[suffix_of(name) or "without a suffix"] += 1
     return False
 
 
-def _picture(found: _Found, label: int) -> Picture:
-    """A picture whose key is its path without the suffix, made harmless."""
+def _image(found: _Found, label: int) -> SourceImage:
+    """An image whose key is its path without the suffix, made harmless."""
     stem, _, suffix = found.path.rpartition(".")
-    return Picture(safe(stem.lstrip("/")), suffix.lower(), found.content, label)
+    return SourceImage(safe(stem.lstrip("/")), suffix.lower(), found.content, label)
 
 
 def safe(key: str) -> str:
@@ -317,16 +317,15 @@ def safe(key: str) -> str:
     )
 
 
-def _unique(pictures: list[Picture]) -> list[Picture]:
+def _unique(images: list[SourceImage]) -> list[SourceImage]:
     """Where several files would have one key, each gets a digest of its name behind it: the same in every run."""
-    counts = Counter(picture.key for picture in pictures)
+    counts = Counter(image.key for image in images)
     return [
-        picture if counts[picture.key] == 1 else replace(picture, key=f"{picture.key}-{_digest(picture)}")
-        for picture in pictures
+        image if counts[image.key] == 1 else replace(image, key=f"{image.key}-{_digest(image)}") for image in images
     ]
 
 
-def _digest(picture: Picture) -> str:
-    where = picture.content.name if isinstance(picture.content, Member) else str(picture.content)
-    name = f"{where}.{picture.suffix}".encode(errors="surrogateescape")
+def _digest(image: SourceImage) -> str:
+    where = image.content.name if isinstance(image.content, Member) else str(image.content)
+    name = f"{where}.{image.suffix}".encode(errors="surrogateescape")
     return hashlib.blake2b(name, digest_size=4).hexdigest()

@@ -1,4 +1,4 @@
-"""A set of pictures with boxes in COCO's format (cocodataset.org/#format-data)."""
+"""A set of images with boxes in COCO's format (cocodataset.org/#format-data)."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ THIN = 0.01
 # Of entries that a message names.
 NAMED = 5
 
-# What torchvision's detectors take as the truth about a picture, and give as an answer.
+# What torchvision's detectors take as the truth about an image, and give as an answer.
 Target = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Census:
-    """What an annotation file has: pictures, those of them `without` an object, and the objects that are trained on.
+    """What an annotation file has: images, those of them `without` an object, and the objects that are trained on.
 
     Left out, as torchvision's own training has it, are `crowds`, boxes that have no area (`empty`) and those that lie
-    beside their picture (`outside`). `cut` are those of which more than a pixel did.
+    beside their image (`outside`). `cut` are those of which more than a pixel did.
     """
 
-    pictures: int
+    images: int
     objects: int
     without: int
     crowds: int
@@ -49,23 +49,23 @@ class Census:
         left_out = {
             "crowds": self.crowds,
             "boxes without area": self.empty,
-            "boxes outside of the picture": self.outside,
+            "boxes outside of the image": self.outside,
         }
         parts = [f"{count} {name}" for name, count in left_out.items() if count]
         return (
-            f"{self.objects} objects in {self.pictures} pictures"
+            f"{self.objects} objects in {self.images} images"
             + (f", {self.without} of them without any" if self.without else "")
             + (f"; left out: {', '.join(parts)}" if parts else "")
-            + (f"; {self.cut} boxes are cut at the picture's edge" if self.cut else "")
+            + (f"; {self.cut} boxes are cut at the image's edge" if self.cut else "")
         )
 
 
 @dataclass(frozen=True)
 class _Objects:
-    """The pictures of a set and what is in them, small enough to travel to data processes.
+    """The images of a set and what is in them, small enough to travel to data processes.
 
-    `files` and `sizes` (height, width) of the pictures; of their objects, picture after picture, `boxes` [M, 4] (left,
-    top, right, bottom), `classes` [M] and their places in the annotation file [M]; `ends` [N] where each picture's are.
+    `files` and `sizes` (height, width) of the images; of their objects, image after image, `boxes` [M, 4] (left,
+    top, right, bottom), `classes` [M] and their places in the annotation file [M]; `ends` [N] where each image's are.
     """
 
     files: list[str]
@@ -79,7 +79,7 @@ class _Objects:
 
 @dataclass(frozen=True)
 class CocoSet:
-    """The pictures of an annotation file, `instances_NAME.json` in a folder `annotations` beside the folder NAME, which
+    """The images of an annotation file, `instances_NAME.json` in a folder `annotations` beside the folder NAME, which
     are read as `decode` says.
     """
 
@@ -92,7 +92,7 @@ class CocoSet:
 
     @property
     def folder(self) -> Path:
-        """Where the pictures are."""
+        """Where the images are."""
         return self.annotations.parent.parent / self.annotations.stem.removeprefix("instances_")
 
     @cached_property
@@ -127,7 +127,7 @@ class CocoSet:
 
     @cached_property
     def _number_of(self) -> dict[Any, int]:
-        """The pictures by their ids."""
+        """The images by their ids."""
         return {image["id"]: number for number, image in enumerate(self.document["images"])}
 
     @cached_property
@@ -154,7 +154,7 @@ class CocoSet:
             places=places,
             ends=np.cumsum(counts),
             census=Census(
-                pictures=len(images),
+                images=len(images),
                 objects=len(places),
                 without=int((counts == 0).sum()),
                 crowds=int(crowds.sum()),
@@ -177,11 +177,11 @@ class CocoSet:
         return hashlib.sha256(self.annotations.read_bytes()).hexdigest()
 
     def file_name(self, number: int) -> str:
-        """What a picture is called in the file."""
+        """What an image is called in the file."""
         return self._objects.files[number]
 
     def size_of(self, annotation: dict[str, Any]) -> tuple[int, int]:
-        """Height and width of an annotation's picture, by the file."""
+        """Height and width of an annotation's image, by the file."""
         return self._objects.sizes[self._number_of[annotation["image_id"]]]
 
     def refuse_missing_masks(self, measured: bool) -> None:
@@ -204,16 +204,16 @@ class CocoSet:
             )
 
     def file(self, number: int) -> Path:
-        """Where a picture is."""
+        """Where an image is."""
         return self.folder / self._objects.files[number]
 
     def size(self, number: int) -> tuple[int, int]:
-        """Width and height of a picture, by the file."""
+        """Width and height of an image, by the file."""
         height, width = self._objects.sizes[number]
         return width, height
 
-    def picture(self, number: int) -> NDArray[np.uint8]:
-        """Pixels [H, W, 3] of a picture, of the size that the file says: read as `decode` has it, or where only that
+    def image(self, number: int) -> NDArray[np.uint8]:
+        """Pixels [H, W, 3] of an image, of the size that the file says: read as `decode` has it, or where only that
         agrees, the other way. UserError when it is not there, cannot be decoded or has another size.
         """
         try:
@@ -229,17 +229,17 @@ class CocoSet:
             raise self.unreadable(number, fault) from fault
 
     def other_size(self, number: int, found: tuple[int, int]) -> UserError:
-        """That a picture has not the size that the file says."""
+        """That an image has not the size that the file says."""
         there, said = (f"{width} x {height}" for width, height in (found, self.size(number)))
         return UserError(
-            f"the picture {self.file(number)} has {there} pixels, {self.annotations.name} says {said}; "
-            f"give the pictures that were annotated"
+            f"the image {self.file(number)} has {there} pixels, {self.annotations.name} says {said}; "
+            f"give the images that were annotated"
         )
 
     def unreadable(self, number: int, fault: Exception) -> UserError:
-        """That a picture is missing or broken."""
+        """That an image is missing or broken."""
         why = fault.strerror if isinstance(fault, OSError) else fault
-        return UserError(f"the picture {self.file(number)}, which {self.annotations.name} names, cannot be read: {why}")
+        return UserError(f"the image {self.file(number)}, which {self.annotations.name} names, cannot be read: {why}")
 
     def read_as(self, decode: Decode) -> CocoSet:
         """The same set, read otherwise."""
@@ -249,7 +249,7 @@ class CocoSet:
         return other
 
     def target(self, number: int, masks: bool) -> Target:
-        """Boxes [n, 4] (left, top, right, bottom in pixels) and labels [n] of a picture's objects, with `masks` also
+        """Boxes [n, 4] (left, top, right, bottom in pixels) and labels [n] of an image's objects, with `masks` also
         their masks [n, H, W] uint8, which were looked at before (`refuse_missing_masks`).
         """
         objects = self._objects

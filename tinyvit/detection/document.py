@@ -16,7 +16,7 @@ WANTED = {
     "annotations": {"image_id", "bbox", "category_id"},
     "categories": {"id", "name"},
 }
-# What no two entries of a part may share. An annotation needs no id; a picture that is named twice would have half of
+# What no two entries of a part may share. An annotation needs no id; an image that is named twice would have half of
 # its objects each time, a name that two categories have says of neither which it is.
 UNIQUE = (
     ("images", "id"),

@@ -24,7 +24,7 @@ DETECTOR = "detector.json"
 @dataclass(frozen=True)
 class Detector:
     """A network that finds objects, perhaps with their masks, the categories of COCO's format that they are of, and how
-    pictures are read.
+    images are read.
     """
 
     model: nn.Module

@@ -24,7 +24,7 @@ def pycocotools_mask() -> Any:
 
 
 def mask_fault(annotation: dict[str, Any], size: tuple[int, int]) -> str | None:
-    """Why an annotation has no mask of a picture of this size (height, width); None where it has one."""
+    """Why an annotation has no mask of an image of this size (height, width); None where it has one."""
     if not (shape := annotation.get("segmentation")):
         return "it has no segmentation"
     try:
@@ -59,12 +59,12 @@ def _polygons_fault(shape: list[list[float]]) -> str | None:
 def _lengths_fault(shape: dict[str, Any], size: tuple[int, int]) -> str | None:
     if tuple(shape["size"]) != size:
         height, width = shape["size"]
-        return f"its mask is {width} x {height}, the picture {size[1]} x {size[0]}"
+        return f"its mask is {width} x {height}, the image {size[1]} x {size[0]}"
     counts = shape["counts"]
     lengths = counts if isinstance(counts, list) else _lengths(counts)
     # Where they end early, pycocotools leaves in the rest what stood in the memory before.
     if min(lengths, default=0) < 0 or sum(lengths) != size[0] * size[1]:
-        return f"its run lengths are of {sum(lengths)} pixels, the picture has {size[0] * size[1]}"
+        return f"its run lengths are of {sum(lengths)} pixels, the image has {size[0] * size[1]}"
     return None
 
 

@@ -47,7 +47,7 @@ class DetectionEvaluator:
         self._ids = coco.category_ids(classes, whose)
         self._coco, self._world, self._dtype = coco, world, dtype
         streams = [EvaluationScenes(coco, batch_size)] * times
-        # Every rank sees every picture: COCO's metrics are not sums over pictures.
+        # Every rank sees every image: COCO's metrics are not sums over images.
         self._passes = run_streams(streams, workers, stop=stop)
 
     @torch.inference_mode()
@@ -60,7 +60,7 @@ class DetectionEvaluator:
         found: list[dict[str, Any]] = []
         number, masks = 0, False
         for scenes in next(self._passes):
-            for answer in detect(model, scenes.pictures, self._world.device, self._dtype):
+            for answer in detect(model, scenes.images, self._world.device, self._dtype):
                 found += self._results(number, answer)
                 number, masks = number + 1, "masks" in answer
             if bar:
@@ -72,7 +72,7 @@ class DetectionEvaluator:
         return figures | {"images": number}
 
     def _results(self, number: int, answer: Target) -> list[dict[str, Any]]:
-        """What was found in a picture, as COCO's result format has it."""
+        """What was found in an image, as COCO's result format has it."""
         boxes = answer["boxes"].float().cpu()
         boxes[:, 2:] -= boxes[:, :2]
         image = self._coco.document["images"][number]["id"]
@@ -90,9 +90,9 @@ class DetectionEvaluator:
         return found
 
 
-def detect(model: nn.Module, pictures: Sequence[Tensor], device: torch.device, dtype: torch.dtype) -> list[Target]:
-    """What a detector in eval mode finds in pictures [3, H, W] uint8: boxes, labels, scores, perhaps masks."""
-    pixels = [picture.to(device, non_blocking=True).float() / 255 for picture in pictures]
+def detect(model: nn.Module, images: Sequence[Tensor], device: torch.device, dtype: torch.dtype) -> list[Target]:
+    """What a detector in eval mode finds in images [3, H, W] uint8: boxes, labels, scores, perhaps masks."""
+    pixels = [image.to(device, non_blocking=True).float() / 255 for image in images]
     with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         answers: list[Target] = model(pixels)
     return answers

@@ -26,7 +26,7 @@ RATIOS = (0.5, 1.0, 2.0)
 
 
 class Pyramid(nn.Module):
-    """A student's features of pictures [N, 3, H, W] of any size, as maps of `out_channels` at strides 4 to 64.
+    """A student's features of images [N, 3, H, W] of any size, as maps of `out_channels` at strides 4 to 64.
 
     Computed at `dtype` where that is not float32.
     """
@@ -75,7 +75,7 @@ def create_detector(student: Student, detection: Detection, classes: int, seed: 
 
     UserError for a student that timm gives no features of, or whose features are not of four stages.
     """
-    # It says how pictures are prepared, and refuses a name that timm does not know.
+    # It says how images are prepared, and refuses a name that timm does not know.
     whole = create_student(student.model_copy(update={"checkpoint": None}), 0, seed)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
@@ -88,7 +88,7 @@ def create_detector(student: Student, detection: Detection, classes: int, seed: 
         detector: Any = HEADS[detection.head](
             backbone,
             num_classes=classes + 1,
-            # In training one of several sizes is drawn for each picture; in evaluation it is the last one.
+            # In training one of several sizes is drawn for each image; in evaluation it is the last one.
             min_size=list(detection.shorter),
             max_size=detection.longer,
             # With the default these are torchvision's own numbers. Those of a level before suppression matter most for

@@ -1,4 +1,4 @@
-"""The pictures of a set in batches: in a random order and flipped by chance to train on, as they are to measure."""
+"""The images of a set in batches: in a random order and flipped by chance to train on, as they are to measure."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from tinyvit.detection.coco import CocoSet, Target
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch: pictures [3, H, W] uint8 of any sizes, and in training what is in them."""
+    """A batch: images [3, H, W] uint8 of any sizes, and in training what is in them."""
 
-    pictures: list[Tensor]
+    images: list[Tensor]
     targets: list[Target]
     skipped: int = 0
     labelled: int = 0
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def pin_memory(self) -> Scenes:
         """Called by the loader: page-locked copies, which travel to the GPU while it computes."""
         targets = [{name: value.pin_memory() for name, value in target.items()} for target in self.targets]
-        return Scenes([picture.pin_memory() for picture in self.pictures], targets)
+        return Scenes([image.pin_memory() for image in self.images], targets)
 
 
 @dataclass(frozen=True)
 class TrainingScenes:
-    """One epoch, `batch_size` pictures a step on all ranks together, each rank's share in `grad_accum_steps` batches.
+    """One epoch, `batch_size` images a step on all ranks together, each rank's share in `grad_accum_steps` batches.
 
-    The order and which pictures are flipped (with the probability `hflip`) follow from `seed` and `epoch`. `start`
-    pictures of the epoch were taken before.
+    The order and which images are flipped (with the probability `hflip`) follow from `seed` and `epoch`. `start`
+    images of the epoch were taken before.
     """
 
     coco: CocoSet
@@ -69,7 +69,7 @@ class TrainingScenes:
 
     @property
     def left_out(self) -> int:
-        """How many pictures fill no whole step."""
+        """How many images fill no whole step."""
         return len(self.coco) - self.start - self.steps * self.batch_size
 
     def read(self, worker: int, workers: int) -> Iterator[Scenes]:
@@ -79,7 +79,7 @@ class TrainingScenes:
         for number in range(worker, self.items, workers):
             span = self.partition.span(number)
             made = [self._made(place, bool(flips[place])) for place in order[span.start : span.stop].tolist()]
-            yield Scenes([picture for picture, _ in made], [target for _, target in made])
+            yield Scenes([image for image, _ in made], [target for _, target in made])
 
     def keys(self, step: int) -> list[str]:
         """The files that this rank takes in a step, for a message."""
@@ -88,21 +88,21 @@ class TrainingScenes:
         return [self.coco.file_name(place) for place in places.tolist()]
 
     def _made(self, number: int, flip: bool) -> tuple[Tensor, Target]:
-        picture = torch.from_numpy(self.coco.picture(number)).permute(2, 0, 1)
+        image = torch.from_numpy(self.coco.image(number)).permute(2, 0, 1)
         target = self.coco.target(number, self.masks)
         if flip:
-            width = picture.shape[2]
-            picture = picture.flip(2)
+            width = image.shape[2]
+            image = image.flip(2)
             left, right = target["boxes"][:, 0].clone(), target["boxes"][:, 2].clone()
             target["boxes"][:, 0], target["boxes"][:, 2] = width - right, width - left
             if "masks" in target:
                 target["masks"] = target["masks"].flip(2)
-        return picture.contiguous(), target
+        return image.contiguous(), target
 
 
 @dataclass(frozen=True)
 class EvaluationScenes:
-    """The pictures of a set in their order."""
+    """The images of a set in their order."""
 
     coco: CocoSet
     batch_size: int
@@ -121,4 +121,4 @@ class EvaluationScenes:
     def read(self, worker: int, workers: int) -> Iterator[Scenes]:
         """The batches of one worker, without targets."""
         for span in self.spans[worker::workers]:
-            yield Scenes([torch.from_numpy(self.coco.picture(n)).permute(2, 0, 1).contiguous() for n in span], [])
+            yield Scenes([torch.from_numpy(self.coco.image(n)).permute(2, 0, 1).contiguous() for n in span], [])

@@ -1,6 +1,6 @@
-"""Whether the pictures of a set in COCO's format are those that were annotated, looked at before anything is trained.
+"""Whether the images of a set in COCO's format are those that were annotated, looked at before anything is trained.
 
-The annotation file says how large each picture is. A picture that the camera noted a turn of has that size either
+The annotation file says how large each image is. An image that the camera noted a turn of has that size either
 upright or as it is stored, and so tells what the annotators were shown.
 """
 
@@ -22,21 +22,21 @@ from tinyvit.views.rgb import SIDEWAYS, UPRIGHT, opened, orientation_of, stored_
 
 log = logging.getLogger("tinyvit")
 
-# Pictures that a process looks at before it tells.
+# Images that a process looks at before it tells.
 TOGETHER = 64
-# Bytes of a picture that are read first: the header is in them, but for formats that have it at the end.
+# Bytes of an image that are read first: the header is in them, but for formats that have it at the end.
 HEAD = 1 << 16
-# The ways to read a picture, as ranks tell each other.
+# The ways to read an image, as ranks tell each other.
 WAYS = ("exif", "ignore")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen of `pictures`: of those with a noted turn, how many were annotated `upright`, how many as they are
+    """What was seen of `images`: of those with a noted turn, how many were annotated `upright`, how many as they are
     `stored`, and of how many size does not tell (`either`); how many have `faults`, and the first of these.
     """
 
-    pictures: int = 0
+    images: int = 0
     upright: int = 0
     stored: int = 0
     either: int = 0
@@ -45,7 +45,7 @@ class Seen:
 
     def __add__(self, other: Seen) -> Seen:
         return Seen(
-            self.pictures + other.pictures,
+            self.images + other.images,
             self.upright + other.upright,
             self.stored + other.stored,
             self.either + other.either,
@@ -56,7 +56,7 @@ class Seen:
 
 def check_set(coco: CocoSet, masks: bool, measured: bool, world: World, workers: int, progress: Progress) -> CocoSet:
     """The set, read as its annotators were shown it. UserError for one that cannot be trained on to its end, or, where
-    it is to be `measured`, be measured on: for pictures that are missing, broken or of another size than the file says,
+    it is to be `measured`, be measured on: for images that are missing, broken or of another size than the file says,
     with `masks` also for objects without one. One rank looks for all of them.
     """
     way = 0
@@ -66,19 +66,19 @@ def check_set(coco: CocoSet, masks: bool, measured: bool, world: World, workers:
         seen = look_at(coco, measured, workers, progress)
         if seen.faults:
             raise UserError(
-                f"{coco.annotations}: {seen.faults} of {seen.pictures} pictures are not as it says: {seen.first}"
+                f"{coco.annotations}: {seen.faults} of {seen.images} images are not as it says: {seen.first}"
             )
         way = WAYS.index(_told(coco, seen))
     return coco.read_as(coco.decode.model_copy(update={"orientation": WAYS[world.all_reduce_max(way)]}))
 
 
 def look_at(coco: CocoSet, whole: bool, workers: int, progress: Progress) -> Seen:
-    """What is seen of all pictures of a set: of their headers, or with `whole` of all of them."""
-    with progress.task(f"check {coco.folder.name}", len(coco), "pictures") as bar:
+    """What is seen of all images of a set: of their headers, or with `whole` of all of them."""
+    with progress.task(f"check {coco.folder.name}", len(coco), "images") as bar:
         seen = Seen()
         for part in run_stream(_Look(coco, whole), workers):
             seen += part
-            bar.advance(part.pictures)
+            bar.advance(part.images)
     return seen
 
 
@@ -89,9 +89,9 @@ def _told(coco: CocoSet, seen: Seen) -> str:
     mixed = bool(seen.upright) == bool(seen.stored)
     way = coco.decode.orientation if mixed else "exif" if seen.upright else "ignore"
     log.info(
-        "%s: %d of %d pictures have a noted turn; by their sizes %d were annotated upright, %d as they are stored; "
+        "%s: %d of %d images have a noted turn; by their sizes %d were annotated upright, %d as they are stored; "
         "%d may be either and are read %s",
-        coco.annotations, turned, seen.pictures, seen.upright, seen.stored, seen.either,
+        coco.annotations, turned, seen.images, seen.upright, seen.stored, seen.either,
         "upright" if way == "exif" else "as they are stored",
     )  # fmt: skip
     return way
@@ -99,7 +99,7 @@ def _told(coco: CocoSet, seen: Seen) -> str:
 
 @dataclass(frozen=True)
 class _Look:
-    """Looks at the pictures of a set, TOGETHER at a time."""
+    """Looks at the images of a set, TOGETHER at a time."""
 
     coco: CocoSet
     whole: bool
@@ -118,7 +118,7 @@ class _Look:
             if said not in (size, upright):
                 raise self.coco.other_size(number, upright)
             if self.whole:
-                self.coco.picture(number)
+                self.coco.image(number)
         except (OSError, BrokenImage) as fault:
             return Seen(1, faults=1, first=str(self.coco.unreadable(number, fault)))
         except UserError as fault:
@@ -129,7 +129,7 @@ class _Look:
 
 
 def _header(file: Path) -> tuple[tuple[int, int], int]:
-    """Width and height of a picture as it is stored, and its orientation by EXIF's numbers."""
+    """Width and height of an image as it is stored, and its orientation by EXIF's numbers."""
     with file.open("rb") as content:
         head = content.read(HEAD)
         try:

@@ -21,7 +21,7 @@ from tinyvit.doctor.orders import GIVEN, Order, orders
 from tinyvit.errors import UserError
 
 CHECK = "class order"
-# With fewer pictures of classes that the teacher has nothing is said.
+# With fewer images of classes that the teacher has nothing is said.
 ENOUGH = 16
 EXAMPLES = 3
 
@@ -32,7 +32,7 @@ Ids = NDArray[np.int64]
 class Verdict:
     """What was found, and the order that the labels are to be read by, None where none fits.
 
-    `learned` is the share of answers that are right by an order learned from half of the pictures; `hopeless` if even
+    `learned` is the share of answers that are right by an order learned from half of the images; `hopeless` if even
     that is no more than chance.
     """
 
@@ -54,7 +54,7 @@ class ClassOrderCheck:
     def fault(self) -> Finding | None:
         """Why these labels cannot be judged by."""
         if len(self.labels) < ENOUGH or len(set(self.labels.tolist())) < 2:
-            told = f"{len(self.labels)} labelled pictures of {len(set(self.labels.tolist()))} classes tell nothing"
+            told = f"{len(self.labels)} labelled images of {len(set(self.labels.tolist()))} classes tell nothing"
             return Finding(CHECK, "skipped", told, "give shards with labels (.cls) of several classes")
         names = self.count if self.theirs is None else len(self.theirs)
         if (largest := int(self.labels.max())) >= names:
@@ -69,7 +69,7 @@ class ClassOrderCheck:
         return None
 
     def verdict(self, logits: Tensor) -> Verdict:
-        """On logits [N, C] of the labelled pictures."""
+        """On logits [N, C] of the labelled images."""
         answers = logits.argmax(dim=1).numpy()
         known = orders(self.own, self.theirs, self.count)
         hits = [order.of(self.labels) == answers for order in known]
@@ -89,7 +89,7 @@ class ClassOrderCheck:
     ) -> Verdict:
         classes = given.of(self.labels)
         share, bound = right[classes >= 0].mean() if (classes >= 0).any() else 0.0, chance(classes, answers)
-        said = f"top-1 is {share:.1%} on {(classes >= 0).sum()} labelled pictures (chance {bound[0]:.1%})"
+        said = f"top-1 is {share:.1%} on {(classes >= 0).sum()} labelled images (chance {bound[0]:.1%})"
         taught = learned == answers
         # An order that is right for some classes is not yet the one.
         if _surely_better(better, right) and not _surely_better(taught, better):
@@ -126,16 +126,14 @@ class ClassOrderCheck:
             told += (
                 f"; its answers go with them all the same: the one most frequent for a label is given to {taught:.1%}"
             )
-            told += f" of other pictures of it (chance {mean:.1%})"
+            told += f" of other images of it (chance {mean:.1%})"
             remedy = "accuracy cannot be checked this way; evaluate a student after training"
             return Verdict(Finding(CHECK, "skipped", told, remedy))
         told += "; and its answers have nothing to do with them"
-        return Verdict(
-            Finding(CHECK, "hint", told, "look whether this teacher knows such pictures, and has its weights")
-        )
+        return Verdict(Finding(CHECK, "hint", told, "look whether this teacher knows such images, and has its weights"))
 
     def _learned(self, answers: Ids) -> Ids:
-        """[N] the answer that is most frequent for a picture's label among the other half of the pictures; -1: none."""
+        """[N] the answer that is most frequent for an image's label among the other half of the images; -1: none."""
         half = np.zeros(len(answers), np.int64)
         for label in set(self.labels.tolist()):
             half[self.labels == label] = np.arange((self.labels == label).sum()) % 2

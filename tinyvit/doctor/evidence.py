@@ -19,9 +19,9 @@ def surely_more(wins: int, losses: int) -> bool:
 
 
 def chance(classes: NDArray[np.int64], answers: NDArray[np.int64]) -> tuple[float, float]:
-    """Share of answers that are right when classes [N] are shuffled among the pictures: mean, and a high bound of it.
+    """Share of answers that are right when classes [N] are shuffled among the images: mean, and a high bound of it.
 
-    The bound is never less than two pictures above the mean.
+    The bound is never less than two images above the mean.
     """
     rng = np.random.default_rng(0)
     shares = np.array([(rng.permutation(classes) == answers).mean() for _ in range(SHUFFLES)])

@@ -32,7 +32,7 @@ OF_TEACHER = ("class order", "mean and std", "interpolation", "resolution")
 @dataclass(frozen=True)
 class Case:
     """What is to be examined, as far as it is there: shards, a teacher by name, a store, a file of the teacher's class
-    names, a recipe. `pictures` are shown to the teacher, drawn with `seed`.
+    names, a recipe. `images` are shown to the teacher, drawn with `seed`.
     """
 
     data: str | None
@@ -40,7 +40,7 @@ class Case:
     store: str | None
     classes: Path | None
     recipe: Recipe | None
-    pictures: int
+    images: int
     seed: int
 
 
@@ -90,10 +90,10 @@ def _with_teacher(
     case: Case, teacher: Teacher, index: ShardIndex | None, store: LogitStore | None, progress: Progress
 ) -> Iterator[Finding]:
     if index is None:
-        yield from (Finding(check, "skipped", "there are no pictures", "mend the shards first") for check in OF_TEACHER)
+        yield from (Finding(check, "skipped", "there are no images", "mend the shards first") for check in OF_TEACHER)
         return
     try:
-        sample = draw(index, case.pictures, case.seed, _decode(case, store))
+        sample = draw(index, case.images, case.seed, _decode(case, store))
     except UserError as fault:
         yield Finding.of_fault("pictures", fault)
         return
@@ -134,7 +134,7 @@ def _shown(case: Case, teacher: Teacher, store: LogitStore | None) -> Shown:
 
 
 def _decode(case: Case, store: LogitStore | None) -> Decode:
-    """How pictures are read by the store, else by the recipe, else as usual."""
+    """How images are read by the store, else by the recipe, else as usual."""
     if store:
         return stored_decode(store)
     return case.recipe.data.decode if case.recipe else Decode()

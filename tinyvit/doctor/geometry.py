@@ -15,7 +15,7 @@ from tinyvit.models.teachers import Teacher
 from tinyvit.runtime.progress import Progress
 
 FILTERS = ("bicubic", "bilinear", "nearest")
-# Nats a picture: what is less is not worth a change.
+# Nats an image: what is less is not worth a change.
 GAIN = 0.05
 
 
@@ -53,13 +53,13 @@ def check_interpolation(
             check,
             "hint",
             f"{told}; with {best} the loss is lower by {gain:.2f}",
-            f"look how the pictures were reduced before, or set label.augment.interpolation={best}",
+            f"look how the images were reduced before, or set label.augment.interpolation={best}",
         )
     return Finding(check, "ok", f"{told}; none of {', '.join(FILTERS)} does better")
 
 
 def check_resolution(teacher: Teacher, sample: Sample, shown: Shown) -> Finding:
-    """Whether views have the teacher's own size, and pictures enough pixels for it."""
+    """Whether views have the teacher's own size, and images enough pixels for it."""
     check = "resolution"
     told = f"{shown.source} shows the teacher {shown.size} pixels a side, it was made for {teacher.input_size}"
     if shown.size != teacher.input_size:
@@ -72,6 +72,6 @@ def check_resolution(teacher: Teacher, sample: Sample, shown: Shown) -> Finding:
             )
         return Finding(check, "hint", told, f"leave label.input_size out for {teacher.input_size}, unless you compared")
     if sample.sides and (side := int(np.median([min(sides) for sides in sample.sides]))) < shown.size:
-        told = f"{told}; half of the pictures have no more than {side} pixels on their shorter side and are enlarged"
+        told = f"{told}; half of the images have no more than {side} pixels on their shorter side and are enlarged"
         return Finding(check, "hint", told, "a smaller label.input_size costs less and may say as much: compare")
     return Finding(check, "ok", told)

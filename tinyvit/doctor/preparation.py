@@ -32,11 +32,11 @@ NORMALISATIONS = {
     "of none (0..255)": ((0.0,) * 3, (1 / 255,) * 3),
     "of Caffe (0..255, less ImageNet's mean)": (IMAGENET_DEFAULT_MEAN, (1 / 255,) * 3),
 }
-# Every preparation is tried on so many pictures, the best of them on all.
+# Every preparation is tried on so many images, the best of them on all.
 SCREENED = 64
-# Nats a picture: what is less is not worth a change.
+# Nats an image: what is less is not worth a change.
 GAIN = 0.05
-# How many that fit better are named: what a teacher was trained with need not come first on few pictures.
+# How many that fit better are named: what a teacher was trained with need not come first on few images.
 NEAR = 3
 
 
@@ -94,7 +94,7 @@ def check_preparation(
     classes = order.of(check.labels)
     views, logits, classes = views[classes >= 0], logits[classes >= 0], classes[classes >= 0]
     if not len(classes):
-        return Finding(CHECK, "skipped", "the teacher has none of the classes of these pictures", "give others")
+        return Finding(CHECK, "skipped", "the teacher has none of the classes of these images", "give others")
     few = slice(0, SCREENED)
     tried = {way: losses(way.ask(teacher, views[few], progress), classes[few]).mean() for way in preparations(teacher)}
     best = min(tried, key=lambda way: tried[way])

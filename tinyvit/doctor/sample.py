@@ -1,4 +1,4 @@
-"""Some labelled pictures of a data set, and what a teacher answers to them, prepared one way or another."""
+"""Some labelled images of a data set, and what a teacher answers to them, prepared one way or another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tinyvit.config import Decode
 from tinyvit.data.index import ShardIndex
-from tinyvit.evaluation.pictures import Labelled
+from tinyvit.evaluation.images import Labelled
 from tinyvit.evaluation.views import EvaluationViews
 from tinyvit.models.teachers import Teacher
 from tinyvit.runtime.progress import Progress
@@ -26,11 +26,11 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures by name, encoded, with their labels, sides (width, height) and how they are read; no class names are
+    """Images by name, encoded, with their labels, sides (width, height) and how they are read; no class names are
     known here.
     """
 
-    pictures: tuple[Labelled, ...]
+    images: tuple[Labelled, ...]
     sides: tuple[tuple[int, int], ...]
     decode: Decode
 
@@ -41,26 +41,26 @@ class Sample:
     @property
     def labels(self) -> np.ndarray:
         """[N] int64, as they stand in the shards."""
-        return np.array([picture.labels[0] for picture in self.pictures if picture.labels], np.int64)
+        return np.array([image.labels[0] for image in self.images if image.labels], np.int64)
 
     @property
     def counts(self) -> tuple[int, ...]:
         """One part."""
-        return (len(self.pictures),)
+        return (len(self.images),)
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
         """Some of them."""
-        return list(self.pictures[numbers.start : numbers.stop])
+        return list(self.images[numbers.start : numbers.stop])
 
     def first(self, count: int) -> Sample:
         """A smaller sample."""
-        return Sample(self.pictures[:count], self.sides[:count], self.decode)
+        return Sample(self.images[:count], self.sides[:count], self.decode)
 
     def views(self, teacher: Teacher, size: int, interpolation: str | None = None) -> Tensor:
-        """[N, size, size, 3] uint8: the pictures' centres, as the teacher's configuration has them for evaluation."""
+        """[N, size, size, 3] uint8: the images' centres, as the teacher's configuration has them for evaluation."""
         config = getattr(teacher.model, "pretrained_cfg", None) or {}
         prepared = EvaluationViews(
-            pictures=self,
+            images=self,
             size=size,
             crop_pct=config.get("crop_pct", 0.875),
             crop_mode=config.get("crop_mode", "center"),
@@ -72,7 +72,7 @@ class Sample:
 
 
 def draw(index: ShardIndex, most: int, seed: int, decode: Decode) -> Sample:
-    """At most so many labelled pictures that can be decoded, of the labels that were met most often, in random order.
+    """At most so many labelled images that can be decoded, of the labels that were met most often, in random order.
 
     Empty where there are no labels. UserError for shards that are not the indexed ones.
     """
@@ -94,7 +94,7 @@ def draw(index: ShardIndex, most: int, seed: int, decode: Decode) -> Sample:
         # Few classes: more of each.
         each = -(-most // len(tally))
     found = [place for label, _ in tally.most_common() for place in by_label[label][:each]][:most]
-    pictures, sides = [], []
+    images, sides = [], []
     for shard, slot in rng.permutation(np.array(found, np.int64).reshape(-1, 2)).tolist():
         (sample,) = index.shard(shard).read([slot])
         image = EncodedImage(sample.image, decode)
@@ -103,15 +103,15 @@ def draw(index: ShardIndex, most: int, seed: int, decode: Decode) -> Sample:
         except BrokenImage:
             continue
         assert sample.label is not None
-        pictures.append(Labelled(sample.key, sample.image, (sample.label,)))
+        images.append(Labelled(sample.key, sample.image, (sample.label,)))
         sides.append(image.size)
-    return Sample(tuple(pictures), tuple(sides), decode)
+    return Sample(tuple(images), tuple(sides), decode)
 
 
 def ask(teacher: Teacher, views: Tensor, progress: Progress) -> Tensor:
     """Logits [N, C] float32 on the CPU."""
     answers = []
-    with progress.task("teacher", len(views), "pictures") as bar:
+    with progress.task("teacher", len(views), "images") as bar:
         for batch in torch.split(views, BATCH):
             answers.append(teacher.answer(batch).cpu())
             bar.advance(len(batch))

@@ -13,7 +13,7 @@ from tinyvit.runtime.progress import Progress
 
 # Of many damaged shards the first are named.
 NAMED = 5
-REMEDY = "fetch or make these shards again; `tinyvit data check` reads every picture"
+REMEDY = "fetch or make these shards again; `tinyvit data check` reads every image"
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Shards:
         except UserError as fault:
             return cls(None, list(_faults(location, fault, progress)))
         names = index.class_names
-        pictures = f"{sum(index.counts):,} pictures in {len(index):,} shards at {location}"
+        images = f"{sum(index.counts):,} images in {len(index):,} shards at {location}"
         if names is None:
-            told = f"{pictures}, read to their ends; no classes.txt beside them says what their labels mean"
+            told = f"{images}, read to their ends; no classes.txt beside them says what their labels mean"
             remedy = "write classes.txt, a class name a line in the order of the labels, if there are labels"
             return cls(index, [Finding("shards", "hint", told, remedy)])
-        told = f"{pictures}, read to their ends; classes.txt names {len(names):,} classes"
+        told = f"{images}, read to their ends; classes.txt names {len(names):,} classes"
         return cls(index, [Finding("shards", "ok", told)])
 
 

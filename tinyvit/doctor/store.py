@@ -38,7 +38,7 @@ def open_store(path: str | None) -> tuple[LogitStore | None, Finding | None]:
 def check_store(
     store: LogitStore, teacher: Teacher | None, index: ShardIndex | None, decode: Decode | None = None
 ) -> Finding:
-    """Its record against the teacher, the shards and the way of reading pictures that were given."""
+    """Its record against the teacher, the shards and the way of reading images that were given."""
     missing, units = len(store.missing()), len(store.units())
     faults = store.faults()
     if faults:
@@ -49,7 +49,7 @@ def check_store(
         return Finding("store", "failed", f"it is of other shards: {lines[0]}", "give the shards that it was made from")
     if decode and (lines := reading_differences(store, decode)):
         remedy = "set data.orientation and data.background as they are in the store, or label again"
-        return Finding("store", "failed", f"its pictures were read otherwise: {'; '.join(lines)}", remedy)
+        return Finding("store", "failed", f"its images were read otherwise: {'; '.join(lines)}", remedy)
     told = f"{units - missing:,} of {units:,} units"
     compared = " and ".join(["this teacher"] * bool(teacher) + ["these shards"] * bool(index))
     told += f", of {compared}" if compared else "; neither teacher nor shards were given to compare it with"

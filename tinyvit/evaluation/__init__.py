@@ -1,8 +1,8 @@
-"""How good a model is on labelled pictures."""
+"""How good a model is on labelled images."""
 
 from tinyvit.evaluation.eval_model import EvalModel, load_eval_model
+from tinyvit.evaluation.images import open_images
 from tinyvit.evaluation.measure import Evaluation, Evaluator, evaluate
-from tinyvit.evaluation.pictures import open_pictures
 
 __all__ = [
     "EvalModel",
@@ -10,5 +10,5 @@ __all__ = [
     "Evaluator",
     "evaluate",
     "load_eval_model",
-    "open_pictures",
+    "open_images",
 ]

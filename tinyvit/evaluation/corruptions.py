@@ -12,8 +12,8 @@ from typing import Any
 
 from tinyvit.errors import UserError
 from tinyvit.evaluation.eval_model import EvalModel
+from tinyvit.evaluation.images import DataSet
 from tinyvit.evaluation.measure import Evaluation
-from tinyvit.evaluation.pictures import DataSet
 from tinyvit.evaluation.published import find_set, missing, open_set
 from tinyvit.runtime.progress import Progress
 
@@ -53,12 +53,12 @@ def find_corrupted(place: str) -> dict[str, Path]:
 
 
 def open_corrupted(folder: Path, progress: Progress) -> list[DataSet]:
-    """The sets of one corruption, by severity: a quarter of a million pictures, so one corruption after the other."""
+    """The sets of one corruption, by severity: a quarter of a million images, so one corruption after the other."""
     return [open_set("c", str(folder / str(severity)), progress) for severity in SEVERITIES]
 
 
 def prepared(subject: EvalModel) -> EvalModel:
-    """How the published pictures are prepared: they are crops of 224 pixels already, and all of it is seen."""
+    """How the published images are prepared: they are crops of 224 pixels already, and all of it is seen."""
     return replace(subject, crop_pct=1.0)
 
 

@@ -20,7 +20,7 @@ from tinyvit.views.images import record_of
 
 @dataclass(frozen=True)
 class EvalModel:
-    """A network, how its pictures are prepared, and what its classes are called, where that is known."""
+    """A network, how its images are prepared, and what its classes are called, where that is known."""
 
     model: nn.Module
     size: int
@@ -47,7 +47,7 @@ class EvalModel:
 
     @classmethod
     def of(cls, model: nn.Module, classes: Sequence[str] | None = None, decode: Decode | None = None) -> EvalModel:
-        """A timm model, prepared as its configuration says, of pictures that are read like this (None: as usual)."""
+        """A timm model, prepared as its configuration says, of images that are read like this (None: as usual)."""
         config = timm_config(model)
         mean, std = mean_std(model)
         return cls(

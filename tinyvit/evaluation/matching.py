@@ -1,4 +1,4 @@
-"""What the labels of pictures mean to a network, and which classes it chooses from."""
+"""What the labels of images mean to a network, and which classes it chooses from."""
 
 from __future__ import annotations
 

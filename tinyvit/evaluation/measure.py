@@ -1,4 +1,4 @@
-"""Accuracy, loss and calibration of a model on labelled pictures, and its speed."""
+"""Accuracy, loss and calibration of a model on labelled images, and its speed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tinyvit.classes import class_index_map
 from tinyvit.data.loader import run_stream, run_streams
 from tinyvit.errors import UserError
 from tinyvit.evaluation.eval_model import EvalModel
+from tinyvit.evaluation.images import LabelledImages
 from tinyvit.evaluation.matching import Matching
-from tinyvit.evaluation.pictures import LabelledPictures
 from tinyvit.evaluation.views import EvaluationViews, UsableViews
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.foreign import foreign
@@ -31,12 +31,12 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Evaluation:
-    """top1, top5 and the expected calibration error in percent, over `images` pictures; loss in nats, over those of
+    """top1, top5 and the expected calibration error in percent, over `images` images; loss in nats, over those of
     classes that the network has; None where there are none, and where it calls what is right impossible.
 
-    The network chooses among `classes` classes, of which `classes_seen` have pictures. It does not have
-    `unknown_classes` of the data's, and so is wrong about `unknown_images` pictures. Left out are `unlabelled`
-    pictures, for which a set calls no class right, and `broken` ones. `images_per_s` is the rate of everything,
+    The network chooses among `classes` classes, of which `classes_seen` have images. It does not have
+    `unknown_classes` of the data's, and so is wrong about `unknown_images` images. Left out are `unlabelled`
+    images, for which a set calls no class right, and `broken` ones. `images_per_s` is the rate of everything,
     `forward_images_per_s` that of the network alone, on all devices.
     """
 
@@ -61,7 +61,7 @@ class Evaluation:
 
 def evaluate(
     subject: EvalModel,
-    sets: Sequence[LabelledPictures],
+    sets: Sequence[LabelledImages],
     world: World,
     workers: int,
     dtype: torch.dtype,
@@ -71,12 +71,12 @@ def evaluate(
 ) -> list[Evaluation]:
     """Measure a network on each of some sets, while a bar of this title goes on; `options` are Evaluator's."""
     evaluator = Evaluator(subject, sets, world, workers, dtype, **options)
-    with progress.task(title, sum(sum(pictures.counts) for pictures in sets), "pictures") as bar:
+    with progress.task(title, sum(sum(images.counts) for images in sets), "images") as bar:
         return [evaluator.measure(subject.model, bar) for _ in sets]
 
 
 class Evaluator:
-    """Measures models of one kind, each time on the next of some sets of pictures of the same classes, with the same
+    """Measures models of one kind, each time on the next of some sets of images of the same classes, with the same
     data processes.
 
     Classes are matched by name (tinyvit/classes.py), and are taken for the network's own numbers where names are not
@@ -87,7 +87,7 @@ class Evaluator:
     def __init__(
         self,
         subject: EvalModel,
-        sets: Sequence[LabelledPictures],
+        sets: Sequence[LabelledImages],
         world: World,
         workers: int,
         dtype: torch.dtype,
@@ -106,7 +106,7 @@ class Evaluator:
         self._matching = Matching.of(numbers, restrict, world.device)
         self._streams = [
             EvaluationViews(
-                pictures=pictures,
+                images=images,
                 size=subject.size,
                 crop_pct=subject.crop_pct,
                 crop_mode=subject.crop_mode,
@@ -117,29 +117,29 @@ class Evaluator:
                 rank=world.rank,
                 world=world.size,
             )
-            for pictures in sets
+            for images in sets
         ]
         self._passes = run_streams(self._streams, workers, world.device.type == "cuda", stop)
 
-    def check_pictures(self, classes: int, progress: Progress) -> None:
-        """Look whether the pictures of the first set can be measured on by a network of so many classes, before hours
+    def check_images(self, classes: int, progress: Progress) -> None:
+        """Look whether the images of the first set can be measured on by a network of so many classes, before hours
         are spent. UserError where not.
         """
         looked_at = UsableViews(self._streams[0], self._matching.labels or classes)
         counts = torch.zeros(2, dtype=torch.float64, device=self._world.device)
-        with progress.task("check validation", sum(len(span) for _, span in self._streams[0].spans), "pictures") as bar:
-            for pictures, usable in run_stream(looked_at, self._workers):
-                counts += counts.new_tensor([pictures, usable])
-                bar.advance(pictures)
-        pictures, usable = self._world.all_reduce_sum(counts).tolist()
+        with progress.task("check validation", sum(len(span) for _, span in self._streams[0].spans), "images") as bar:
+            for images, usable in run_stream(looked_at, self._workers):
+                counts += counts.new_tensor([images, usable])
+                bar.advance(images)
+        images, usable = self._world.all_reduce_sum(counts).tolist()
         if not usable:
-            raise UserError(f"none of the {pictures:.0f} pictures for validation can be used; give others, or none")
+            raise UserError(f"none of the {images:.0f} images for validation can be used; give others, or none")
 
     @torch.inference_mode()
     def measure(self, model: nn.Module, bar: Bar | None = None) -> Evaluation:
-        """Evaluate on every picture that has a right class; all ranks must. `bar` is told of each batch.
+        """Evaluate on every image that has a right class; all ranks must. `bar` is told of each batch.
 
-        UserError for a picture of a class that there is not, or where there is nothing to evaluate on.
+        UserError for an image of a class that there is not, or where there is nothing to evaluate on.
         """
         training = model.training
         model.eval()
@@ -158,7 +158,7 @@ class Evaluator:
                 refuse_probabilities(logits, "the network")
             if wrong := int((~answered(logits)).sum()):
                 raise UserError(
-                    f"the network's answers to {wrong} of {len(logits)} pictures are NaN or infinite; look at its "
+                    f"the network's answers to {wrong} of {len(logits)} images are NaN or infinite; look at its "
                     f"weights, its mean and std, and the precision"
                 )
             target = self._matching.target(labels.to(logits.device), logits.shape[1])
@@ -193,7 +193,7 @@ class Evaluator:
         classes_seen = int((self._world.all_reduce_sum(of_classes) > 0).sum())
         if not images:
             raise UserError(
-                f"none of the pictures can be evaluated on: {unlabelled:.0f} have no right class, {broken:.0f} cannot "
+                f"none of the images can be evaluated on: {unlabelled:.0f} have no right class, {broken:.0f} cannot "
                 f"be decoded; give others"
             )
         seconds = time.monotonic() - began
@@ -216,7 +216,7 @@ class Evaluator:
     def _logits(self, model: nn.Module, views: Tensor) -> Tensor:
         device = self._world.device
         autocast = torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32)
-        with foreign(f"the network has no answer to {len(views)} pictures", "mend it"), autocast:
+        with foreign(f"the network has no answer to {len(views)} images", "mend it"), autocast:
             logits: Tensor = model(normalise(views, self._mean, self._std, device)).float()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

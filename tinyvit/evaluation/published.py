@@ -1,6 +1,6 @@
 """The sets that ImageNet classifiers are judged by, in the layouts they are published in.
 
-Each is a set of labelled pictures of ImageNet-1k's classes or of 200 of them, on which only those 200 are told apart,
+Each is a set of labelled images of ImageNet-1k's classes or of 200 of them, on which only those 200 are told apart,
 as their authors do. Which classes, and the reassessed labels, are timm's tables.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from tinyvit.classes import match_classes, synsets
 from tinyvit.datasets.sources import unsorted
 from tinyvit.errors import UserError
-from tinyvit.evaluation.pictures import FolderPictures, Labelled, Relabelled, open_pictures, renumbered
+from tinyvit.evaluation.images import FolderImages, Labelled, Relabelled, open_images, renumbered
 from tinyvit.runtime.progress import Progress
 
 # A file of ImageNet-1k's validation set.
@@ -54,7 +54,7 @@ SETS = {
     ),
     "real": PublishedSet(
         "ImageNet ReaL",
-        "https://image-net.org: the pictures of in1k (also in one folder) under their published names, with the labels "
+        "https://image-net.org: the images of in1k (also in one folder) under their published names, with the labels "
         "of arXiv 2006.07159",
         ("val", "validation", "imagenet-val"),
     ),
@@ -101,7 +101,7 @@ def folders() -> list[str]:
 
 
 def open_set(name: str, place: str, progress: Progress) -> Relabelled:
-    """The pictures of a set, with the set's classes. UserError where it is missing, saying where it comes from.
+    """The images of a set, with the set's classes. UserError where it is missing, saying where it comes from.
 
     Shards without class names are taken to have labels of the set's own numbering: ascending by synset.
     """
@@ -110,17 +110,15 @@ def open_set(name: str, place: str, progress: Progress) -> Relabelled:
         raise UserError(missing(name, place))
     # The archive unpacks into one folder; names say enough.
     flat = unsorted(Path(found)) if name == "real" and Path(found).is_dir() else None
-    pictures = (
-        FolderPictures(tuple(flat.pictures), None, flat.left_out)
-        if flat and flat.pictures
-        else open_pictures(found, progress)
+    images = (
+        FolderImages(tuple(flat.images), None, flat.left_out) if flat and flat.images else open_images(found, progress)
     )
     # Of reassessed labels, names of files decide.
-    numbers = None if name == "real" else _numbers(name, pictures.classes, found)
+    numbers = None if name == "real" else _numbers(name, images.classes, found)
     labels: Callable[[Labelled], tuple[int, ...] | None] = (
         partial(reassessed, real_labels()) if name == "real" else partial(renumbered, numbers)
     )
-    return Relabelled(pictures, published.classes, labels)
+    return Relabelled(images, published.classes, labels)
 
 
 def missing(name: str, place: str | Path) -> str:
@@ -136,7 +134,7 @@ def _known(name: str) -> PublishedSet:
 
 
 def _numbers(name: str, classes: Sequence[str] | None, found: str) -> tuple[int, ...] | None:
-    """The number that each class of the pictures has among the set's; None where it is its own."""
+    """The number that each class of the images has among the set's; None where it is its own."""
     published = SETS[name]
     if classes is None:
         return None
@@ -154,20 +152,20 @@ def _numbers(name: str, classes: Sequence[str] | None, found: str) -> tuple[int,
     return numbers
 
 
-def reassessed(real: Sequence[tuple[int, ...]], picture: Labelled) -> tuple[int, ...]:
-    """What is right of a picture of ImageNet-1k's validation set, by its published name (arXiv 2006.07159)."""
-    found = VALIDATION.search(picture.name)
+def reassessed(real: Sequence[tuple[int, ...]], image: Labelled) -> tuple[int, ...]:
+    """What is right of an image of ImageNet-1k's validation set, by its published name (arXiv 2006.07159)."""
+    found = VALIDATION.search(image.name)
     number = int(found.group(1)) if found else 0
     if not 1 <= number <= len(real):
         raise UserError(
-            f"{picture.name} is not called like a picture of ImageNet's validation set (ILSVRC2012_val_00000001); "
+            f"{image.name} is not called like an image of ImageNet's validation set (ILSVRC2012_val_00000001); "
             f"reassessed labels are known by these names only"
         )
     return real[number - 1]
 
 
 def real_labels() -> tuple[tuple[int, ...], ...]:
-    """The reassessed labels of the validation set's pictures, in the order of their numbers."""
+    """The reassessed labels of the validation set's images, in the order of their numbers."""
     return tuple(tuple(labels) for labels in json.loads(_table("imagenet_real_labels.json")))
 
 

@@ -1,4 +1,4 @@
-"""Labelled pictures as a network is shown them for evaluation, in batches: prepared as timm does."""
+"""Labelled images as a network is shown them for evaluation, in batches: prepared as timm does."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from torch import Tensor
 
 from tinyvit.config import Decode
 from tinyvit.errors import UserError
-from tinyvit.evaluation.pictures import Labelled, LabelledPictures
+from tinyvit.evaluation.images import Labelled, LabelledImages
 from tinyvit.views.images import BrokenImage, EncodedImage
 
 
 class EvaluationBatch(NamedTuple):
     """Centre crops `views` [n, H, W, 3] uint8, and the classes that are right `labels` [n, L], filled up with -1.
 
-    Left out are `unlabelled` pictures for which none is right and `broken` ones that cannot be decoded.
+    Left out are `unlabelled` images for which none is right and `broken` ones that cannot be decoded.
     """
 
     views: Tensor
@@ -34,9 +34,9 @@ class EvaluationBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationViews:
-    """The centre crops of pictures, read as `decode` says, of which each of `world` ranks takes a share."""
+    """The centre crops of images, read as `decode` says, of which each of `world` ranks takes a share."""
 
-    pictures: LabelledPictures
+    images: LabelledImages
     size: int
     crop_pct: float
     crop_mode: str
@@ -55,12 +55,12 @@ class EvaluationViews:
     @property
     def spans(self) -> list[tuple[int, range]]:
         """The part of each batch that this rank reads, and where it is in the part."""
-        found = [span for part in range(len(self.pictures.counts)) for span in self.spans_of(part)]
+        found = [span for part in range(len(self.images.counts)) for span in self.spans_of(part)]
         return found[self.rank :: self.world]
 
     def spans_of(self, part: int) -> list[tuple[int, range]]:
         """The batches of a part."""
-        count, size = self.pictures.counts[part], self.batch_size
+        count, size = self.images.counts[part], self.batch_size
         return [(part, range(first, min(first + size, count))) for first in range(0, count, size)]
 
     def read(self, worker: int, workers: int) -> Iterator[EvaluationBatch]:
@@ -68,22 +68,22 @@ class EvaluationViews:
         return map(self.batch, self.spans[worker::workers])
 
     def batch(self, span: tuple[int, range]) -> EvaluationBatch:
-        """Some pictures of a part; there may be none left. UserError for one without a label, and for one that is
+        """Some images of a part; there may be none left. UserError for one without a label, and for one that is
         broken unless such are to be skipped.
         """
         labels = list[tuple[int, ...]]()
         unlabelled = broken = 0
         views = np.zeros((len(span[1]), self.size, self.size, 3), np.uint8)
-        for picture in self.pictures.read(*span):
-            right = _labels(picture)
+        for image in self.images.read(*span):
+            right = _labels(image)
             if not right:
                 unlabelled += 1
                 continue
             try:
-                views[len(labels)] = self._prepared(picture)
+                views[len(labels)] = self._prepared(image)
             except BrokenImage as fault:
                 if not self.skip_broken:
-                    raise broken_picture(picture, fault) from fault
+                    raise broken_image(image, fault) from fault
                 broken += 1
                 continue
             labels.append(right)
@@ -96,14 +96,14 @@ class EvaluationViews:
             broken,
         )
 
-    def _prepared(self, picture: Labelled) -> NDArray[np.uint8]:
-        decoded = _decoded(picture, self.decode)
+    def _prepared(self, image: Labelled) -> NDArray[np.uint8]:
+        decoded = _decoded(image, self.decode)
         try:
             # The prefetcher's form of timm's transform ends in uint8, channels first.
             return np.asarray(self._transform(decoded)).transpose(1, 2, 0)
         except Exception as fault:
             raise UserError(
-                f"{picture.name} of {decoded.width} x {decoded.height} pixels cannot be prepared "
+                f"{image.name} of {decoded.width} x {decoded.height} pixels cannot be prepared "
                 f"({type(fault).__name__}: {fault}); take it out"
             ) from fault
 
@@ -120,7 +120,7 @@ class EvaluationViews:
 
 @dataclass(frozen=True)
 class UsableViews:
-    """Whether pictures can be evaluated on, looked at without a network: a stream of how many each batch has, and how
+    """Whether images can be evaluated on, looked at without a network: a stream of how many each batch has, and how
     many of them can be: those without a right class cannot, nor broken ones where these are skipped.
     """
 
@@ -132,34 +132,34 @@ class UsableViews:
         """Of one worker. UserError as `EvaluationViews.batch`, and for a label that is too large."""
         for span in self.views.spans[worker::workers]:
             usable = 0
-            for picture in (pictures := self.views.pictures.read(*span)):
-                if (wrong := max(_labels(picture), default=0)) >= self.classes:
+            for image in (images := self.views.images.read(*span)):
+                if (wrong := max(_labels(image), default=0)) >= self.classes:
                     raise UserError(
-                        f"{picture.name} has the label {wrong}, but there are {self.classes} classes; mend it, or the "
+                        f"{image.name} has the label {wrong}, but there are {self.classes} classes; mend it, or the "
                         f"list of classes"
                     )
                 try:
-                    _decoded(picture, self.views.decode)
-                    usable += bool(picture.labels)
+                    _decoded(image, self.views.decode)
+                    usable += bool(image.labels)
                 except BrokenImage as fault:
                     if not self.views.skip_broken:
-                        raise broken_picture(picture, fault) from fault
-            yield len(pictures), usable
+                        raise broken_image(image, fault) from fault
+            yield len(images), usable
 
 
-def _labels(picture: Labelled) -> tuple[int, ...]:
-    if picture.labels is None or min(picture.labels, default=0) < 0:
-        raise UserError(f"{picture.name} has no label (.cls); only labelled pictures can be evaluated on")
-    return picture.labels
+def _labels(image: Labelled) -> tuple[int, ...]:
+    if image.labels is None or min(image.labels, default=0) < 0:
+        raise UserError(f"{image.name} has no label (.cls); only labelled images can be evaluated on")
+    return image.labels
 
 
-def _decoded(picture: Labelled, decode: Decode) -> Image.Image:
-    return Image.fromarray(EncodedImage(picture.content, decode).pixels())
+def _decoded(image: Labelled, decode: Decode) -> Image.Image:
+    return Image.fromarray(EncodedImage(image.content, decode).pixels())
 
 
-def broken_picture(picture: Labelled, fault: BrokenImage) -> UserError:
-    """That a picture cannot be decoded."""
+def broken_image(image: Labelled, fault: BrokenImage) -> UserError:
+    """That an image cannot be decoded."""
     return UserError(
-        f"{picture.name} cannot be decoded ({fault}); mend it, or leave such pictures out: data.broken=skip in a "
+        f"{image.name} cannot be decoded ({fault}); mend it, or leave such images out: data.broken=skip in a "
         f"recipe, --skip-broken of `tinyvit evaluate`"
     )

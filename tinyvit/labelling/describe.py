@@ -87,7 +87,7 @@ def stored_augment(store: LogitStore) -> Augment:
 
 
 def stored_decode(store: LogitStore) -> Decode:
-    """How the pictures of a store were read; as usual where it does not say."""
+    """How the images of a store were read; as usual where it does not say."""
     return Decode(**{name: value for name, value in store.spec.decode.items() if name in Decode.model_fields})
 
 

@@ -271,7 +271,7 @@ class _UnitBuilder:
             return
         if not self._decoded:
             raise UserError(
-                f"{self._place}: none of the {self._filled} views can be made, as no picture can be decoded; run "
+                f"{self._place}: none of the {self._filled} views can be made, as no image can be decoded; run "
                 f"`tinyvit data check` on the shards, and mend this one or leave it out"
             )
         raise UserError(

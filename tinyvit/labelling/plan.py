@@ -1,6 +1,6 @@
 """What labelling will take, before it is begun: units, objects, bytes, hours.
 
-Counts are exact. Speed is what a pilot measured (`measure`: the real teacher on the real pictures, for a minute) or
+Counts are exact. Speed is what a pilot measured (`measure`: the real teacher on the real images, for a minute) or
 what the caller says; bytes a row are a pilot's, or an estimate from the number of classes that is right for answers
 that are spread out and too high for a teacher that is sure.
 """

@@ -44,7 +44,7 @@ def open_for_training(recipe: Recipe, path: str | Path, index: ShardIndex, worke
             )
         if not store.has_answers:
             raise UserError(
-                f"the store {path} has not a single answer: nothing was labelled yet, every picture was broken, or "
+                f"the store {path} has not a single answer: nothing was labelled yet, every image was broken, or "
                 f"nothing that the teacher said was finite; run `tinyvit store verify` on it, or label again"
             )
         differences = [*_recipe_differences(recipe, store), *data_differences(store, index)]
@@ -88,19 +88,19 @@ def _class_difference(stored: Sequence[str], given: Sequence[str], file: Path) -
     return f"class {number} is called {own!r} in the store, {other!r} in {file}"
 
 
-AS_IT_DOES = "read pictures as it does (data.orientation, data.background), "
+AS_IT_DOES = "read images as it does (data.orientation, data.background), "
 OTHERWISE = "label again, or use the release that made it"
 
 
 def reading_differences(store: LogitStore, decode: Decode) -> list[str]:
-    """Where the pictures of a store were read otherwise than `decode` and the rules of today say."""
+    """Where the images of a store were read otherwise than `decode` and the rules of today say."""
     return store.spec.differences(replace(store.spec, decode=record_of(decode)))
 
 
 def check_replay(store: LogitStore, augment: Augment, decode: Decode, index: ShardIndex, workers: int) -> None:
-    """Remake probe views of a few shards and epochs with this augmentation, of pictures that are read like this.
+    """Remake probe views of a few shards and epochs with this augmentation, of images that are read like this.
 
-    UserError naming the versions when a pixel differs, and for a store whose pictures were read by other rules.
+    UserError naming the versions when a pixel differs, and for a store whose images were read by other rules.
     """
     remedy = (AS_IT_DOES if store.spec.decode else "") + OTHERWISE
     refuse_mismatch(store.location, reading_differences(store, decode), remedy)

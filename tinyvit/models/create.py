@@ -62,10 +62,10 @@ def _create(student: Student, num_classes: int) -> nn.Module:
 
 
 def input_size(model: nn.Module) -> int:
-    """Pixels a side that the network was built for. UserError where it is for pictures that are not square."""
+    """Pixels a side that the network was built for. UserError where it is for images that are not square."""
     *_, height, width = timm_config(model)["input_size"]
     if height != width:
-        raise UserError(f"the network was built for pictures of {width} x {height}; views are square: take another")
+        raise UserError(f"the network was built for images of {width} x {height}; views are square: take another")
     return int(height)
 
 

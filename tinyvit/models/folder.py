@@ -20,7 +20,7 @@ from tinyvit.config import Decode, Student
 from tinyvit.errors import UserError
 from tinyvit.models.weights import CONFIG, WEIGHTS, timm_config
 
-# Of timm's configuration: what pictures must be made for, and where the classifier is.
+# Of timm's configuration: what images must be made for, and where the classifier is.
 PREPARATION = (
     "input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "first_conv", "classifier",
 )  # fmt: skip
@@ -28,7 +28,7 @@ PREPARATION = (
 
 def save_student(folder: Path, model: nn.Module, student: Student, classes: Names, decode: Decode) -> None:
     """Write the two files, each aside and renamed. `classes` are the names, where they are known; `decode` is how the
-    pictures were read that it was trained on.
+    images were read that it was trained on.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     config, made = timm_config(model), cast(Any, model)
@@ -59,12 +59,12 @@ def load_student(folder: Path) -> nn.Module:
 
 
 def decode_of(folder: Path) -> Decode:
-    """How pictures are read for a student; as usual where its folder does not say. UserError where that is damaged."""
+    """How images are read for a student; as usual where its folder does not say. UserError where that is damaged."""
     try:
         return Decode.model_validate(json.loads((folder / CONFIG).read_text()).get("decode", {}))
     except (OSError, ValueError) as fault:
         reason = str(fault).partition("\n")[0]
-        raise UserError(f"{folder / CONFIG} does not say how pictures are read ({reason}); restore it") from fault
+        raise UserError(f"{folder / CONFIG} does not say how images are read ({reason}); restore it") from fault
 
 
 def class_names(model: nn.Module) -> tuple[str, ...] | None:

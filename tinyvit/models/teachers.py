@@ -125,7 +125,7 @@ class Teacher:
     def try_size(self, size: int | None) -> None:
         """UserError when it has no answer to views of so many pixels a side (None: its own)."""
         if size and size != self.input_size:
-            # Whether it answers with probabilities is seen on real pictures.
+            # Whether it answers with probabilities is seen on real images.
             asked = replace(self, fitting=Fitting(looked_at=True))
             asked.answer(torch.zeros(1, size, size, 3, dtype=torch.uint8))
 
@@ -201,7 +201,7 @@ def _without_classes(name: str, model: nn.Module) -> str | None:
     # timm calls the size of an embedding num_classes too.
     tower = name.startswith("timm:") and "@" not in name and any(word in name for word in IMAGE_TOWERS)
     if tower and outputs and infer_imagenet_subset({"num_classes": outputs}) is None:
-        return f"has no classifier: its {outputs} outputs are where it places a picture beside texts"
+        return f"has no classifier: its {outputs} outputs are where it places an image beside texts"
     return None
 
 
@@ -286,7 +286,7 @@ def _own_size(name: str, config: Mapping[str, Any]) -> int | None:
     if not (shape := config.get("input_size")):
         return None
     if not isinstance(shape, Sequence) or len(shape) != 3 or shape[1] != shape[2]:
-        raise UserError(f"{name} is made for pictures of {shape}; views are square, (3, N, N): take another")
+        raise UserError(f"{name} is made for images of {shape}; views are square, (3, N, N): take another")
     return int(shape[2])
 
 

@@ -68,7 +68,7 @@ def compare(
     student: nn.Module, answers: SampledRows, store: LogitStore, index: ShardIndex, progress: Progress
 ) -> Against | None:
     """Ask a student of the teacher's classes about the views of these rows, made at its own size; None where none of
-    their pictures can be decoded.
+    their images can be decoded.
     """
     device = default_device()
     model, (mean, std) = student.eval().to(device), mean_std(student)

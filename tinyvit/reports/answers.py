@@ -152,7 +152,7 @@ def with_labels(
         for shard, rows in groupby(order.tolist(), key=lambda row: int(answers.shard[row])):
             where = list(rows)
             slots = sorted({int(answers.slot[row]) for row in where})
-            # A part at a time: the pictures come along with the labels.
+            # A part at a time: the images come along with the labels.
             labels: dict[int, int] = {}
             for part in _parts(slots):
                 for slot, sample in zip(part, index.shard(shard).read(part), strict=True):

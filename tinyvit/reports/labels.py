@@ -31,9 +31,9 @@ def shards_of(store: LogitStore, data: str, progress: Progress) -> ShardIndex:
 
 
 def label_rows(answers: SampledRows, store: LogitStore, index: ShardIndex | None, progress: Progress) -> Labelled:
-    """The rows with the labels of their pictures, as ids of the teacher's classes."""
+    """The rows with the labels of their images, as ids of the teacher's classes."""
     if index is None:
-        return Labelled(answers, "no shards were given (--data), so there is neither a label nor a picture")
+        return Labelled(answers, "no shards were given (--data), so there is neither a label nor an image")
     own, theirs = store.class_names, index.class_names
     classes = None
     if own is not None and theirs is not None:

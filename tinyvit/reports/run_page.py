@@ -12,9 +12,9 @@ from tinyvit.errors import UserError
 from tinyvit.models import WEIGHTS, load_student
 from tinyvit.reports.against_teacher import Against, compare
 from tinyvit.reports.answers import SampledRows, sample_rows
+from tinyvit.reports.images import ViewRef, remake, thumbnail
 from tinyvit.reports.labels import shards_of
 from tinyvit.reports.pages import render, short_name
-from tinyvit.reports.pictures import ViewRef, remake, thumbnail
 from tinyvit.reports.plot import Plot
 from tinyvit.reports.run_figures import confusion, run_plots
 from tinyvit.reports.stages import StageRun

@@ -14,13 +14,13 @@ from tinyvit.errors import UserError
 from tinyvit.labelling.describe import describe
 from tinyvit.reports import figures, statistics
 from tinyvit.reports.answers import NO_LABEL, SampledRows, sample_rows
+from tinyvit.reports.images import ShownImage, ViewRef, remake, thumbnail
 from tinyvit.reports.labels import label_rows, shards_of
 from tinyvit.reports.pages import render
-from tinyvit.reports.pictures import ShownPicture, ViewRef, remake, thumbnail
 from tinyvit.reports.plot import Plot
 from tinyvit.runtime.progress import Progress
 
-# On the page: pictures of each kind, views of a picture, classes of a view, rows of a table, rows that one can search.
+# On the page: images of each kind, views of an image, classes of a view, rows of a table, rows that one can search.
 GALLERY, HARDEST, DOUBTFUL = 16, 8, 8
 VIEWS, TOP = 4, 5
 TABLE = 30
@@ -32,7 +32,7 @@ def write_store_page(
 ) -> dict[str, Any]:
     """Write the page from at most so many rows, drawn by a seed; returns what it says in numbers.
 
-    Without `data` there are neither pictures nor labels. UserError for shards that are not those of the store, and
+    Without `data` there are neither images nor labels. UserError for shards that are not those of the store, and
     for a store without a single row.
     """
     index = shards_of(store, data, progress) if data is not None else None
@@ -41,7 +41,7 @@ def write_store_page(
         if not answers.drawn:
             raise UserError(f"{store.location} has no answers yet: label first, then look at what was said")
         raise UserError(
-            f"none of {answers.drawn:,} rows of {store.location} is an answer: their pictures were broken, or what the "
+            f"none of {answers.drawn:,} rows of {store.location} is an answer: their images were broken, or what the "
             f"teacher said was not finite; run `tinyvit store verify`"
         )
     labelled = label_rows(answers, store, index, progress)
@@ -92,7 +92,7 @@ def _plots(store: LogitStore, answers: SampledRows) -> list[Plot]:
 def _sections(
     store: LogitStore, answers: SampledRows, index: ShardIndex | None, name: Callable[[int], str]
 ) -> list[dict[str, Any]]:
-    """The pictures, a group of them under each heading."""
+    """The images, a group of them under each heading."""
     if index is None:
         return []
     rng = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def _sections(
     groups = [
         (
             "Gallery",
-            "Pictures drawn at random, each with several of its views.",
+            "Images drawn at random, each with several of its views.",
             rng.permutation(len(answers))[:GALLERY],
             True,
         ),
@@ -130,7 +130,7 @@ def _place(store: LogitStore, answers: SampledRows, row: int, several: bool) -> 
 
 
 def _card(
-    shown: ShownPicture, answers: SampledRows, row: int, name: Callable[[int], str], own_names: Sequence[str] | None
+    shown: ShownImage, answers: SampledRows, row: int, name: Callable[[int], str], own_names: Sequence[str] | None
 ) -> dict[str, Any]:
     label = int(answers.label[row])
     views: list[dict[str, Any]] = [

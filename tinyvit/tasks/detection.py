@@ -1,4 +1,4 @@
-"""What a detector learns: where objects are in the pictures of a set in COCO's format."""
+"""What a detector learns: where objects are in the images of a set in COCO's format."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ class DetectionTask:
         self._stage = stage = recipe.stages[name]
         self._coco = run.data
         if recipe.data.broken == "skip":
-            raise UserError("a detector leaves no broken pictures out: take data.broken away, and mend the pictures")
+            raise UserError("a detector leaves no broken images out: take data.broken away, and mend the images")
         share = -(-stage.batch_size // run.world.size)
         parts = -(-share // recipe.engine.micro_batch) if recipe.engine.micro_batch else 1
-        # torchvision takes no batch without a picture: the smallest share has one for each part.
+        # torchvision takes no batch without an image: the smallest share has one for each part.
         self.grad_accum_steps = max(1, min(parts, stage.batch_size // run.world.size))
         self.steps = len(self._coco) // stage.batch_size
         if not self.steps or stage.batch_size < run.world.size:
             raise UserError(
-                f"stage {name}: a batch_size of {stage.batch_size} does not fit {len(self._coco)} pictures and "
+                f"stage {name}: a batch_size of {stage.batch_size} does not fit {len(self._coco)} images and "
                 f"{run.world.size} processes; change stages.{name}.batch_size"
             )
         if not self._coco.census.objects:
@@ -78,7 +78,7 @@ class DetectionTask:
     @property
     def input_sizes(self) -> tuple[nn.Module, list[tuple[int, int]]]:
         detector: Any = self.model
-        # Pictures are padded to a multiple of the largest stride, and are of any shape.
+        # Images are padded to a multiple of the largest stride, and are of any shape.
         side = STRIDE * -(-min(*self._detection.shorter, self._detection.longer) // STRIDE)
         return detector.backbone.features, [(side, side), (side, side + STRIDE)]
 
@@ -113,10 +113,10 @@ class DetectionTask:
 
     def learn(self, network: ModelRunner, batch: Scenes) -> tuple[Tensor, Tensor]:
         device = self._run.world.device
-        pictures = [picture.to(device, non_blocking=True).float() / 255 for picture in batch.pictures]
+        images = [image.to(device, non_blocking=True).float() / 255 for image in batch.images]
         targets = [{name: value.to(device, non_blocking=True) for name, value in t.items()} for t in batch.targets]
-        # torchvision's losses are means over the pictures of a batch.
-        losses: dict[str, Tensor] = network(pictures, targets)
+        # torchvision's losses are means over the images of a batch.
+        losses: dict[str, Tensor] = network(images, targets)
         total = torch.stack(list(losses.values())).sum()
         return total.expand(len(batch)), torch.zeros(len(batch), device=device)
 
@@ -145,4 +145,4 @@ class DetectionTask:
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Which pictures come follows from the seed alone."""
+        """Which images come follows from the seed alone."""

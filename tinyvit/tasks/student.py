@@ -13,7 +13,7 @@ from tinyvit.config import ClassStage
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.training_views import Batch, TrainingViews, counts_of
 from tinyvit.errors import UserError
-from tinyvit.evaluation import EvalModel, Evaluator, open_pictures
+from tinyvit.evaluation import EvalModel, Evaluator, open_images
 from tinyvit.models import adopt_weights, classes_of, create_student, input_size, load_weights, mean_std, save_student
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import Progress
@@ -132,12 +132,12 @@ class StudentTask(ABC, Generic[S]):
     def validation(self, times: int, dtype: torch.dtype) -> Validation | None:
         run, val = self.run, self.run.recipe.data.val
         assert val
-        pictures = open_pictures(val, run.progress)
-        if not self.measurable(pictures.classes):
+        images = open_images(val, run.progress)
+        if not self.measurable(images.classes):
             return None
         evaluator = Evaluator(
             EvalModel.of(self.model, self.classes.names, run.recipe.data.decode),
-            [pictures] * times,
+            [images] * times,
             run.world,
             run.workers,
             dtype,
@@ -145,7 +145,7 @@ class StudentTask(ABC, Generic[S]):
             stop=run.stop,
         )
         if (looked := (val, self.classes.count)) not in run.looked_at:
-            evaluator.check_pictures(self.classes.count, run.progress)
+            evaluator.check_images(self.classes.count, run.progress)
             run.looked_at.add(looked)
         return lambda model: evaluator.measure(model).as_dict()
 

@@ -16,17 +16,17 @@ from tinyvit.training.task import EpochViews, Task
 
 
 def refuse_untrainable(run: Run[Any], name: str, task: Task) -> None:
-    """UserError for a network that does not take the pictures it will be given, or is given too few at a time.
+    """UserError for a network that does not take the images it will be given, or is given too few at a time.
 
-    Of a part of a step with a single picture, batch norm may see a single value, which torch refuses.
+    Of a part of a step with a single image, batch norm may see a single value, which torch refuses.
     """
     stage, engine, world = run.recipe.stages[name], run.recipe.engine, run.world
     module, sizes = task.input_sizes
     norms = list[str]()
     for height, width in sizes:
-        picture = torch.zeros(1, 3, height, width, device=next(module.parameters()).device)
-        with foreign(f"{run.recipe.student.name} takes no picture of {width} x {height}", "take another student"):
-            norms += lone_norms(module, picture)
+        image = torch.zeros(1, 3, height, width, device=next(module.parameters()).device)
+        with foreign(f"{run.recipe.student.name} takes no image of {width} x {height}", "take another student"):
+            norms += lone_norms(module, image)
     together = engine.sync_batch_norm and world.size > 1
     if (
         norms
@@ -47,10 +47,10 @@ def refuse_empty_epochs(name: str, epoch: int, done: int, views: list[EpochViews
             raise UserError(f"stage {name}: epoch {number + 1} has no whole batch of views with answers")
 
 
-def lone_norms(network: nn.Module, picture: Tensor) -> list[str]:
-    """The batch norm layers that see a single value of each channel of a picture [1, 3, H, W].
+def lone_norms(network: nn.Module, image: Tensor) -> list[str]:
+    """The batch norm layers that see a single value of each channel of an image [1, 3, H, W].
 
-    Of a single value there is no spread: torch refuses to train on such a picture alone.
+    Of a single value there is no spread: torch refuses to train on such an image alone.
     """
     found: list[str] = []
 
@@ -64,7 +64,7 @@ def lone_norms(network: nn.Module, picture: Tensor) -> list[str]:
     network.eval()
     try:
         with torch.inference_mode():
-            network(picture)
+            network(image)
     finally:
         network.train(training)
         for hook in hooks:

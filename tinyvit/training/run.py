@@ -105,7 +105,7 @@ class Run(Generic[D]):
     signals: SignalSource | None = None
     wandb: str | None = None
     stop: Event = field(default_factory=Event)
-    # Validation pictures that were looked at, with how many classes there are: not again for the next stage.
+    # Validation images that were looked at, with how many classes there are: not again for the next stage.
     looked_at: set[tuple[str, int]] = field(default_factory=set)
     shards: frozenset[int] | None = None
 

@@ -75,7 +75,7 @@ class Task(Protocol):
 
     @property
     def input_sizes(self) -> tuple[nn.Module, list[tuple[int, int]]]:
-        """What of the network is given pictures, and their smallest sizes (height, width) in pixels."""
+        """What of the network is given images, and their smallest sizes (height, width) in pixels."""
         ...
 
     @property

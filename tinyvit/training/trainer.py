@@ -271,6 +271,6 @@ def _metrics_line(metrics: dict[str, Any], task: Task) -> str:
         parts += [f"{task.accuracy_name.replace('_', ' ')} {metrics[task.accuracy_name]:.1f} %"]
     if val := metrics.get("val"):
         parts += [f"val {word} {val[name]:.1f} %" for name, word in task.val_names if val.get(name) is not None]
-        parts += [f"{val['broken']} broken pictures left out of it"] if val.get("broken") else []
+        parts += [f"{val['broken']} broken images left out of it"] if val.get("broken") else []
     parts += [f"{metrics['images_per_s']:.0f} images/s", f"waiting {100 * metrics['waiting_for_data']:.0f} %"]
     return ", ".join(parts)

@@ -23,13 +23,13 @@ class Accuracy:
 
     @classmethod
     def counted(cls, right: int, total: int) -> Accuracy:
-        """Of so many pictures: the interval of Wilson (1927), which stays within 0 and 100."""
+        """Of so many images: the interval of Wilson (1927), which stays within 0 and 100."""
         share, z = right / total, Z95 / math.sqrt(total)
         centre = (share + z * z / 2) / (1 + z * z)
         half = z / (1 + z * z) * math.sqrt(share * (1 - share) + z * z / 4)
         # At 0 and 1 its ends are those of the share, but for rounding.
         low, high = max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
-        return cls(100 * share, 100 * low, 100 * high, f"{total:,} pictures")
+        return cls(100 * share, 100 * low, 100 * high, f"{total:,} images")
 
     @classmethod
     def averaged(cls, shares: Sequence[float], of: str) -> Accuracy:

@@ -1,4 +1,4 @@
-"""What a network makes of a data set's pictures before its classifier, computed once and kept in a store."""
+"""What a network makes of a data set's images before its classifier, computed once and kept in a store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from logitstore import Claims, Features, FeatureSpec, FeatureStore, StoreError, 
 from tinyvit.data.loader import run_jobs
 from tinyvit.errors import UserError
 from tinyvit.evaluation.eval_model import EvalModel
-from tinyvit.evaluation.pictures import DataSet
+from tinyvit.evaluation.images import DataSet
 from tinyvit.evaluation.views import EvaluationViews
 from tinyvit.models.teachers import weights_digest
 from tinyvit.runtime.foreign import foreign
@@ -41,7 +41,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Extractor:
-    """Makes features of pictures with a network, on its device, at a precision; keeps them in `folder`."""
+    """Makes features of images with a network, on its device, at a precision; keeps them in `folder`."""
 
     name: str
     subject: EvalModel
@@ -52,18 +52,18 @@ class Extractor:
     progress: Progress
     batch_size: int = 128
 
-    def split(self, data: str, pictures: DataSet) -> Split:
-        """Features and labels of all pictures of the data set that is called `data`; what is kept is not made again.
+    def split(self, data: str, images: DataSet) -> Split:
+        """Features and labels of all images of the data set that is called `data`; what is kept is not made again.
 
         UserError for a network without features, for features that are not finite, and where the kept ones were made
         of other pixels than the libraries of today prepare.
         """
         self.subject.model.eval()
         try:
-            store = self._open(data, pictures)
+            store = self._open(data, images)
             with Claims(store) as claims:
                 while missing := store.missing():
-                    if not self._make(store, pictures, missing, claims):
+                    if not self._make(store, images, missing, claims):
                         # What is missing is with another run.
                         time.sleep(LOOK_AGAIN)
                 claims.sweep()
@@ -72,8 +72,8 @@ class Extractor:
             raise UserError(str(fault)) from fault
         return Split(np.concatenate([s.feature for s in shards]), np.concatenate([s.label for s in shards]))
 
-    def _open(self, data: str, pictures: DataSet) -> FeatureStore:
-        subject, table = self.subject, pictures.table()
+    def _open(self, data: str, images: DataSet) -> FeatureStore:
+        subject, table = self.subject, images.table()
         spec = FeatureSpec(
             data=data,
             epochs=1,
@@ -89,24 +89,24 @@ class Extractor:
         if not FeatureStore.exists(path):
             return FeatureStore.create(path, spec, table)
         store = FeatureStore.open(path)
-        self._check(store, pictures)
+        self._check(store, images)
         return store
 
-    def _check(self, store: FeatureStore, pictures: DataSet) -> None:
-        """UserError where the probe pictures of a shard are not prepared as they were."""
+    def _check(self, store: FeatureStore, images: DataSet) -> None:
+        """UserError where the probe images of a shard are not prepared as they were."""
         missing = set(store.missing())
         for shard in [unit.shard for unit in store.units() if unit not in missing][:1]:
-            views = self._views(pictures)
+            views = self._views(images)
             slots = probe_slots(store.samples[shard], store.spec.probes)
             for slot, wanted in zip(slots, store.read_shard(shard).view_digest.tolist(), strict=True):
                 pixels = views.batch((shard, range(slot, slot + 1))).views
                 if view_digest(pixels[0].numpy()) != wanted:
-                    versions = ", ".join(version_changes(store.spec.libraries)) or "the pictures or the code changed"
+                    versions = ", ".join(version_changes(store.spec.libraries)) or "the images or the code changed"
                     raise UserError(f"{store.location} has features of other pixels ({versions}); remove it")
 
-    def _make(self, store: FeatureStore, pictures: DataSet, missing: list[Unit], claims: Claims) -> int:
+    def _make(self, store: FeatureStore, images: DataSet, missing: list[Unit], claims: Claims) -> int:
         """Make and commit what is missing and no other run has claimed; returns how many batches that was."""
-        views = self._views(pictures)
+        views = self._views(images)
         spans: list[Span] = []
 
         def jobs() -> Iterator[Span]:
@@ -117,7 +117,7 @@ class Extractor:
 
         total = sum(store.samples[unit.shard] for unit in missing)
         batches = run_jobs(views.batch, jobs(), self.workers, self.device.type == "cuda")
-        with self.progress.task("features", total, "pictures") as bar:
+        with self.progress.task("features", total, "images") as bar:
             draft, digests = list[tuple[Tensor, Tensor]](), dict[int, int]()
             for number, (pixels, labels, *_) in enumerate(batches):
                 shard, slots = spans[number]
@@ -133,10 +133,10 @@ class Extractor:
                     draft, digests = [], {}
         return len(spans)
 
-    def _views(self, pictures: DataSet) -> EvaluationViews:
+    def _views(self, images: DataSet) -> EvaluationViews:
         subject = self.subject
         return EvaluationViews(
-            pictures=pictures,
+            images=images,
             size=subject.size,
             crop_pct=subject.crop_pct,
             crop_mode=subject.crop_mode,

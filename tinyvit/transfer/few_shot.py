@@ -1,4 +1,4 @@
-"""Few-shot episodes: N classes, K labelled pictures of each, and others to be told apart by them alone."""
+"""Few-shot episodes: N classes, K labelled images of each, and others to be told apart by them alone."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Episode:
 def episodes(labels: NDArray[np.int32], shots: int, seed: int, count: int = EPISODES) -> Iterator[Episode]:
     """So many episodes of 5 classes and 15 queries each, drawn by the seed: the same for every network.
 
-    Classes with too few pictures are left out. UserError where fewer than five remain.
+    Classes with too few images are left out. UserError where fewer than five remain.
     """
     needed = shots + QUERIES
     rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     large = [found for found in rows if len(found) >= needed]
     if len(large) < WAYS:
         raise UserError(
-            f"{len(large)} classes have the {needed} pictures that an episode of {shots} shots needs; "
+            f"{len(large)} classes have the {needed} images that an episode of {shots} shots needs; "
             f"give data with {WAYS} such classes"
         )
     rng = np.random.default_rng([seed, shots])

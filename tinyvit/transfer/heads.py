@@ -16,10 +16,10 @@ from tinyvit.transfer.features import Split
 # the last one, as far as LIMITS.
 STRENGTHS = tuple(10.0**k for k in range(-4, 2))
 LIMITS = (1e-8, 1e6)
-# Of the training pictures, to choose the strength by.
+# Of the training images, to choose the strength by.
 VALIDATION = 0.2
 ITERATIONS = 1000
-# The neighbours of a picture and the temperature of their votes, as in DINO (arXiv 2104.14294, section 4.1).
+# The neighbours of an image and the temperature of their votes, as in DINO (arXiv 2104.14294, section 4.1).
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 
 
@@ -34,7 +34,7 @@ def need_scikit_learn() -> None:
 def linear_probe(train: Split, test: Split, seed: int) -> dict[str, Any]:
     """Multinomial logistic regression (L-BFGS) on standardised features.
 
-    The strength of the penalty is chosen on a stratified fifth of the training pictures, drawn by the seed, the
+    The strength of the penalty is chosen on a stratified fifth of the training images, drawn by the seed, the
     stronger one where two are as good; then all of them are fitted. Returns `accuracy`, the chosen `strength`, and the
     `sweep` as pairs of strength and accuracy in percent.
     """
@@ -43,7 +43,7 @@ def linear_probe(train: Split, test: Split, seed: int) -> dict[str, Any]:
     labels = train.labels
     counts = np.bincount(labels)
     if (counts[counts > 0] < 2).any():
-        raise UserError("a class has a single training picture; a linear probe needs one to fit and one to choose by")
+        raise UserError("a class has a single training image; a linear probe needs one to fit and one to choose by")
     share = max(VALIDATION, np.count_nonzero(counts) / len(labels))
     fit, held = train_test_split(np.arange(len(labels)), test_size=share, random_state=seed, stratify=labels)
     tried: dict[float, float] = {}
@@ -85,7 +85,7 @@ def fitted_probe(features: NDArray[np.float32], labels: NDArray[np.int32], stren
 
 
 def nearest_neighbours(train: Split, test: Split) -> dict[str, Any]:
-    """Votes of the nearest training pictures by the cosine of features, each of the weight exp(cosine / 0.07)."""
+    """Votes of the nearest training images by the cosine of features, each of the weight exp(cosine / 0.07)."""
     from sklearn.neighbors import KNeighborsClassifier
 
     neighbours = min(NEIGHBOURS, len(train.labels))

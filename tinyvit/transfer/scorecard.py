@@ -64,7 +64,7 @@ def scorecard(
     if len({entry.name for entry in entries}) < len(entries):
         raise UserError("two checkpoints have one name; write NAME=CHECKPOINT")
     if not data and not sets:
-        raise UserError("there is nothing to scorer by; give --data or --sets")
+        raise UserError("there is nothing to judge by; give --data or --sets")
     if PUBLISHED in data:
         raise UserError(f"{PUBLISHED!r} is what --sets is called; give the data set another name")
     if sets and not any_set(sets):
@@ -102,7 +102,7 @@ def _together(of_seeds: Sequence[Figures]) -> Figures:
 
 
 def spread(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of one checkpoint the figure as it is, with its 95 % interval over pictures or episodes; of several their mean,
+    """Of one checkpoint the figure as it is, with its 95 % interval over images or episodes; of several their mean,
     and one standard deviation over them to both sides.
     """
     first = figures[0]

@@ -17,9 +17,9 @@ from logitstore import digest_of
 from tinyvit.classes import match_classes, shared_classes
 from tinyvit.data.location import train_and_val
 from tinyvit.errors import UserError
-from tinyvit.evaluation import EvalModel, Evaluation, evaluate, load_eval_model, open_pictures
+from tinyvit.evaluation import EvalModel, Evaluation, evaluate, load_eval_model, open_images
 from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, open_corrupted, prepared
-from tinyvit.evaluation.pictures import DataSet
+from tinyvit.evaluation.images import DataSet
 from tinyvit.evaluation.published import SETS, find_set, open_set
 from tinyvit.models.teachers import weights_digest
 from tinyvit.runtime.distributed import World
@@ -70,7 +70,7 @@ MEASURES = ("top-1", *HEADS)
 
 @dataclass(frozen=True)
 class Scorer:
-    """Measures networks; features and figures are kept in `folder`. `seed` draws validation pictures and episodes."""
+    """Measures networks; features and figures are kept in `folder`. `seed` draws validation images and episodes."""
 
     folder: Path
     seed: int
@@ -86,7 +86,7 @@ class Scorer:
         return cls(folder, seed, world, precision_of(precision, world.device), workers, progress)
 
     def size(self, checkpoint: str) -> dict[str, Any]:
-        """Parameters, multiply-adds a picture and input size of a network."""
+        """Parameters, multiply-adds an image and input size of a network."""
         subject = load_eval_model(checkpoint, torch.device("cpu"))
         pixels = torch.zeros(1, 3, subject.size, subject.size)
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
@@ -106,14 +106,14 @@ class Scorer:
         if val is None:
             raise UserError(f"{data} needs train and val inside: heads are fitted on one and judged on the other")
         subject = load_eval_model(checkpoint, self.world.device)
-        pictures = {"train": open_pictures(train, self.progress), "val": open_pictures(val, self.progress)}
+        images = {"train": open_images(train, self.progress), "val": open_images(val, self.progress)}
         extractor = Extractor(
             checkpoint, subject, self.folder / "features", self.world.device, self.dtype, self.workers, self.progress
         )
 
         @cache
         def splits() -> tuple[Split, Split]:
-            return self._splits(extractor, data, pictures["train"], pictures["val"])
+            return self._splits(extractor, data, images["train"], images["val"])
 
         def judged(measure: str) -> Figures:
             need_scikit_learn()
@@ -123,10 +123,8 @@ class Scorer:
 
         def figures_of(measure: str) -> Figures:
             if measure == "top-1":
-                return self._kept(
-                    measure, subject, [pictures["val"]], lambda: self._top1(subject, pictures["val"], False)
-                )
-            return self._kept(measure, subject, list(pictures.values()), partial(judged, measure))
+                return self._kept(measure, subject, [images["val"]], lambda: self._top1(subject, images["val"], False))
+            return self._kept(measure, subject, list(images.values()), partial(judged, measure))
 
         figures: Figures = {}
         for measure in measures:
@@ -146,13 +144,13 @@ class Scorer:
     def _published(self, name: str, subject: EvalModel, place: str) -> Figures:
         if name == "c":
             return self._corrupted(prepared(subject), place)
-        pictures = open_set(name, place, self.progress)
+        images = open_set(name, place, self.progress)
 
         def judged() -> Figures:
-            (figure,) = self._top1(subject, pictures, restrict=True).values()
+            (figure,) = self._top1(subject, images, restrict=True).values()
             return {SETS[name].title: figure}
 
-        return self._kept(name, subject, [pictures], judged)
+        return self._kept(name, subject, [images], judged)
 
     def _corrupted(self, subject: EvalModel, place: str) -> Figures:
         severities: dict[str, list[Evaluation]] = {}
@@ -164,19 +162,19 @@ class Scorer:
         right = round(found["top1"] * found["images"] / 100)
         figures = {SETS["c"].title: Accuracy.counted(right, found["images"]).as_dict()}
         if found["mce"] is not None:
-            # In percent of AlexNet's errors: no share of pictures, and without an interval.
+            # In percent of AlexNet's errors: no share of images, and without an interval.
             mce = found["mce"]
             figures["ImageNet-C, mCE"] = {"percent": mce, "low": mce, "high": mce, "of": "15 corruptions"}
         return figures
 
-    def _top1(self, subject: EvalModel, pictures: DataSet, restrict: bool) -> Figures:
-        if not shared_classes(subject.classes, pictures.classes):
+    def _top1(self, subject: EvalModel, images: DataSet, restrict: bool) -> Figures:
+        if not shared_classes(subject.classes, images.classes):
             raise UserError("it tells other classes apart")
-        (found,) = self._evaluations(subject, [pictures], "evaluate", restrict)
+        (found,) = self._evaluations(subject, [images], "evaluate", restrict)
         figure = Accuracy.counted(round(found.top1 * found.images / 100), found.images).as_dict()
         if restrict:
-            assert pictures.classes
-            figure["of"] += f", {found.classes_seen:,} of {len(pictures.classes):,} classes of the set"
+            assert images.classes
+            figure["of"] += f", {found.classes_seen:,} of {len(images.classes):,} classes of the set"
         if found.unknown_images:
             figure["of"] += f", {found.unknown_images:,} of them of classes that it does not have"
         return {"top-1": figure}
@@ -205,7 +203,7 @@ class Scorer:
         about = [
             FIGURES, measure, self.seed, str(self.dtype), weights_digest(subject.model), subject.data_config,
             # Names decide which class a label means.
-            list(subject.classes or []), [(pictures.table().digest(), pictures.classes) for pictures in sets],
+            list(subject.classes or []), [(images.table().digest(), images.classes) for images in sets],
         ]  # fmt: skip
         folder, name = self.folder / "figures", f"{digest_of(about)[:16]}.json"
         if (found := read_json(folder, name)) is None:

@@ -31,7 +31,7 @@ Pixels = NDArray[np.uint8]
 
 
 class NoView(Exception):
-    """Making the view of a slot from its seed raised what no picture is meant to raise, which is the cause."""
+    """Making the view of a slot from its seed raised what no image is meant to raise, which is the cause."""
 
     def __init__(self, slot: int, seed: int) -> None:
         super().__init__(f"slot {slot}, seed {seed}")
@@ -55,9 +55,9 @@ def views(
     """The views of some slots of an epoch of a shard, mixed with their partners'; a fault where there is none.
 
     `images` has the images of these slots and of their partners by slot, `seeds` and `partner` are those of the
-    whole shard. NoView for a picture that the augmentation cannot cope with.
+    whole shard. NoView for an image that the augmentation cannot cope with.
     """
-    # A policy that timm does not know is no picture's fault.
+    # A policy that timm does not know is no image's fault.
     _transforms(augment, size)
     plain: dict[int, Pixels | BrokenImage] = {}
     with own_generators():
@@ -104,11 +104,11 @@ def _view(image: EncodedImage, seed: int, augment: Augment, size: int) -> Pixels
 
 
 def _cropped(image: EncodedImage, crop: RandomResizedCropAndInterpolation, size: int, reduce: bool) -> torch.Tensor:
-    """timm's random resized crop [3, size, size], from a picture that is decoded no larger than the crop needs."""
+    """timm's random resized crop [3, size, size], from an image that is decoded no larger than the crop needs."""
     columns, rows = image.size
     whole = torch.empty(3, rows, columns, device="meta")
     top, left, height, width = crop.get_params(whole, crop.scale, crop.ratio)  # type: ignore[no-untyped-call]
-    # Of a picture of few pixels timm rounds the crop to none, at its very edge.
+    # Of an image of few pixels timm rounds the crop to none, at its very edge.
     height, width = max(1, height), max(1, width)
     top, left = min(top, rows - height), min(left, columns - width)
     modes = crop.interpolation

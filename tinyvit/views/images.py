@@ -1,4 +1,4 @@
-"""From the bytes of a picture to RGB pixels, the same for teacher and student.
+"""From the bytes of an image to RGB pixels, the same for teacher and student.
 
 JPEG is decoded by torchvision, bit by bit what Pillow makes of it in three quarters of the time, and by Pillow at a
 half, a quarter or an eighth of its size where that is all a view needs: an eighth of 3000 x 2000 pixels takes less than
@@ -41,7 +41,7 @@ RULES = 2
 
 
 class BrokenImage(ValueError):
-    """The bytes are not a picture that can be decoded whole. `slot` is whose they are, where that is known."""
+    """The bytes are not an image that can be decoded whole. `slot` is whose they are, where that is known."""
 
     def __init__(self, reason: str, slot: int = -1) -> None:
         super().__init__(reason)
@@ -50,7 +50,7 @@ class BrokenImage(ValueError):
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Whatever is raised for a picture's bytes within becomes BrokenImage, and warnings of them are not shown."""
+    """Whatever is raised for an image's bytes within becomes BrokenImage, and warnings of them are not shown."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -59,13 +59,13 @@ def reading() -> Iterator[None]:
         raise
     except UnidentifiedImageError as fault:
         # Its own words name a place in memory.
-        raise BrokenImage("it is in no format of pictures that Pillow knows") from fault
+        raise BrokenImage("it is in no format of images that Pillow knows") from fault
     except Exception as fault:  # of damaged files Pillow raises a dozen types
         raise BrokenImage(" ".join(str(fault).split()) or type(fault).__name__) from fault
 
 
 def record_of(decode: Decode) -> dict[str, Any]:
-    """What a store keeps of how its pictures are read."""
+    """What a store keeps of how its images are read."""
     return {"rules": RULES, **decode.model_dump(mode="json")}
 
 
@@ -80,9 +80,9 @@ class _Header:
 
 
 class EncodedImage:
-    """A picture as it stands in a shard, decoded when a view needs it; what was decoded is kept for the next one.
+    """An image as it stands in a shard, decoded when a view needs it; what was decoded is kept for the next one.
 
-    Size and pixels are those of the picture as it is shown: turned, and on a background, as `decode` says.
+    Size and pixels are those of the image as it is shown: turned, and on a background, as `decode` says.
     """
 
     def __init__(self, content: bytes, decode: Decode) -> None:
@@ -92,7 +92,7 @@ class EncodedImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the whole picture. BrokenImage when the bytes are none."""
+        """Width and height of the whole image. BrokenImage when the bytes are none."""
         width, height = self._header.stored
         return (height, width) if self._header.sideways else (width, height)
 
@@ -110,7 +110,7 @@ class EncodedImage:
             )
 
     def reduction(self, width: float, height: float, size: int) -> int:
-        """How far a part of this picture may be reduced, and still has `size` pixels a side: 1, 2, 4 or 8."""
+        """How far a part of this image may be reduced, and still has `size` pixels a side: 1, 2, 4 or 8."""
         if self._header.format != "JPEG":
             return 1
         return next((r for r in REDUCTIONS if min(width, height) >= r * size), 1)

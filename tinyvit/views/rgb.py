@@ -26,7 +26,7 @@ BITS, PHOTOMETRIC = 258, 262
 
 
 def opened(content: bytes) -> Image.Image:
-    """A picture's header, its pixels not read yet. What Pillow raises for bytes that are none."""
+    """An image's header, its pixels not read yet. What Pillow raises for bytes that are none."""
     image = Image.open(io.BytesIO(content))
     if image.format == "PNG" and image.mode in ("L", "RGB") and "transparency" in image.info:
         # Pillow scales PNG's samples to 8 bits, but not the one that is transparent.
@@ -74,7 +74,7 @@ def turned(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """The picture with 8 bits a channel: of grey of 16 bits the upper half, as Pillow reads colours of 16 bits.
+    """The image with 8 bits a channel: of grey of 16 bits the upper half, as Pillow reads colours of 16 bits.
 
     ValueError for grey that says of no value how bright it is.
     """
@@ -101,7 +101,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def opaque(image: Image.Image, background: str | None) -> Image.Image:
-    """A picture of 8 bits as RGB: what is transparent shows a background, or without one the colour beneath."""
+    """An image of 8 bits as RGB: what is transparent shows a background, or without one the colour beneath."""
     if background is None or not image.has_transparency_data:
         return image.convert("RGB")
     shown = image.convert("RGBA")

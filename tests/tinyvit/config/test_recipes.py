@@ -66,13 +66,13 @@ def test_every_recipe_says_what_it_takes_and_what_comes_of_it(name: str) -> None
 @pytest.mark.parametrize(("name", "labelled"), [("few-labels", None), ("few-labels-example", 250)])
 def test_a_student_and_its_twin_on_labels_take_as_many_steps(name: str, labelled: int | None) -> None:
     recipe = load_recipe(name)
-    pictures = 60_000
+    images = 60_000
     if labelled:
-        pictures = sum(index_shards(recipe.data.train, LogProgress()).counts)
+        images = sum(index_shards(recipe.data.train, LogProgress()).counts)
         for stage in ("finetune", "labels"):
             assert sum(index_shards(str(recipe.stages[stage].train), LogProgress()).counts) == labelled
-    # Of few-labels the labelled pictures are repeated until there are as many of them as of all.
-    of = {"distill": pictures, "finetune": labelled or pictures, "labels": labelled or pictures}
+    # Of few-labels the labelled images are repeated until there are as many of them as of all.
+    of = {"distill": images, "finetune": labelled or images, "labels": labelled or images}
     steps = {stage: recipe.stages[stage].epochs * (of[stage] // recipe.stages[stage].batch_size) for stage in of}
     assert steps["distill"] + steps["finetune"] == steps["labels"]
     assert {recipe.stages[stage].batch_size for stage in of} == {125}

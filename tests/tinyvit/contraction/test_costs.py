@@ -26,13 +26,13 @@ def test_what_is_measured() -> None:
     assert first.throughput == 1
     assert small.throughput is not None
     assert small.throughput > 2
-    # One picture takes less than a batch, and a few operations more than nothing.
+    # One image takes less than a batch, and a few operations more than nothing.
     assert small.latency_ms is not None
     assert small.images_per_s is not None
     assert 1000 / small.images_per_s < small.latency_ms < 16 * 1000 / small.images_per_s * 4
     assert small.memory_mib is not None
     assert first.memory_mib is not None
-    # Weights, and at least what the widest layer makes of sixteen pictures.
+    # Weights, and at least what the widest layer makes of sixteen images.
     widest = 16 * 4 * 48 * 16 * 16 * 4 / 2**20
     weights = first.parameters * 4 / 2**20
     assert weights + widest < first.memory_mib < weights + 8 * widest
@@ -44,7 +44,7 @@ def test_memory_is_what_tensors_take_at_once() -> None:
     """Of a network whose tensors can be counted by hand: the peak, not the sum."""
     layers = torch.nn.Sequential(*[torch.nn.Tanh() for _ in range(5)])
     held = meter(memory_mib=1)._memory(layers, torch.zeros(2**18))
-    # The pictures, and of five results two at once.
+    # The images, and of five results two at once.
     assert held == pytest.approx(3.0)
 
 

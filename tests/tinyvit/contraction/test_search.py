@@ -65,7 +65,7 @@ def test_the_path_leads_to_the_budget(found: dict[str, Any]) -> None:
             assert (entry["parameters"], entry["macs"]) == (costs.parameters, costs.macs)
             assert entry["throughput"] > 0
             assert parent is None or point.within(parent)
-            # One shard of 250 pictures is trained on, the other scored on.
+            # One shard of 250 images is trained on, the other scored on.
             assert (entry["images"], entry["views"]) == (250, 250)
         parent = Point.from_dict(chosen["point"])
     last = next(entry for entry in rounds[-1]["candidates"] if entry["chosen"])
@@ -84,8 +84,8 @@ def test_what_is_kept(found: dict[str, Any], small_data: Path, small_store: Logi
             assert not (home / "state.pt").exists()
             assert not (home.parent / "begin").exists()
     assert not list(folder.rglob("*.partial"))
-    picture = np.asarray(Image.open(found["picture"]).convert("RGB"))
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+    image = np.asarray(Image.open(found["picture"]).convert("RGB"))
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 50
     recipe = load_recipe(found["recipe"])
     assert recipe.contraction is None
     last = next(entry for entry in found["rounds"][-1]["candidates"] if entry["chosen"])

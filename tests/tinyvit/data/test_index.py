@@ -20,7 +20,7 @@ from tinyvit.data import index as index_module
 from tinyvit.data.index import INDEX_NAME, ShardIndex, index_shards
 from tinyvit.data.join import key_digest
 from tinyvit.datasets.make import write_shards
-from tinyvit.datasets.sources import Picture
+from tinyvit.datasets.sources import SourceImage
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import LogProgress
 
@@ -107,7 +107,7 @@ def test_a_changed_shard_is_indexed_again_and_the_others_are_not(folder: Path, m
     before = indexed(folder).table
     _, two = sorted(folder.glob("*.tar"))
     write_shards(
-        [Picture("new", "png", b"x", 0)], folder / "n", classes=["a"], per_shard=1, seed=0, progress=LogProgress()
+        [SourceImage("new", "png", b"x", 0)], folder / "n", classes=["a"], per_shard=1, seed=0, progress=LogProgress()
     )
     shutil.copy(folder / "n" / "shard-000000.tar", two)
     read: list[str] = []
@@ -203,8 +203,10 @@ def test_a_key_in_two_shards_is_named(folder: Path) -> None:
         indexed(folder)
 
 
-def test_a_sample_without_a_picture_is_named(tmp_path: Path) -> None:
-    write_shards([Picture("a", "txt", b"x", 0)], tmp_path, classes=["a"], per_shard=1, seed=0, progress=LogProgress())
+def test_a_sample_without_an_image_is_named(tmp_path: Path) -> None:
+    write_shards(
+        [SourceImage("a", "txt", b"x", 0)], tmp_path, classes=["a"], per_shard=1, seed=0, progress=LogProgress()
+    )
     with pytest.raises(UserError, match=r"the sample 'a' has no image \(it holds cls, txt\)"):
         indexed(tmp_path)
 
@@ -238,7 +240,7 @@ def test_two_tars_that_were_joined_are_refused(folder: Path) -> None:
         indexed(folder)
 
 
-def test_a_tar_whose_last_picture_ends_in_zeros_is_whole(tmp_path: Path) -> None:
+def test_a_tar_whose_last_image_ends_in_zeros_is_whole(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add(tar, "a.png", b"x" + bytes(5000))
     whole = (tmp_path / "a.tar").read_bytes()
@@ -316,7 +318,12 @@ def test_class_names_are_read_by_line_feeds_alone(folder: Path) -> None:
 def test_a_name_that_a_class_list_would_not_give_back_is_not_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"the class name .* is empty, has a line break or is not UTF-8; rename it"):
         write_shards(
-            [Picture("a", "png", b"x", 0)], tmp_path, classes=["a", name], per_shard=1, seed=0, progress=LogProgress()
+            [SourceImage("a", "png", b"x", 0)],
+            tmp_path,
+            classes=["a", name],
+            per_shard=1,
+            seed=0,
+            progress=LogProgress(),
         )
     assert not any(tmp_path.iterdir())
 

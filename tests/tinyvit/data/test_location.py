@@ -127,7 +127,7 @@ class Unsteady(http.server.BaseHTTPRequestHandler):
         if first_time and "resolve" in self.path:
             self.send_error(503)
             return
-        if self.path.startswith("/api/datasets/me/pictures/"):
+        if self.path.startswith("/api/datasets/me/images/"):
             files = [{"type": "file", "path": f"train/train-00000{i}.tar", "size": 1, "oid": "0"} for i in (1, 0)]
             body = json.dumps([*files, {"type": "directory", "path": "train/x.tar", "oid": "0"}])
             self._answer(200 if self.path.partition("?")[0].endswith("/tree/v1/train") else 404, body.encode())
@@ -174,17 +174,17 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Unsteady]]:
 
 def test_shards_on_the_hub_are_read_with_the_token_and_retries(hub: type[Unsteady], tmp_path: Path) -> None:
     # The hub's client reads its variables when it is imported: a process of its own.
-    done = started("data", "check", "hf://datasets/me/pictures@v1/train", "--workers", "0", "--json")
+    done = started("data", "check", "hf://datasets/me/images@v1/train", "--workers", "0", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["samples"], found["faults"]) == (500, [])
     files = [(path, token) for path, token in hub.seen if "resolve" in path]
     assert {path for path, _ in files} == {
-        f"/datasets/me/pictures/resolve/v1/train/{name}"
+        f"/datasets/me/images/resolve/v1/train/{name}"
         for name in ("train-000000.tar", "train-000001.tar", "classes.txt")
     } | {path for path, _ in files if path.endswith("v1/classes.txt")}
     assert {token for _, token in files} == {"Bearer hf_secret"}
-    done = started("data", "pull", "hf://datasets/me/pictures@v1/train", tmp_path / "o", "--json")
+    done = started("data", "pull", "hf://datasets/me/images@v1/train", tmp_path / "o", "--json")
     assert done.returncode == 0, done.stderr
     for name in ("train-000000.tar", "train-000001.tar"):
         assert (tmp_path / "o" / name).read_bytes() == (EXAMPLE / "train" / name).read_bytes()

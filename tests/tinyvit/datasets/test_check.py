@@ -15,7 +15,7 @@ from support import EXAMPLE, tinyvit
 from tinyvit.config import Decode
 from tinyvit.datasets.check import KINDS
 from tinyvit.datasets.make import write_shards
-from tinyvit.datasets.sources import Picture
+from tinyvit.datasets.sources import SourceImage
 from tinyvit.runtime.progress import LogProgress
 from tinyvit.views.images import BrokenImage, EncodedImage
 
@@ -23,17 +23,17 @@ RNG = np.random.default_rng(0)
 
 
 def content(mode: str, kind: str, **options: Any) -> bytes:
-    """A picture of random colours."""
+    """An image of random colours."""
     made = io.BytesIO()
     noise = Image.fromarray(RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8))
-    picture = (
+    image = (
         Image.fromarray(RNG.integers(0, 65536, (20, 30), dtype=np.uint16)) if mode == "I;16" else noise.convert(mode)
     )
-    picture.save(made, kind, **options)
+    image.save(made, kind, **options)
     return made.getvalue()
 
 
-def odd_pictures() -> list[Picture]:
+def odd_images() -> list[SourceImage]:
     turned = Image.Exif()
     turned[0x0112] = 3
     frames = [Image.new("RGB", (30, 20), (c, 0, 0)) for c in (10, 200)]
@@ -53,7 +53,7 @@ def odd_pictures() -> list[Picture]:
         "empty": (b"", "jpg"),
         "fractions": (content("F", "TIFF"), "tif"),
     }
-    return [Picture(name, suffix, data, 0) for name, (data, suffix) in by_name.items()]
+    return [SourceImage(name, suffix, data, 0) for name, (data, suffix) in by_name.items()]
 
 
 def check(data: Path, rc: int) -> dict[str, Any]:
@@ -63,8 +63,8 @@ def check(data: Path, rc: int) -> dict[str, Any]:
     return found
 
 
-def pack(pictures: list[Picture], out: Path, classes: list[str]) -> Path:
-    return write_shards(pictures, out, classes=classes, per_shard=100, seed=0, progress=LogProgress())[0]
+def pack(images: list[SourceImage], out: Path, classes: list[str]) -> Path:
+    return write_shards(images, out, classes=classes, per_shard=100, seed=0, progress=LogProgress())[0]
 
 
 def test_the_example_is_sound() -> None:
@@ -75,14 +75,14 @@ def test_the_example_is_sound() -> None:
     assert found["classes"] == {"named": 10, "used": 10, "without_label": 0, "fewest": 50, "most": 50}
 
 
-def test_broken_pictures_are_faults_and_odd_ones_are_told(tmp_path: Path) -> None:
-    pack([*odd_pictures(), Picture("late", "jpg", content("RGB", "JPEG"), 7)], tmp_path, ["a", "b"])
+def test_broken_images_are_faults_and_odd_ones_are_told(tmp_path: Path) -> None:
+    pack([*odd_images(), SourceImage("late", "jpg", content("RGB", "JPEG"), 7)], tmp_path, ["a", "b"])
     found = check(tmp_path, 1)
     faults = " ".join(found["faults"])
     assert len(found["faults"]) == 5
     assert all(f"'{name}' cannot be decoded" in faults for name in ("cut", "text", "empty"))
     assert "'late' has the label 7, classes.txt names 2 classes" in faults
-    assert "'text' cannot be decoded (it is in no format of pictures that Pillow knows)" in faults
+    assert "'text' cannot be decoded (it is in no format of images that Pillow knows)" in faults
     assert "'fractions' cannot be decoded (TIFF with grey in fractions" in faults
     assert " at 0x" not in faults
     assert {kind: told["are"] for kind, told in found["kinds"].items()} == KINDS
@@ -100,8 +100,8 @@ def test_broken_pictures_are_faults_and_odd_ones_are_told(tmp_path: Path) -> Non
 
 
 def test_cut_tars_are_all_named(tmp_path: Path) -> None:
-    pictures = [Picture(f"p{i}", "jpg", content("RGB", "JPEG"), 0) for i in range(8)]
-    write_shards(pictures, tmp_path, classes=["a"], per_shard=2, seed=0, progress=LogProgress())
+    images = [SourceImage(f"p{i}", "jpg", content("RGB", "JPEG"), 0) for i in range(8)]
+    write_shards(images, tmp_path, classes=["a"], per_shard=2, seed=0, progress=LogProgress())
     shards = sorted(tmp_path.glob("*.tar"))
     for shard in shards[1:3]:
         shard.write_bytes(shard.read_bytes()[:-10240])
@@ -110,15 +110,15 @@ def test_cut_tars_are_all_named(tmp_path: Path) -> None:
     assert [shard.name in fault for shard, fault in zip(shards[1:3], found["faults"], strict=True)] == [True, True]
 
 
-@pytest.mark.parametrize("picture", odd_pictures(), ids=lambda p: p.key)
-def test_odd_pictures_become_rgb_or_are_refused(picture: Picture) -> None:
-    image = EncodedImage(picture.read(), Decode())
-    if picture.key in ("cut", "text", "empty", "fractions"):
+@pytest.mark.parametrize("image", odd_images(), ids=lambda p: p.key)
+def test_odd_images_become_rgb_or_are_refused(image: SourceImage) -> None:
+    encoded = EncodedImage(image.read(), Decode())
+    if image.key in ("cut", "text", "empty", "fractions"):
         with pytest.raises(BrokenImage):
-            image.pixels()
+            encoded.pixels()
     else:
-        assert image.pixels().shape == (20, 30, 3)
-        assert image.pixels().dtype == np.uint8
+        assert encoded.pixels().shape == (20, 30, 3)
+        assert encoded.pixels().dtype == np.uint8
 
 
 def test_a_decompression_bomb_is_refused_with_its_name(tmp_path: Path) -> None:
@@ -127,6 +127,6 @@ def test_a_decompression_bomb_is_refused_with_its_name(tmp_path: Path) -> None:
     Image.new("1", (20_000, 18_000)).save(bomb, "PNG")
     with pytest.raises(BrokenImage, match="decompression bomb"):
         EncodedImage(bomb.getvalue(), Decode()).pixels()
-    pack([Picture("bomb", "png", bomb.getvalue(), 0)], tmp_path, ["a"])
+    pack([SourceImage("bomb", "png", bomb.getvalue(), 0)], tmp_path, ["a"])
     found = check(tmp_path, 1)
     assert "'bomb' cannot be decoded (Image size (360000000 pixels) exceeds limit" in found["faults"][0]

@@ -1,4 +1,4 @@
-"""What tests of detection share: a small network, sets of a single picture, detectors that say what they are told."""
+"""What tests of detection share: a small network, sets of a single image, detectors that say what they are told."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DETECTION = Detection(channels=32, shorter=(96,), longer=128, anchors=(16, 32, 6
 
 
 def written(folder: Path, annotations: list[dict[str, Any]], /, **parts: Any) -> CocoSet:
-    """A set of one picture of 40 x 30 with these annotations, of the categories 7 (dog) and 3 (cat); `parts` are in
+    """A set of one image of 40 x 30 with these annotations, of the categories 7 (dog) and 3 (cat); `parts` are in
     place of those of the document.
     """
     (folder / "some").mkdir(parents=True, exist_ok=True)
@@ -46,14 +46,14 @@ def written(folder: Path, annotations: list[dict[str, Any]], /, **parts: Any) ->
 
 
 class Foretold(torch.nn.Module):
-    """Answers what it was told, picture by picture."""
+    """Answers what it was told, image by image."""
 
     def __init__(self, answers: list[dict[str, torch.Tensor]]) -> None:
         super().__init__()
         self._answers = iter(answers)
 
-    def forward(self, pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-        return [next(self._answers) for _ in pictures]
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        return [next(self._answers) for _ in images]
 
 
 def measured(coco: CocoSet, answers: list[dict[str, torch.Tensor]], classes: list[str] | None = None) -> dict[str, Any]:

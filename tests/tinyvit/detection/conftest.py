@@ -16,7 +16,7 @@ from tinyvit.views.images import EncodedImage
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO folder of a few rendered scenes, of the example's own pictures."""
+    """A COCO folder of a few rendered scenes, of the example's own images."""
     folder = tmp_path_factory.mktemp("scenes")
     objects = {
         split: [

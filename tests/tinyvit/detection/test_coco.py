@@ -50,8 +50,8 @@ def test_what_is_not_cocos_format_is_told(tmp_path: Path) -> None:
             _ = CocoSet(broken).document
     lost = written(tmp_path, [])
     (tmp_path / "some" / "a.jpg").unlink()
-    with pytest.raises(UserError, match=r"the picture .*a.jpg, which .* names, cannot be read"):
-        lost.picture(0)
+    with pytest.raises(UserError, match=r"the image .*a.jpg, which .* names, cannot be read"):
+        lost.image(0)
     done = tinyvit("train", "detect-example", "--data", tmp_path / "none", "--run-dir", tmp_path / "run")
     assert done.returncode == 2
     assert "has no annotations/instances_train*.json" in " ".join(done.stderr.split())
@@ -99,14 +99,14 @@ def test_what_is_there_twice_or_is_nothing_is_refused_by_its_name(
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     boxes = [[4, 6, 10, 10], [30, 20, 20, 5], [39.5, 0, 0.8, 9], [5, 5, 0, 4], [5, 5, 0.001, 4], [41, 3, 9, 9]]
     coco = written(tmp_path, [*({"category_id": 7, "bbox": box} for box in boxes), BOX | {"iscrowd": 1}])
-    assert coco.census == Census(pictures=1, objects=3, without=0, crowds=1, empty=2, outside=1, cut=1)
+    assert coco.census == Census(images=1, objects=3, without=0, crowds=1, empty=2, outside=1, cut=1)
     assert str(coco.census) == (
-        "3 objects in 1 pictures; left out: 1 crowds, 2 boxes without area, 1 boxes outside of the picture; "
-        "1 boxes are cut at the picture's edge"
+        "3 objects in 1 images; left out: 1 crowds, 2 boxes without area, 1 boxes outside of the image; "
+        "1 boxes are cut at the image's edge"
     )
     right = torch.tensor([[4, 6, 14, 16], [30, 20, 40, 25], [39.5, 0, 40, 9]])
     assert torch.equal(coco.target(0, masks=False)["boxes"], right)
-    assert str(written(tmp_path, []).census) == "0 objects in 1 pictures, 1 of them without any"
+    assert str(written(tmp_path, []).census) == "0 objects in 1 images, 1 of them without any"
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         ([[4, 6, 14, 6, 14, float("nan")]], "no list of x and y"),
         (SQUARE, "cannot be read"),
         ({"size": [30, 40]}, "cannot be read"),
-        ({"size": [40, 30], "counts": [1200]}, "its mask is 30 x 40, the picture 40 x 30"),
-        ({"size": [30, 40], "counts": [60, 1200]}, "its run lengths are of 1260 pixels, the picture has 1200"),
+        ({"size": [40, 30], "counts": [1200]}, "its mask is 30 x 40, the image 40 x 30"),
+        ({"size": [30, 40], "counts": [60, 1200]}, "its run lengths are of 1260 pixels, the image has 1200"),
         ({"size": [30, 40], "counts": [-60, 1200]}, "its run lengths are of 1140 pixels"),
         ({"size": [30, 40], "counts": [60, 90]}, "its run lengths are of 150 pixels"),
         ({"size": [30, 40], "counts": "lRRP1"}, "its run lengths are of"),

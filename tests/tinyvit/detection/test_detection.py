@@ -65,14 +65,14 @@ def test_the_order_follows_from_the_seed_whoever_reads_it(coco: CocoSet) -> None
     assert set(views(coco).keys(0)) < set(names)
 
 
-def test_a_flipped_picture_takes_its_boxes_and_masks_along(coco: CocoSet) -> None:
+def test_a_flipped_image_takes_its_boxes_and_masks_along(coco: CocoSet) -> None:
     for batch in views(coco, hflip=1.0).read(0, 1):
         for target in batch.targets:
             for box, mask in zip(target["boxes"].long(), target["masks"], strict=True):
                 columns = np.flatnonzero(mask.any(dim=0).numpy())
                 assert box[[0, 2]].tolist() == [columns[0], columns[-1] + 1]
     plain, flipped = (next(views(coco, hflip=chance).read(0, 1)) for chance in (0.0, 1.0))
-    assert torch.equal(plain.pictures[0].flip(2), flipped.pictures[0])
+    assert torch.equal(plain.images[0].flip(2), flipped.images[0])
 
 
 def test_a_detector_begins_with_the_students_features_at_any_size(tmp_path: Path) -> None:
@@ -102,11 +102,11 @@ def test_places_are_exact_whatever_the_precision() -> None:
         STUDENT, DETECTION.model_copy(update={"longer": 1333, "shorter": (800,)}), 3, seed=0
     )
     detector.eval().roi_heads.score_thresh = 0.0
-    pictures = [torch.rand(3, 200, 260)]
+    images = [torch.rand(3, 200, 260)]
     with torch.inference_mode():
-        (plain,) = detector(pictures)
+        (plain,) = detector(images)
         with torch.autocast("cpu", torch.bfloat16):
-            (mixed,) = detector(pictures)
+            (mixed,) = detector(images)
     assert mixed["boxes"].dtype == torch.float32
     # Of coarse places, hardly any would have a fraction of its own.
     fractions = [len(set((answer["boxes"] % 1).flatten().tolist())) for answer in (plain, mixed)]
@@ -142,7 +142,7 @@ def test_all_heads_of_a_cascade_learn(coco: CocoSet) -> None:
         STUDENT, DETECTION.model_copy(update={"cascade": True, "head": "mask_rcnn"}), len(coco.classes), seed=0
     )
     batch = next(views(coco).read(0, 1))
-    losses = detector([picture.float() / 255 for picture in batch.pictures], batch.targets)
+    losses = detector([image.float() / 255 for image in batch.images], batch.targets)
     numbered = {f"loss_{kind}_{number}" for kind in ("classifier", "box_reg") for number in range(3)}
     assert losses.keys() == numbered | {"loss_mask", "loss_objectness", "loss_rpn_box_reg"}
     sum(losses.values()).backward()
@@ -238,7 +238,7 @@ def test_training_killed_with_9_goes_on_to_the_same_weights(scenes: Path, tmp_pa
     assert "Average precision" in (tmp_path / "report.html").read_text()
 
 
-def test_a_detector_is_measured_on_pictures_read_as_it_was_trained(coco: CocoSet, tmp_path: Path) -> None:
+def test_a_detector_is_measured_on_images_read_as_it_was_trained(coco: CocoSet, tmp_path: Path) -> None:
     decode = Decode(orientation="ignore", background="white")
     model = create_detector(STUDENT, DETECTION, 10, seed=0)
     save_detector(tmp_path, model, STUDENT, DETECTION, coco.categories, decode)
@@ -253,7 +253,7 @@ def test_two_ranks_train_one_detector(scenes: Path, tmp_path: Path) -> None:
     done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)["detect"]
-    # Two steps of four pictures, two on each rank; each rank measures all four.
+    # Two steps of four images, two on each rank; each rank measures all four.
     assert result["last"]["images"] == 8
     assert result["val"]["images"] == 4
     assert json.loads((tmp_path / "detect" / "record.json").read_text())["ranks"] == 2
@@ -269,8 +269,8 @@ def test_two_ranks_train_one_detector(scenes: Path, tmp_path: Path) -> None:
             "a stage on boxes has no field layer_decay; remove it",
         ),
         ("engine.compile=true", "a detector is neither compiled nor recomputed"),
-        ("data.broken=skip", "a detector leaves no broken pictures out"),
-        ("stages.detect.batch_size=50", "a batch_size of 50 does not fit 9 pictures"),
+        ("data.broken=skip", "a detector leaves no broken images out"),
+        ("stages.detect.batch_size=50", "a batch_size of 50 does not fit 9 images"),
     ],
 )
 def test_recipes_that_cannot_be(change: str, line: str, scenes: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The pictures of a set beside what its annotation file says of them: sizes, turns, what is missing or broken."""
+"""The images of a set beside what its annotation file says of them: sizes, turns, what is missing or broken."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tinyvit.errors import UserError
 from tinyvit.runtime.progress import SilentProgress
 
 ORIENTATION = 0x0112
-# What the camera does to an upright picture before it notes the turn.
+# What the camera does to an upright image before it notes the turn.
 HELD = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,7 +33,7 @@ HELD = {
 
 
 def upright(number: int) -> Image.Image:
-    """A dark picture of 90 x 60 with one white box."""
+    """A dark image of 90 x 60 with one white box."""
     pixels = np.full((60, 90, 3), 20, np.uint8)
     left, top, width, height = box(number)
     pixels[top : top + height, left : left + width] = 250
@@ -44,20 +44,20 @@ def box(number: int) -> list[int]:
     return [8 + 4 * number, 6 + 3 * number, 24, 12]
 
 
-def encoded(picture: Image.Image, orientation: int, suffix: str) -> bytes:
+def encoded(image: Image.Image, orientation: int, suffix: str) -> bytes:
     """As a camera that was held so writes it."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     held = HELD[orientation]
     file = io.BytesIO()
     options: dict[str, Any] = {"quality": 98, "subsampling": 0} if suffix == "jpg" else {}
-    stored = picture.transpose(held) if held is not None else picture
+    stored = image.transpose(held) if held is not None else image
     stored.save(file, "JPEG" if suffix == "jpg" else "PNG", exif=exif, **options)
     return file.getvalue()
 
 
 def photographs(folder: Path, orientations: list[int], as_stored: bool = False, suffix: str = "jpg") -> CocoSet:
-    """A set of such pictures, annotated upright or by somebody who was shown them as they are stored."""
+    """A set of such images, annotated upright or by somebody who was shown them as they are stored."""
     (folder / "val").mkdir(parents=True)
     (folder / "annotations").mkdir()
     images, annotations = [], []
@@ -81,12 +81,12 @@ def checked(coco: CocoSet, measured: bool = False) -> CocoSet:
 
 
 class Seeing(torch.nn.Module):
-    """Finds the white box of each picture."""
+    """Finds the white box of each image."""
 
-    def forward(self, pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         found = []
-        for picture in pictures:
-            rows, columns = torch.nonzero(picture[0] > 0.5, as_tuple=True)
+        for image in images:
+            rows, columns = torch.nonzero(image[0] > 0.5, as_tuple=True)
             place = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
             found.append({"boxes": place[None], "labels": torch.tensor([1]), "scores": torch.ones(1)})
         return found
@@ -106,19 +106,19 @@ def test_turned_photographs_have_the_precision_of_upright_ones(
     coco = checked(photographs(tmp_path, orientations, as_stored, suffix), measured=True)
     assert precision(coco) == pytest.approx(100)
     for batch in TrainingScenes(coco, 3, 0, 0, masks=False, hflip=0.5).read(0, 1):
-        for picture, target in zip(batch.pictures, batch.targets, strict=True):
-            (left, top, right, bottom), bright = target["boxes"][0].int().tolist(), picture[0] > 128
+        for image, target in zip(batch.images, batch.targets, strict=True):
+            (left, top, right, bottom), bright = target["boxes"][0].int().tolist(), image[0] > 128
             assert bright[top:bottom, left:right].all()
             assert int(bright.sum()) == (bottom - top) * (right - left)
 
 
-def test_how_pictures_were_annotated_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_how_images_were_annotated_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     coco = photographs(tmp_path, [6, 8, 3, 1], as_stored=True)
     with caplog.at_level("INFO", "tinyvit"):
         read = checked(coco)
     assert read.decode.orientation == "ignore"
     assert caplog.messages == [
-        f"{coco.annotations}: 3 of 4 pictures have a noted turn; by their sizes 0 were annotated upright, 2 as they "
+        f"{coco.annotations}: 3 of 4 images have a noted turn; by their sizes 0 were annotated upright, 2 as they "
         f"are stored; 1 may be either and are read as they are stored"
     ]
 
@@ -135,37 +135,35 @@ def test_where_sizes_say_nothing_or_both_the_recipe_decides(tmp_path: Path) -> N
     read = checked(CocoSet(mixed.annotations))
     assert read.decode.orientation == "exif"
     # Each has the size that was annotated all the same.
-    assert [read.picture(number).shape for number in range(2)] == [(90, 60, 3), (60, 90, 3)]
+    assert [read.image(number).shape for number in range(2)] == [(90, 60, 3), (60, 90, 3)]
 
 
-def test_a_picture_of_another_size_is_refused_with_both(tmp_path: Path) -> None:
+def test_an_image_of_another_size_is_refused_with_both(tmp_path: Path) -> None:
     coco = photographs(tmp_path, [1, 6, 1])
     Image.new("RGB", (45, 30)).save(tmp_path / "val" / "1.jpg")
-    line = r"the picture .*/val/1.jpg has 45 x 30 pixels, instances_val.json says 90 x 60; give the pictures that"
-    with pytest.raises(UserError, match=rf"instances_val.json: 1 of 3 pictures are not as it says: {line}"):
+    line = r"the image .*/val/1.jpg has 45 x 30 pixels, instances_val.json says 90 x 60; give the images that"
+    with pytest.raises(UserError, match=rf"instances_val.json: 1 of 3 images are not as it says: {line}"):
         checked(coco)
     with pytest.raises(UserError, match=line):
-        coco.picture(1)
+        coco.image(1)
 
 
-def test_missing_and_broken_pictures_are_found_before_training(tmp_path: Path) -> None:
+def test_missing_and_broken_images_are_found_before_training(tmp_path: Path) -> None:
     coco = photographs(tmp_path, [1, 1, 1])
     whole = (tmp_path / "val" / "2.jpg").read_bytes()
     (tmp_path / "val" / "2.jpg").write_bytes(whole[:-200])
     # Of what is trained on only headers are read, all of what is measured.
     checked(coco)
-    with pytest.raises(
-        UserError, match=r"1 of 3 pictures are not as it says: the picture .*/2.jpg, which .* cannot be"
-    ):
+    with pytest.raises(UserError, match=r"1 of 3 images are not as it says: the image .*/2.jpg, which .* cannot be"):
         checked(coco, measured=True)
     (tmp_path / "val" / "0.jpg").unlink()
-    (tmp_path / "val" / "1.jpg").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"2 of 3 pictures .*/0.jpg, which .* names, cannot be read: No such file"):
+    (tmp_path / "val" / "1.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"2 of 3 images .*/0.jpg, which .* names, cannot be read: No such file"):
         checked(coco)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "TIFF", "AVIF", "MPO"])
-def test_headers_are_read_of_large_pictures_in_every_format(kind: str, tmp_path: Path) -> None:
+def test_headers_are_read_of_large_images_in_every_format(kind: str, tmp_path: Path) -> None:
     coco = photographs(tmp_path, [6])
     noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(300, 200, 3), dtype=np.uint8))
     exif = Image.Exif()
@@ -178,4 +176,4 @@ def test_headers_are_read_of_large_pictures_in_every_format(kind: str, tmp_path:
         document["images"][0] |= dict(zip(("width", "height"), size, strict=True))
         coco.annotations.write_text(json.dumps(document))
         assert look_at(CocoSet(coco.annotations), False, 0, SilentProgress()) == seen
-        assert CocoSet(coco.annotations).picture(0).shape == (*size[::-1], 3)
+        assert CocoSet(coco.annotations).image(0).shape == (*size[::-1], 3)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.photographs import sources
 from tinyvit.datasets.make import write_shards
-from tinyvit.datasets.sources import Picture
+from tinyvit.datasets.sources import SourceImage
 from tinyvit.runtime.progress import LogProgress
 
 # Synset and photographs, in the order of synsets: the labels are 0 to 5.
@@ -31,13 +31,13 @@ SIDE = 200
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shards with 72 squares of 70 to 100 % of a photograph's shorter side, and classes.txt."""
     rng, found = np.random.default_rng(0), sources()
-    pictures = [
-        Picture(f"{synset}-{n:02}", "jpg", _cut(found[names[n % len(names)]], rng), label)
+    images = [
+        SourceImage(f"{synset}-{n:02}", "jpg", _cut(found[names[n % len(names)]], rng), label)
         for label, (synset, names) in enumerate(CLASSES)
         for n in range(EACH)
     ]
     folder = tmp_path_factory.mktemp("photographs")
-    write_shards(pictures, folder, classes=[name for name, _ in CLASSES], per_shard=60, seed=0, progress=LogProgress())
+    write_shards(images, folder, classes=[name for name, _ in CLASSES], per_shard=60, seed=0, progress=LogProgress())
     return folder
 
 

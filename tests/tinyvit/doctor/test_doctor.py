@@ -17,7 +17,7 @@ from logitstore import LogitStore
 from tinyvit.config import load_recipe
 from tinyvit.data.location import resolve_data
 from tinyvit.datasets.make import write_shards
-from tinyvit.datasets.sources import Picture
+from tinyvit.datasets.sources import SourceImage
 from tinyvit.doctor.examine import Case, examine
 from tinyvit.doctor.finding import Finding
 from tinyvit.models.teachers import Teacher
@@ -32,9 +32,9 @@ def examined(
     teacher: str | None = None,
     store: str | None = None,
     classes: Path | None = None,
-    pictures: int = 72,
+    images: int = 72,
 ) -> dict[str, Finding]:
-    case = Case(str(data), teacher, store, classes, None, pictures, 0)
+    case = Case(str(data), teacher, store, classes, None, images, 0)
     return {finding.check: finding for finding in examine(case, SilentProgress())}
 
 
@@ -55,14 +55,14 @@ def shards(photographs: Path, tmp_path: Path) -> Path:
 
 def relabelled(photographs: Path, out: Path, change: list[int]) -> Path:
     """The same photographs with other labels: `change` is the new one of each."""
-    pictures = [
-        Picture(sample.key, "jpg", sample.image, change[sample.label])
+    images = [
+        SourceImage(sample.key, "jpg", sample.image, change[sample.label])
         for sample in samples_of(photographs)
         if sample.label is not None
     ]
     names = (photographs / "classes.txt").read_text().splitlines()
     names += [f"n9999999{n}" for n in range(max(change) + 1 - len(names))]
-    write_shards(pictures, out, classes=names, per_shard=60, seed=0, progress=LogProgress())
+    write_shards(images, out, classes=names, per_shard=60, seed=0, progress=LogProgress())
     return out
 
 
@@ -73,7 +73,7 @@ def test_a_sound_set_up(photographs: Path) -> None:
     assert "classes.txt names 6 classes" in found["shards"].told
     share = float(found["class order"].told.split()[2].rstrip("%"))
     assert share > 70
-    assert "72 labelled pictures (chance" in found["class order"].told
+    assert "72 labelled images (chance" in found["class order"].told
 
 
 def test_class_names_in_another_order(shards: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_class_list_of_the_teachers_in_another_order(photographs: Path, tmp_pa
 @pytest.mark.parametrize(
     ("teacher", "cause", "remedy"),
     [
-        # On few pictures what it was trained with need not come first, but it is named.
+        # On few images what it was trained with need not come first, but it is named.
         ("without_mean", r"mean and std .* fits better .*mean and std of 0\.5 \(-1\.\.1\)", "pretrained_cfg"),
         ("blue_first", r"blue first \(BGR\) fits better", "x.flip(1)"),
         (
@@ -147,7 +147,7 @@ def test_weights_that_were_never_loaded(photographs: Path) -> None:
 
 
 def test_a_store_of_another_teacher(small_store: LogitStore, small_data: Path) -> None:
-    found = examined(small_data, SOUND, small_store.location, pictures=16)
+    found = examined(small_data, SOUND, small_store.location, images=16)
     assert failed(found) == ["store"]
     assert "its name is pypi:efficientnet-lite0, not python:wrong_teachers:sound" in found["store"].told
     assert "its weights have the sha256" in found["store"].told
@@ -155,18 +155,18 @@ def test_a_store_of_another_teacher(small_store: LogitStore, small_data: Path) -
 
 
 def test_a_store_of_other_shards(small_store: LogitStore, photographs: Path) -> None:
-    found = examined(photographs, None, small_store.location, pictures=32)
+    found = examined(photographs, None, small_store.location, images=32)
     assert failed(found) == ["store"]
     assert found["store"].told.startswith("it is of other shards")
 
 
 def test_a_store_that_is_right(small_store: LogitStore, small_data: Path) -> None:
-    found = examined(small_data, None, small_store.location, pictures=64)
+    found = examined(small_data, None, small_store.location, images=64)
     assert failed(found) == []
     assert found["store"].told == "4 of 4 units, of this teacher and these shards"
     assert "16 of them the stored answers" in found["replay"].told
     assert found["libraries"].state == "ok"
-    # The example's pictures are of clothes: nothing is claimed of the order.
+    # The example's images are of clothes: nothing is claimed of the order.
     assert found["class order"].state == "skipped"
     assert "other classes" in found["class order"].told
 
@@ -177,7 +177,7 @@ def test_views_that_cannot_be_made_again(teacher: Teacher, small_data: Path, tmp
     document = json.loads((Path(store.location) / "zarr.json").read_text())
     document["attributes"]["augment"]["hflip"] = 0.0
     (Path(store.location) / "zarr.json").write_text(json.dumps(document))
-    found = examined(small_data, None, store.location, pictures=16)
+    found = examined(small_data, None, store.location, images=16)
     # The seal and the replay both know.
     assert failed(found) == ["store"]
 
@@ -200,7 +200,7 @@ def test_a_cut_tar(shards: Path) -> None:
 def test_the_terminal(small_store: LogitStore, small_data: Path) -> None:
     done = tinyvit("doctor", "--data", small_data, "--store", small_store.location, "--pictures", "16")
     assert done.returncode == 0, done.stderr
-    assert "+ ok      shards         500 pictures in 2 shards" in done.stdout
+    assert "+ ok      shards         500 images in 2 shards" in done.stdout
     assert "nothing failed" in done.stdout
     assert "\x1b" not in done.stdout
 

@@ -40,7 +40,7 @@ def without_mean() -> nn.Module:
 
 
 def blue_first() -> nn.Module:
-    """It turns colours around that are right already, as code for OpenCV's pictures does."""
+    """It turns colours around that are right already, as code for OpenCV's images does."""
     return Wrapped(lambda pixels: pixels.flip(1), **HALVES)
 
 
@@ -56,7 +56,7 @@ def untrained() -> nn.Module:
 
 
 def of_one_size() -> nn.Module:
-    """It takes pictures of its own size only, as many transformers do."""
+    """It takes images of its own size only, as many transformers do."""
 
     def refuse_others(pixels: Tensor) -> Tensor:
         assert pixels.shape[-1] == SIDE, f"built for {SIDE} pixels"

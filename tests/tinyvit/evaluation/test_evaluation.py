@@ -18,8 +18,8 @@ from support import samples_of, tinyvit
 from tinyvit.classes import class_index_map, named_classes
 from tinyvit.config import Decode, Recipe
 from tinyvit.errors import UserError
-from tinyvit.evaluation import EvalModel, Evaluator, open_pictures
-from tinyvit.evaluation.pictures import DataSet, with_classes
+from tinyvit.evaluation import EvalModel, Evaluator, open_images
+from tinyvit.evaluation.images import DataSet, with_classes
 from tinyvit.evaluation.views import EvaluationViews
 from tinyvit.models import create_student, save_student
 from tinyvit.runtime.distributed import World
@@ -45,8 +45,8 @@ def model(small_recipe: Recipe) -> torch.nn.Module:
 
 
 def evaluate(subject: EvalModel, data: Path | DataSet, workers: int = 0, **options: bool) -> dict[str, Any]:
-    pictures = open_pictures(str(data), LogProgress()) if isinstance(data, Path) else data
-    return Evaluator(subject, [pictures], CPU, workers, torch.float32, **options).measure(subject.model).as_dict()
+    images = open_images(str(data), LogProgress()) if isinstance(data, Path) else data
+    return Evaluator(subject, [images], CPU, workers, torch.float32, **options).measure(subject.model).as_dict()
 
 
 def image_folder(data: Path, classes: tuple[str, ...], out: Path) -> Path:
@@ -64,9 +64,9 @@ def test_accuracy_loss_and_calibration_are_their_definitions(
 ) -> None:
     subject = EvalModel.of(model, classes)
     found = evaluate(subject, small_data / "val", workers=2)
-    pictures = open_pictures(str(small_data / "val"), LogProgress())
+    images = open_images(str(small_data / "val"), LogProgress())
     views = EvaluationViews(
-        pictures, subject.size, subject.crop_pct, subject.crop_mode, subject.interpolation, 250, Decode()
+        images, subject.size, subject.crop_pct, subject.crop_mode, subject.interpolation, 250, Decode()
     )
     (batch,) = views.read(0, 1)
     pixels, labels = batch.views, batch.labels[:, 0]
@@ -131,9 +131,9 @@ def test_the_command_line_takes_size_crop_precision_and_class_names(
 
 
 def test_a_teacher_is_evaluated_by_its_name_on_imagenet_classes(tmp_path: Path) -> None:
-    for synset, picture in (("n07920052", skimage.data.coffee()), ("n02123045", skimage.data.chelsea())):
+    for synset, image in (("n07920052", skimage.data.coffee()), ("n02123045", skimage.data.chelsea())):
         (tmp_path / "pictures" / synset).mkdir(parents=True)
-        Image.fromarray(picture).save(tmp_path / "pictures" / synset / "one.png")
+        Image.fromarray(image).save(tmp_path / "pictures" / synset / "one.png")
     done = tinyvit("evaluate", "pypi:efficientnet-lite0", "--data", tmp_path / "pictures", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -155,7 +155,7 @@ def test_imagenet_21k_models_on_imagenet_1k() -> None:
 
 
 class Always(torch.nn.Module):
-    """A network of some classes that says the same of every picture: the most likely class first, then the others."""
+    """A network of some classes that says the same of every image: the most likely class first, then the others."""
 
     def __init__(self, answers: Sequence[int], outputs: int) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ COLOURS = ("red", "green", "blue", "yellow")
 
 
 def coloured(folder: Path, counts: dict[str, int]) -> Path:
-    """So many pictures of each colour, in an image folder."""
+    """So many images of each colour, in an image folder."""
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
         for number in range(count):
@@ -207,7 +207,7 @@ def test_what_a_model_does_not_know_is_never_right(model: torch.nn.Module, tmp_p
     found = evaluate(two, data)
     assert (found["images"], found["top1"], found["top5"]) == (20, 10, 20)
     assert (found["unknown_classes"], found["unknown_images"]) == (8, 16)
-    # Of the pictures that it can be right about.
+    # Of the images that it can be right about.
     assert found["loss"] == pytest.approx(torch.tensor([2.0, 1]).log_softmax(0).mean().neg().item(), rel=1e-4)
     one = sure(EvalModel.of(model), [0], names[3:4])
     assert evaluate(one, data, restrict=True)["top1"] == evaluate(one, data)["top1"] == 10
@@ -220,18 +220,18 @@ def test_folders_called_by_numbers_are_taken_by_value(model: torch.nn.Module, tm
     data = coloured(tmp_path / "data", dict.fromkeys(names, 1))
     listed = tmp_path / "names.txt"
     listed.write_text("".join(f"kind {n}\n" for n in range(12)))
-    pictures = open_pictures(str(data), LogProgress())
-    assert pictures.classes == names
+    images = open_images(str(data), LogProgress())
+    assert images.classes == names
     for n in (2, 10):
         nth = sure(EvalModel.of(model), [n], [f"kind {m}" for m in range(12)])
-        called = with_classes(pictures, str(listed), str(data))
+        called = with_classes(images, str(listed), str(data))
         right = [p for part in range(len(called.counts)) for p in called.read(part, range(12)) if p.labels == (n,)]
-        assert [Path(picture.name).parent.name for picture in right] == [str(n)]
+        assert [Path(image.name).parent.name for image in right] == [str(n)]
         assert evaluate(nth, called)["top1"] == pytest.approx(100 / 12)
         # A model whose classes have no names: number n is its n-th.
         nameless = replace(nth, classes=None)
-        (picture,) = [p for p in pictures.read(0, range(12)) if p.labels == (n,)]
-        assert Path(picture.name).parent.name == str(n)
+        (image,) = [p for p in images.read(0, range(12)) if p.labels == (n,)]
+        assert Path(image.name).parent.name == str(n)
         assert evaluate(nameless, data)["top1"] == pytest.approx(100 / 12)
 
 
@@ -244,26 +244,24 @@ def test_a_list_of_classes_must_fit(tmp_path: Path) -> None:
     ):
         data = coloured(tmp_path / folder, counts)
         with pytest.raises(UserError, match=told):
-            with_classes(open_pictures(str(data), LogProgress()), str(listed), str(data))
+            with_classes(open_images(str(data), LogProgress()), str(listed), str(data))
     made = tmp_path / "shards"
     assert tinyvit("data", "make", tmp_path / "numbers", made).returncode == 0
     with pytest.raises(UserError, match=r"has a class 3, .* names 3 classes"):
-        with_classes(open_pictures(str(made), LogProgress()), str(listed), str(made))
+        with_classes(open_images(str(made), LogProgress()), str(listed), str(made))
     # What the shards say themselves is not said again in another order.
     (made / "classes.txt").write_text("b\na\n")
     with pytest.raises(UserError, match="names its classes itself, such as 'b'"):
-        with_classes(open_pictures(str(made), LogProgress()), str(listed), str(made))
+        with_classes(open_images(str(made), LogProgress()), str(listed), str(made))
     listed.write_text("B\na\n")
-    assert with_classes(open_pictures(str(made), LogProgress()), str(listed), str(made)).classes == ["b", "a"]
+    assert with_classes(open_images(str(made), LogProgress()), str(listed), str(made)).classes == ["b", "a"]
     listed.write_text("a\nb\nc\n")
     (made / "classes.txt").unlink()
-    called = with_classes(open_pictures(str(made), LogProgress()), str(listed), str(made))
+    called = with_classes(open_images(str(made), LogProgress()), str(listed), str(made))
     assert called.classes == ["a", "b", "c"]
 
 
-def test_broken_pictures_and_those_without_a_label_are_counted_or_refused(
-    model: torch.nn.Module, tmp_path: Path
-) -> None:
+def test_broken_images_and_those_without_a_label_are_counted_or_refused(model: torch.nn.Module, tmp_path: Path) -> None:
     data = coloured(tmp_path / "data", {"red": 4, "green": 6})
     (data / "red" / "0.png").write_bytes((data / "red" / "1.png").read_bytes()[:60])
     green = sure(EvalModel.of(model), [1], COLOURS)
@@ -272,9 +270,9 @@ def test_broken_pictures_and_those_without_a_label_are_counted_or_refused(
     found = evaluate(green, data, skip_broken=True)
     assert (found["images"], found["broken"], found["top1"]) == (9, 1, pytest.approx(100 * 6 / 9))
     for workers in (0, 2):
-        evaluator = Evaluator(green, [open_pictures(str(data), LogProgress())], CPU, workers, torch.float32)
+        evaluator = Evaluator(green, [open_images(str(data), LogProgress())], CPU, workers, torch.float32)
         with pytest.raises(UserError, match=r"red/0.png cannot be decoded"):
-            evaluator.check_pictures(4, LogProgress())
+            evaluator.check_images(4, LogProgress())
 
 
 def test_probabilities_are_not_taken_for_logits(model: torch.nn.Module, small_data: Path) -> None:
@@ -283,16 +281,16 @@ def test_probabilities_are_not_taken_for_logits(model: torch.nn.Module, small_da
         evaluate(replace(EvalModel.of(model), model=ended), small_data / "val")
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no .tar shards"):
-        open_pictures(str(tmp_path), LogProgress())
+        open_images(str(tmp_path), LogProgress())
     (tmp_path / "class").mkdir()
-    with pytest.raises(UserError, match="has no pictures"):
-        open_pictures(str(tmp_path), LogProgress())
+    with pytest.raises(UserError, match="has no images"):
+        open_images(str(tmp_path), LogProgress())
 
 
 class Sick(torch.nn.Module):
-    """A network that says so of every picture, or says it only of one picture at a time."""
+    """A network that says so of every image, or says it only of one image at a time."""
 
     def __init__(self, logits: list[float], most: int = 1000) -> None:
         super().__init__()
@@ -308,20 +306,20 @@ def test_answers_that_are_none_are_one_line(model: torch.nn.Module, tmp_path: Pa
     data = coloured(tmp_path / "data", {"red": 2, "green": 2})
     named = replace(EvalModel.of(model), classes=["red", "green"])
     for logits in ([torch.nan, 0.0], [torch.inf, 0.0], [-torch.inf, -torch.inf]):
-        with pytest.raises(UserError, match="answers to 4 of 4 pictures are NaN or infinite"):
+        with pytest.raises(UserError, match="answers to 4 of 4 images are NaN or infinite"):
             evaluate(replace(named, model=Sick(logits)), data)
-    with pytest.raises(UserError, match=r"no answer to 4 pictures \(KeyError"):
+    with pytest.raises(UserError, match=r"no answer to 4 images \(KeyError"):
         evaluate(replace(named, model=Sick([0.0, 1.0], most=1)), data)
     # What is impossible is wrong, and has no loss that JSON could say.
     found = evaluate(replace(named, model=Sick([-torch.inf, 1.0])), data)
     assert (found["top1"], found["loss"]) == (50, None)
 
 
-def test_validation_of_broken_pictures_alone_is_refused(model: torch.nn.Module, tmp_path: Path) -> None:
+def test_validation_of_broken_images_alone_is_refused(model: torch.nn.Module, tmp_path: Path) -> None:
     data = coloured(tmp_path / "data", {"red": 1, "green": 1})
     for file in data.rglob("*.png"):
         file.write_bytes(file.read_bytes()[:60])
-    pictures = open_pictures(str(data), LogProgress())
-    evaluator = Evaluator(sure(EvalModel.of(model), [1], COLOURS), [pictures], CPU, 0, torch.float32, skip_broken=True)
-    with pytest.raises(UserError, match="none of the 2 pictures for validation can be used"):
-        evaluator.check_pictures(4, LogProgress())
+    images = open_images(str(data), LogProgress())
+    evaluator = Evaluator(sure(EvalModel.of(model), [1], COLOURS), [images], CPU, 0, torch.float32, skip_broken=True)
+    with pytest.raises(UserError, match="none of the 2 images for validation can be used"):
+        evaluator.check_images(4, LogProgress())

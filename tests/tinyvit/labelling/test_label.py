@@ -269,17 +269,17 @@ def test_a_unit_without_an_answer_stops_the_run(
     monkeypatch.delitem(sys.modules, "silent_teacher")
 
 
-def test_a_shard_of_broken_pictures_stops_the_run(
+def test_a_shard_of_broken_images_stops_the_run(
     small_recipe: Recipe, teacher: Teacher, small_data: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "broken"
     folder.mkdir()
     with TarWriter(str(folder / "a.tar"), encoder=False) as tar:
         for number in range(3):
-            tar.write({"__key__": f"p{number}", "png": b"no picture", "cls": b"0"})
+            tar.write({"__key__": f"p{number}", "png": b"no image", "cls": b"0"})
     recipe = resolve_data(small_recipe, folder)
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"broken": "skip"})})
-    with pytest.raises(UserError, match=r"a.tar: none of the \d views can be made, as no picture can be decoded"):
+    with pytest.raises(UserError, match=r"a.tar: none of the \d views can be made, as no image can be decoded"):
         label_all(recipe, tmp_path / "s", teacher)
 
 

@@ -140,7 +140,7 @@ def test_the_image_tower_of_a_clip_is_no_classifier(monkeypatch: pytest.MonkeyPa
     """timm calls the size of its embedding num_classes. Its weights are not asked for here."""
     name = "vit_pe_core_tiny_patch16_384.fb"
     monkeypatch.setattr("tinyvit.models.teachers._from_timm", timm.create_model)
-    with pytest.raises(UserError, match=r"has no classifier: its \d+ outputs are where it places a picture"):
+    with pytest.raises(UserError, match=r"has no classifier: its \d+ outputs are where it places an image"):
         load_teacher(f"timm:{name}", CPU)
 
 
@@ -228,7 +228,7 @@ def test_a_teacher_is_tried_at_the_size_that_it_is_asked_at(strangers: str) -> N
     ("function", "line"),
     [
         ("strict", r"strict has no answer to views of 224 x 224 pixels \(AssertionError: made for 64, got 224\); say"),
-        ("oblong", r"is made for pictures of \(3, 64, 48\); views are square"),
+        ("oblong", r"is made for images of \(3, 64, 48\); views are square"),
         ("spoken", "has a str as its pretrained_cfg; make it a dictionary"),
         ("untidy", r"cannot be made \(KeyError: 'weights'\); python -c 'import strangers; strangers.untidy\(\)' shows"),
         ("leaving", r"cannot be made \(SystemExit: 0\)"),

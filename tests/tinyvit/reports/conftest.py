@@ -19,20 +19,20 @@ from tinyvit.models.teachers import Teacher, load_teacher
 
 SCRIPT = "</script><script>window.hacked=1</script>"
 IMAGE = "<img src=x onerror=window.hacked=1>"
-PICTURES = 40
+IMAGES = 40
 CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="session")
 def foreign(teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> tuple[LogitStore, Path]:
-    """Three views of each of 40 pictures; the labels are ids of the teacher's classes, 600 to 602 in turn."""
+    """Three views of each of 40 images; the labels are ids of the teacher's classes, 600 to 602 in turn."""
     folder = tmp_path_factory.mktemp("foreign")
     names = [f"{SCRIPT} class {number}, also {IMAGE}" for number in range(teacher.num_classes)]
     (folder / "shards").mkdir()
     for file in (folder / "names.txt", folder / "shards" / "classes.txt"):
         file.write_text("\n".join(names) + "\n")
     with tarfile.open(folder / "shards" / "a.tar", "w") as tar:
-        for number, sample in enumerate(samples_of(EXAMPLE / "val")[:PICTURES]):
+        for number, sample in enumerate(samples_of(EXAMPLE / "val")[:IMAGES]):
             for suffix, content in (("png", sample.image), ("cls", str(600 + number % 3).encode())):
                 entry = tarfile.TarInfo(f"{IMAGE}{SCRIPT}{number:02}.{suffix}")
                 entry.size = len(content)

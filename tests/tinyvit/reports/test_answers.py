@@ -1,4 +1,4 @@
-"""Rows drawn from a store are rows of the store, with the labels of their own pictures."""
+"""Rows drawn from a store are rows of the store, with the labels of their own images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_only_units_that_are_there(small_data: Path, teacher: Teacher, tmp_path:
     assert len(sample_rows(store, 10_000, 0, SilentProgress())) == 0
 
 
-def test_labels_are_those_of_the_pictures(whole: LogitStore, small_data: Path) -> None:
+def test_labels_are_those_of_the_images(whole: LogitStore, small_data: Path) -> None:
     index = index_shards(small_data / "train", SilentProgress())
     labels = [sample.label for sample in samples_of(small_data / "train")]
     answers = with_labels(sample_rows(whole, 400, 0, SilentProgress()), index, None, SilentProgress())

@@ -14,7 +14,7 @@ from logitstore import LogitStore, StoreDamaged
 from tinyvit.data.index import index_shards
 from tinyvit.reports import statistics
 from tinyvit.reports.answers import sample_rows
-from tinyvit.reports.pictures import ViewRef, _Remade
+from tinyvit.reports.images import ViewRef, _Remade
 from tinyvit.runtime.progress import SilentProgress
 
 
@@ -45,7 +45,7 @@ def test_what_was_said_and_how_it_agrees(foreign: tuple[LogitStore, Path]) -> No
 def test_labels_are_matched_by_name_and_those_of_no_class_are_counted(
     foreign: tuple[LogitStore, Path], tmp_path: Path
 ) -> None:
-    """Of 602 classes two, which have a third of the pictures each, are called otherwise, the others renumbered."""
+    """Of 602 classes two, which have a third of the images each, are called otherwise, the others renumbered."""
     store, data = foreign
     names = (data / "classes.txt").read_text().splitlines()[:603]
     shutil.copytree(data, tmp_path / "data")

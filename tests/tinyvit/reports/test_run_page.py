@@ -49,7 +49,7 @@ def test_a_student_with_the_teachers_weights_agrees_with_it(
     assert len(found.teacher) == 60
     assert found.agreement == found.among_five == 100
     assert found.confusions(5) == []
-    # The same views at another size are other pictures to it.
+    # The same views at another size are other images to it.
     student.pretrained_cfg["input_size"] = (3, 64, 64)  # type: ignore[index]
     other = compare(student, answers, small_store, index, SilentProgress())
     assert other is not None

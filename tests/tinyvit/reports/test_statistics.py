@@ -107,6 +107,6 @@ def test_the_most_doubtful_label_and_the_hardest_view_come_first(probabilities: 
     answers = replace(answers, label=label)
     assert statistics.doubtful_labels(answers, 10).tolist() == [sure]
     assert statistics.hardest(answers, 3).tolist() == np.argsort(-statistics.entropy(answers))[:3].tolist()
-    # Of several views of one picture only the first counts.
+    # Of several views of one image only the first counts.
     one = replace(answers, slot=answers.slot * 0)
     assert len(statistics.hardest(one, 3)) == 1

@@ -16,7 +16,7 @@ from tinyvit.reports.store_page import write_store_page
 from tinyvit.runtime.progress import SilentProgress
 
 SCRIPT = "</script><script>window.hacked=1</script>"
-PICTURES = 40
+IMAGES = 40
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def page(foreign: tuple[LogitStore, Path], tmp_path_factory: pytest.TempPathFact
     """The page about that store."""
     path = tmp_path_factory.mktemp("page") / "report.html"
     found = write_store_page(path, foreign[0], str(foreign[1]), 100_000, 0, SilentProgress())
-    assert found["rows_drawn"] == found["rows"] == 3 * PICTURES
-    assert found["agreement"]["rows"] == 3 * PICTURES
+    assert found["rows_drawn"] == found["rows"] == 3 * IMAGES
+    assert found["agreement"]["rows"] == 3 * IMAGES
     return path
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from tinyvit.config import Recipe, load_recipe
 from tinyvit.data.location import resolve_data
 from tinyvit.datasets.make import write_shards
-from tinyvit.datasets.sources import Picture
+from tinyvit.datasets.sources import SourceImage
 from tinyvit.errors import UserError
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import LogProgress
@@ -34,12 +34,12 @@ ONE_EPOCH = (*SMALL, "stages.finetune.epochs=1", "stages.finetune.warmup_epochs=
 
 
 def shard(folder: Path, count: int, broken: Sequence[int]) -> Path:
-    """A shard of so many pictures of the example, some of which cannot be decoded."""
-    pictures = [
-        Picture(s.key, "png", s.image[:200] if n in broken else s.image, s.label or 0)
+    """A shard of so many images of the example, some of which cannot be decoded."""
+    images = [
+        SourceImage(s.key, "png", s.image[:200] if n in broken else s.image, s.label or 0)
         for n, s in enumerate(samples_of(EXAMPLE / "train")[:count])
     ]
-    write_shards(pictures, folder, classes=list("abcdefghij"), per_shard=100, seed=0, progress=LogProgress())
+    write_shards(images, folder, classes=list("abcdefghij"), per_shard=100, seed=0, progress=LogProgress())
     return folder
 
 
@@ -82,11 +82,11 @@ def test_a_single_view_at_batch_norm_is_refused(
                                             ("mobilenetv3_small_050", 224)])  # fmt: skip
 def test_torch_refuses_what_is_refused(name: str, size: int) -> None:
     """The rule is torch's own."""
-    network, picture = timm.create_model(name, num_classes=4).train(), torch.randn(1, 3, size, size)
-    alone = lone_norms(network, picture)
+    network, image = timm.create_model(name, num_classes=4).train(), torch.randn(1, 3, size, size)
+    alone = lone_norms(network, image)
     assert network.training
     try:
-        network(picture)
+        network(image)
     except ValueError:
         assert alone
     else:
@@ -154,11 +154,11 @@ def test_memory_that_there_is_not_is_one_line(small_recipe: Recipe) -> None:
 
 def test_synchronised_batch_norm_keeps_the_activations() -> None:
     network = timm.create_model("efficientnet_b0", num_classes=4).eval()
-    picture = torch.randn(1, 3, 64, 64)
-    before = network(picture)
+    image = torch.randn(1, 3, 64, 64)
+    before = network(image)
     changed = synchronised(network)
     assert any(isinstance(layer, nn.SyncBatchNorm) for layer in changed.modules())
-    assert torch.allclose(changed(picture), before)
+    assert torch.allclose(changed(image), before)
 
 
 @pytest.mark.parametrize(
@@ -191,11 +191,11 @@ def test_a_size_that_is_no_square_of_pixels_is_refused(size: str) -> None:
     [
         (
             ["student.name=resnet10t", "student.kwargs={pretrained_cfg_overlay: {input_size: [3, 32, 48]}}"],
-            "the network was built for pictures of 48 x 32; views are square",
+            "the network was built for images of 48 x 32; views are square",
         ),
         (
             ["student.name=efficientformer_l1", "student.kwargs={img_size: 64}"],
-            r"efficientformer_l1 takes no picture of 64 x 64 \(RuntimeError",
+            r"efficientformer_l1 takes no image of 64 x 64 \(RuntimeError",
         ),
         (
             ["student.name=vit_tiny_patch16_224", "student.kwargs={depth: many}"],

@@ -155,9 +155,9 @@ def test_answers_and_labels_weigh_what_the_recipe_says(train: Train, small_data:
         first[weight] = losses(tmp_path / folder / "distill")[0]
     assert first[0.75] - first[0.0] == pytest.approx(3 * (first[0.25] - first[0.0]), rel=1e-3)
     assert abs(first[0.25] - first[0.0]) > 1e-3
-    # The teacher's classes are those of the pictures: a stage on its answers is evaluated too.
+    # The teacher's classes are those of the images: a stage on its answers is evaluated too.
     assert result["val"]["images"] == 250
-    # The same pictures, whose labels are numbered in another order: what they mean is what is learned, and counted.
+    # The same images, whose labels are numbered in another order: what they mean is what is learned, and counted.
     other = renumbered(small_data, tmp_path / "other")
     recipe = resolve_data(load_recipe("example", (*SMALL, *changes)), other)
     relabelled = StoredSignals(label_all(recipe, tmp_path / "other store", own))
@@ -214,7 +214,7 @@ def test_a_stage_on_labels_may_have_shards_of_its_own(
         load_recipe("example", ["stages.distill.train=x"])
 
 
-def test_a_broken_picture_of_validation_is_skipped_and_counted_or_refused_before_the_first_step(
+def test_a_broken_image_of_validation_is_skipped_and_counted_or_refused_before_the_first_step(
     train: Train, small_data: Path, tmp_path: Path
 ) -> None:
     key = samples_of(small_data / "val")[7].key

@@ -14,8 +14,8 @@ from support import samples_of
 from logitstore import FeatureStore, Unit
 from tinyvit.config import Recipe
 from tinyvit.errors import UserError
-from tinyvit.evaluation import EvalModel, open_pictures
-from tinyvit.evaluation.pictures import DataSet
+from tinyvit.evaluation import EvalModel, open_images
+from tinyvit.evaluation.images import DataSet
 from tinyvit.models import create_student
 from tinyvit.runtime.progress import LogProgress
 from tinyvit.transfer import features as module
@@ -36,7 +36,7 @@ def extractor(subject: EvalModel, folder: Path, workers: int = 0) -> Extractor:
 
 
 def train(data: Path) -> DataSet:
-    return open_pictures(str(data / "train"), LogProgress())
+    return open_images(str(data / "train"), LogProgress())
 
 
 def only_store(folder: Path) -> FeatureStore:
@@ -77,7 +77,7 @@ def test_what_is_there_is_not_made_again(
     again = extractor(subject, tmp_path).split("small", train(small_data))
     assert np.array_equal(again.features, first.features)
     assert store.commit_times([Unit(0, 0)]) == kept
-    # With everything there, no picture is read but the probes.
+    # With everything there, no image is read but the probes.
     monkeypatch.setattr(module, "run_jobs", None)
     assert np.array_equal(extractor(subject, tmp_path).split("small", train(small_data)).features, first.features)
 
@@ -86,10 +86,10 @@ def test_another_network_preparation_or_data_set_has_a_store_of_its_own(
     subject: EvalModel, small_recipe: Recipe, small_data: Path, tmp_path: Path
 ) -> None:
     other = EvalModel.of(create_student(small_recipe.student, 10, seed=1).eval())
-    val = open_pictures(str(small_data / "val"), LogProgress())
+    val = open_images(str(small_data / "val"), LogProgress())
     made: list[Split] = [
-        extractor(one, tmp_path).split("small", pictures)
-        for one, pictures in (
+        extractor(one, tmp_path).split("small", images)
+        for one, images in (
             (subject, train(small_data)),
             (other, train(small_data)),
             (replace(subject, size=48), train(small_data)),
@@ -104,9 +104,7 @@ def test_features_of_other_pixels_are_refused(
 ) -> None:
     extractor(subject, tmp_path).split("small", train(small_data))
     monkeypatch.setattr(module, "view_digest", lambda _pixels: 1)
-    with pytest.raises(
-        UserError, match=r"has features of other pixels \(the pictures or the code changed\); remove it"
-    ):
+    with pytest.raises(UserError, match=r"has features of other pixels \(the images or the code changed\); remove it"):
         extractor(subject, tmp_path).split("small", train(small_data))
 
 

@@ -48,9 +48,9 @@ def test_the_sweep_goes_on_where_the_best_is_at_its_end() -> None:
     assert found["accuracy"].percent > 98
 
 
-def test_a_class_with_one_picture_is_refused() -> None:
+def test_a_class_with_one_image_is_refused() -> None:
     lonely = Split(TRAIN.features[:7], np.array([0, 0, 1, 1, 2, 2, 3], np.int32))
-    with pytest.raises(UserError, match="a class has a single training picture"):
+    with pytest.raises(UserError, match="a class has a single training image"):
         linear_probe(lonely, TEST, seed=0)
 
 
@@ -87,7 +87,7 @@ def test_few_shot_is_the_mean_over_episodes_with_its_interval() -> None:
     unit = TEST.features / np.linalg.norm(TEST.features, axis=1, keepdims=True)
     shares = []
     for episode in episodes(TEST.labels, 1, seed=0):
-        # With one shot the nearest prototype is the nearest picture, the one with the largest cosine.
+        # With one shot the nearest prototype is the nearest image, the one with the largest cosine.
         cosine = unit[episode.query] @ unit[episode.support[:, 0]].T
         shares.append((cosine.argmax(axis=2) == np.arange(WAYS)[:, None]).mean())
     assert found["prototype"].percent == pytest.approx(100 * np.mean(shares), abs=0.05)
@@ -98,7 +98,7 @@ def test_few_shot_is_the_mean_over_episodes_with_its_interval() -> None:
 
 
 def test_too_few_classes_for_an_episode() -> None:
-    with pytest.raises(UserError, match="4 classes have the 20 pictures"):
+    with pytest.raises(UserError, match="4 classes have the 20 images"):
         next(episodes(np.repeat(np.arange(6), [30, 30, 30, 30, 19, 3]).astype(np.int32), 5, seed=0))
 
 

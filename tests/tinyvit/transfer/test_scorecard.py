@@ -46,7 +46,7 @@ def test_networks_side_by_side(students: list[Path], small_data: Path, tmp_path:
     page = (tmp_path / "scorecard.html").read_text()
     assert "first" in page
     assert f"{first['20-NN']['percent']:.1f} ±" in page
-    # Again, and nothing is computed: no picture is read, no head is fitted.
+    # Again, and nothing is computed: no image is read, no head is fitted.
     again = tinyvit("scorecard", *asked)
     assert again.returncode == 0, again.stderr
     assert "features" not in again.stderr
@@ -84,7 +84,7 @@ def test_image_folders_and_what_the_data_does_not_allow(students: list[Path], sm
     (row,) = json.loads(done.stdout)["rows"]
     figures = row["figures"]["pets"]
     assert figures["top-1"]["why"] == "it tells other classes apart"
-    assert "2 classes have the 16 pictures" in figures["few-shot"]["why"]
+    assert "2 classes have the 16 images" in figures["few-shot"]["why"]
     # Labels are matched by name: as numbers, those of val would mean other classes.
     assert figures["20-NN"]["percent"] > 60
     assert figures["linear probe"]["percent"] > 60
@@ -104,14 +104,14 @@ def test_published_sets_that_are_there(small_data: Path, tmp_path: Path) -> None
     assert list(row["figures"]) == ["ImageNet's sets"]
     found = row["figures"]["ImageNet's sets"]
     assert list(found) == ["ImageNet-A", "ImageNet-Sketch"]
-    assert found["ImageNet-A"]["of"] == "1 pictures, 1 of 200 classes of the set"
+    assert found["ImageNet-A"]["of"] == "1 images, 1 of 200 classes of the set"
     assert "a class 'cats', which ImageNet-Sketch has not" in found["ImageNet-Sketch"]["why"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["x"], "there is nothing to scorer by; give --data or --sets"),
+        (["x"], "there is nothing to judge by; give --data or --sets"),
         (["x", "--data", "/nowhere", "--only", "best"], "there is no measure 'best'; choose of top-1, linear, knn"),
         (["a=x", "a=y", "--data", "/nowhere"], "two checkpoints have one name"),
         (["a=", "--data", "/nowhere"], "'a=' names no checkpoint"),

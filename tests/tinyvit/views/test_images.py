@@ -17,7 +17,7 @@ from tinyvit.views.images import BrokenImage, EncodedImage
 
 # Of even sides, so that a quarter of them is whole.
 COLOURS = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-PICTURE = Image.fromarray(COLOURS).resize((48, 32))
+IMAGE = Image.fromarray(COLOURS).resize((48, 32))
 FORMATS: list[tuple[str, dict[str, Any]]] = [
     ("JPEG", {"quality": 95}),
     ("PNG", {}),
@@ -25,7 +25,7 @@ FORMATS: list[tuple[str, dict[str, Any]]] = [
     ("TIFF", {}),
     ("TIFF", {"compression": "tiff_lzw"}),
     ("AVIF", {}),
-    ("MPO", {"save_all": True, "append_images": [PICTURE]}),
+    ("MPO", {"save_all": True, "append_images": [IMAGE]}),
 ]
 GREY = np.linspace(0, 65535, 24 * 10).astype(np.uint16).reshape(10, 24)
 
@@ -51,16 +51,16 @@ def png(bits: int, kind: int, row: bytes, width: int, *chunks: tuple[bytes, byte
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("kind", "options"), FORMATS, ids=lambda value: str(value)[:24])
-def test_a_picture_is_turned_as_the_camera_noted_or_not_at_all(
+def test_an_image_is_turned_as_the_camera_noted_or_not_at_all(
     kind: str, options: dict[str, Any], orientation: int
 ) -> None:
-    content = bytes_of(PICTURE, kind, exif=noted(orientation), **options)
+    content = bytes_of(IMAGE, kind, exif=noted(orientation), **options)
     with Image.open(io.BytesIO(content)) as opened:
         upright = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
     image = EncodedImage(content, Decode())
     assert image.size == upright.shape[1::-1]
     assert (image.pixels() == upright).all()
-    with Image.open(io.BytesIO(bytes_of(PICTURE, kind, **options))) as plain:
+    with Image.open(io.BytesIO(bytes_of(IMAGE, kind, **options))) as plain:
         stored = np.asarray(plain.convert("RGB"))
     image = EncodedImage(content, Decode(orientation="ignore"))
     assert image.size == (48, 32)
@@ -69,7 +69,7 @@ def test_a_picture_is_turned_as_the_camera_noted_or_not_at_all(
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_reduced_jpeg_is_turned_too(orientation: int) -> None:
-    large = PICTURE.resize((321, 240))
+    large = IMAGE.resize((321, 240))
     image = EncodedImage(bytes_of(large, "JPEG", exif=noted(orientation)), Decode())
     assert image.reduction(*image.size, 30) == 8
     plain = EncodedImage(bytes_of(large, "JPEG"), Decode()).pixels(8)
@@ -80,14 +80,14 @@ def test_a_reduced_jpeg_is_turned_too(orientation: int) -> None:
 
 
 def test_a_note_behind_the_pixels_or_in_xmp_counts_and_a_damaged_one_does_not() -> None:
-    behind = bytes_of(PICTURE, "PNG")
+    behind = bytes_of(IMAGE, "PNG")
     exif = noted(6).tobytes().removeprefix(b"Exif\0\0")
     chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
     assert EncodedImage(behind[:-12] + chunk + behind[-12:], Decode()).size == (32, 48)
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="8"/></x:xmpmeta>'
-    assert EncodedImage(bytes_of(PICTURE, "WEBP", xmp=xmp), Decode()).size == (32, 48)
+    assert EncodedImage(bytes_of(IMAGE, "WEBP", xmp=xmp), Decode()).size == (32, 48)
     for damaged in (b"Exif\0\0nothing", b"Exif\0\0II*\0\xff\xff\xff\xff", noted(0).tobytes(), noted(9).tobytes()):
-        image = EncodedImage(bytes_of(PICTURE, "JPEG", exif=damaged), Decode())
+        image = EncodedImage(bytes_of(IMAGE, "JPEG", exif=damaged), Decode())
         assert (image.size, image.pixels().shape) == ((48, 32), (32, 48, 3))
 
 
@@ -130,17 +130,17 @@ def test_grey_of_a_tiff_is_scaled_by_its_bits_and_may_be_white_at_zero() -> None
 
 
 @pytest.mark.parametrize(
-    ("picture", "words"),
+    ("image", "words"),
     [
         (Image.fromarray(np.ones((4, 4), np.float32)), "grey in fractions"),
         (Image.fromarray(np.ones((4, 4), np.int32)), "grey in whole numbers of 32 bits"),
     ],
 )
-def test_grey_without_a_white_is_a_broken_picture(picture: Image.Image, words: str) -> None:
-    image = EncodedImage(bytes_of(picture, "TIFF"), Decode())
-    assert image.size == (4, 4)
+def test_grey_without_a_white_is_a_broken_image(image: Image.Image, words: str) -> None:
+    grey = EncodedImage(bytes_of(image, "TIFF"), Decode())
+    assert grey.size == (4, 4)
     with pytest.raises(BrokenImage, match=f"TIFF with {words} .* does not say which value is white; convert it"):
-        image.pixels()
+        grey.pixels()
 
 
 def see_through() -> Image.Image:
@@ -187,10 +187,10 @@ def test_the_transparent_sample_of_a_png_is_found_at_every_depth() -> None:
         assert rgb(content).shape[2] == 3
 
 
-def test_every_damage_is_a_broken_picture_in_words() -> None:
+def test_every_damage_is_a_broken_image_in_words() -> None:
     rng = np.random.default_rng(0)
-    sources = [bytes_of(PICTURE, kind, **options) for kind, options in FORMATS]
-    sources += [bytes_of(PICTURE.quantize(8), "GIF"), bytes_of(PICTURE, "QOI"), bytes_of(PICTURE, "ICO")]
+    sources = [bytes_of(IMAGE, kind, **options) for kind, options in FORMATS]
+    sources += [bytes_of(IMAGE.quantize(8), "GIF"), bytes_of(IMAGE, "QOI"), bytes_of(IMAGE, "ICO")]
     reasons = set()
     for number in range(600):
         damaged = bytearray(sources[number % len(sources)])
@@ -203,5 +203,5 @@ def test_every_damage_is_a_broken_picture_in_words() -> None:
             assert image.pixels().shape[1::-1] == image.size
         except BrokenImage as fault:
             reasons.add(str(fault))
-    assert "it is in no format of pictures that Pillow knows" in reasons
+    assert "it is in no format of images that Pillow knows" in reasons
     assert not [reason for reason in reasons if " at 0x" in reason or not reason]

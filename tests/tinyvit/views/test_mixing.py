@@ -27,7 +27,7 @@ def photographs(count: int) -> dict[int, Image.Image]:
 
 @pytest.mark.parametrize("augment", [MIXUP, CUTMIX, BOTH])
 def test_a_mixed_view_is_made_of_both_plain_ones(augment: Augment) -> None:
-    images = {slot: encoded(picture) for slot, picture in photographs(101).items()}
+    images = {slot: encoded(photograph) for slot, photograph in photographs(101).items()}
     partner = partners(SEEDS, augment)
     made = views(images, range(101), SEEDS, partner, augment, 40)
     plain = {slot: view(image, int(SEEDS[slot]), augment, 40).astype(float) for slot, image in images.items()}
@@ -86,8 +86,8 @@ def test_shares_are_distributed_as_timms() -> None:
 
 def test_teacher_and_student_of_other_sizes_see_the_same_mixture() -> None:
     smooth = np.linspace(0, 255, 224)[:, None, None] * np.ones((1, 224, 3))
-    pictures = [smooth, smooth[::-1], smooth.transpose(1, 0, 2), np.full_like(smooth, 128)]
-    images = {i: encoded(Image.fromarray(p.astype(np.uint8))) for i, p in enumerate(pictures)}
+    pixels = [smooth, smooth[::-1], smooth.transpose(1, 0, 2), np.full_like(smooth, 128)]
+    images = {i: encoded(Image.fromarray(p.astype(np.uint8))) for i, p in enumerate(pixels)}
     for augment in (MIXUP, CUTMIX):
         seeds = view_seeds(3, "a.tar", 0, 4)
         large, small = (views(images, range(4), seeds, partners(seeds, augment), augment, size) for size in (224, 112))

@@ -1,4 +1,4 @@
-"""Label, train, evaluate and examine the same pixels, whatever files the pictures are in."""
+"""Label, train, evaluate and examine the same pixels, whatever files the images are in."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tinyvit.data.location import resolve_data
 from tinyvit.data.render_views import render_views
 from tinyvit.data.training_views import Replayed, TrainingViews
 from tinyvit.datasets.make import write_shards
-from tinyvit.datasets.sources import Picture
+from tinyvit.datasets.sources import SourceImage
 from tinyvit.doctor.sample import draw
 from tinyvit.errors import UserError
-from tinyvit.evaluation import EvalModel, load_eval_model, open_pictures
+from tinyvit.evaluation import EvalModel, load_eval_model, open_images
 from tinyvit.evaluation.views import EvaluationViews
 from tinyvit.models import create_student, save_student
 from tinyvit.models.teachers import Teacher
@@ -43,18 +43,18 @@ UNDONE = {
 
 
 def in_other_files(number: int, grey: np.ndarray) -> bytes:
-    """A grey picture, held otherwise and perhaps in 16 bits."""
+    """A grey image, held otherwise and perhaps in 16 bits."""
     exif = Image.Exif()
     exif[0x0112] = orientation = 2 + number % 7
     held = Image.fromarray(grey).transpose(UNDONE[orientation])
     deep = Image.fromarray(np.asarray(held).astype(np.uint16) * 257)
-    picture, kind, options = [(held, "PNG", {}), (deep, "TIFF", {}), (deep, "PNG", {}),
+    image, kind, options = [(held, "PNG", {}), (deep, "TIFF", {}), (deep, "PNG", {}),
                               (held.convert("RGB"), "WEBP", {"lossless": True})][number % 4]  # fmt: skip
-    return bytes_of(picture, kind, exif=exif, **options)
+    return bytes_of(image, kind, exif=exif, **options)
 
 
 def see_through(number: int, grey: np.ndarray) -> bytes:
-    """A grey picture whose black is a background that shows through."""
+    """A grey image whose black is a background that shows through."""
     hidden = np.where(grey == 0, 7 * number % 256, grey).astype(np.uint8)
     return bytes_of(Image.fromarray(np.stack([hidden, np.where(grey == 0, 0, 255).astype(np.uint8)], axis=2)), "PNG")
 
@@ -63,18 +63,18 @@ def packed(out: Path, change: Callable[[int, np.ndarray], bytes]) -> Path:
     for split in ("train", "val"):
         samples = samples_of(EXAMPLE / split)[:COUNT]
         greys = [np.asarray(Image.open(io.BytesIO(sample.image)).crop((0, 0, 28, 20))) for sample in samples]
-        pictures = [
-            Picture(sample.key, "png", change(number, grey), sample.label or 0)
+        images = [
+            SourceImage(sample.key, "png", change(number, grey), sample.label or 0)
             for number, (sample, grey) in enumerate(zip(samples, greys, strict=True))
         ]
         names = (EXAMPLE / split / "classes.txt").read_text().splitlines()
-        write_shards(pictures, out / split, classes=names, per_shard=COUNT, seed=0, progress=LogProgress())
+        write_shards(images, out / split, classes=names, per_shard=COUNT, seed=0, progress=LogProgress())
     return out
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same pictures in plain files, in others, and with a background that shows through."""
+    """The same images in plain files, in others, and with a background that shows through."""
     place = tmp_path_factory.mktemp("pixels")
     changes = {
         "plain": lambda _, grey: bytes_of(Image.fromarray(grey), "PNG"),
@@ -114,8 +114,8 @@ def test_labels_are_those_of_the_plain_files(
 
 def test_grey_without_a_white_stops_labelling_by_its_key_or_is_left_out(teacher: Teacher, tmp_path: Path) -> None:
     def first_in_fractions(number: int, grey: np.ndarray) -> bytes:
-        picture = Image.fromarray(grey if number else grey.astype(np.float32))
-        return bytes_of(picture, "TIFF")
+        image = Image.fromarray(grey if number else grey.astype(np.float32))
+        return bytes_of(image, "TIFF")
 
     data = packed(tmp_path / "data", first_in_fractions)
     key = samples_of(EXAMPLE / "train")[0].key
@@ -125,7 +125,7 @@ def test_grey_without_a_white_stops_labelling_by_its_key_or_is_left_out(teacher:
     assert (~store.read(0, 0).valid).sum() == 1
 
 
-def test_whatever_an_augmentation_raises_names_the_picture(
+def test_whatever_an_augmentation_raises_names_the_image(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def raises(*_arguments: object, **_options: object) -> None:
@@ -140,11 +140,11 @@ def test_whatever_an_augmentation_raises_names_the_picture(
         render_views(shard, [3], seeds, recipe.label.augment, Decode(), 32)
 
 
-def test_a_picture_that_cannot_be_prepared_is_named(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_prepared_is_named(tmp_path: Path) -> None:
     # timm's crop mode border makes the shorter side of this one no pixel long.
     packed(tmp_path, lambda _, grey: bytes_of(Image.new("L", (1, 500)), "PNG"))
-    pictures = open_pictures(str(tmp_path / "val"), LogProgress())
-    views = EvaluationViews(pictures, 32, 1.0, "border", "bicubic", COUNT, Decode())
+    images = open_images(str(tmp_path / "val"), LogProgress())
+    views = EvaluationViews(images, 32, 1.0, "border", "bicubic", COUNT, Decode())
     with pytest.raises(UserError, match=r"of 1 x 500 pixels cannot be prepared .ValueError: height and width"):
         list(views.read(0, 1))
 
@@ -165,8 +165,8 @@ def test_students_are_shown_and_measured_on_what_the_plain_files_show(
     assert torch.equal(views_of(plain, plain_store), views_of(other, plain_store))
     prepared = []
     for recipe in (plain, other):
-        pictures = open_pictures(str(recipe.data.val), LogProgress())
-        views = EvaluationViews(pictures, 32, 0.9, "center", "bicubic", COUNT, recipe.data.decode)
+        images = open_images(str(recipe.data.val), LogProgress())
+        views = EvaluationViews(images, 32, 0.9, "center", "bicubic", COUNT, recipe.data.decode)
         prepared += [batch.views for batch in views.read(0, 1)]
     assert torch.equal(*prepared)
     sampled = [draw(index_shards(r.data.train, LogProgress()), 16, 0, r.data.decode) for r in (plain, other)]
@@ -196,7 +196,7 @@ def test_a_student_is_evaluated_as_it_was_trained(
     assert subject.data_config != replace(subject, decode=Decode(background="black")).data_config
 
 
-def test_training_keeps_how_pictures_were_read_beside_the_weights(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_training_keeps_how_images_were_read_beside_the_weights(folders: dict[str, Path], tmp_path: Path) -> None:
     more = ("--set", "data.background=black", "--set", "stages.finetune.batch_size=10", "--workers", "0")
     arguments = ("train", "example", "--stage", "finetune", "--run-dir", tmp_path / "run")
     done = tinyvit(*arguments, *small_arguments(folders["see-through"]), *more)
@@ -219,4 +219,4 @@ def test_a_student_of_an_earlier_release_is_read_as_usual_and_a_damaged_record_i
     file.write_text(json.dumps(config | {"decode": {"orientation": "up"}}))
     done = tinyvit("evaluate", tmp_path, "--data", EXAMPLE / "val")
     assert done.returncode == 2
-    assert "does not say how pictures are read" in done.stderr
+    assert "does not say how images are read" in done.stderr

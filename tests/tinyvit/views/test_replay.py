@@ -32,13 +32,13 @@ POLICIES = {
 }
 
 
-def pictures(count: int) -> list[EncodedImage]:
+def images(count: int) -> list[EncodedImage]:
     shard = index_shards(EXAMPLE / "train", LogProgress()).shard(0)
     return [EncodedImage(sample.image, Decode()) for sample in shard.read(range(count))]
 
 
 def digests(augment: Augment, size: int = 48) -> list[int]:
-    return [view_digest(view(image, seed, augment, size)) for seed, image in enumerate(pictures(12))]
+    return [view_digest(view(image, seed, augment, size)) for seed, image in enumerate(images(12))]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -61,7 +61,7 @@ def test_a_view_is_bit_identical_in_a_fresh_process() -> None:
 
 
 def test_threads_do_not_disturb_each_other() -> None:
-    jobs = [(image, seed) for seed in range(8) for image in pictures(12)]
+    jobs = [(image, seed) for seed in range(8) for image in images(12)]
     with ThreadPoolExecutor(8) as pool:
         threaded = list(pool.map(lambda job: view_digest(view(job[0], job[1], Augment(), 48)), jobs))
     assert threaded == [view_digest(view(image, seed, Augment(), 48)) for image, seed in jobs]
@@ -86,7 +86,7 @@ def test_a_changed_parameter_changes_pixels() -> None:
 def test_every_strength_of_the_papers_policy_makes_a_view() -> None:
     # Full strength asks for a posterize to 0 bits, which Pillow 13 refuses: 0.3 % of the views of m9-mstd0.5.
     full = Augment(auto_augment="rand-m10-n4-inc1", color_jitter=0.0)
-    image = pictures(1)[0]
+    image = images(1)[0]
     assert {view(image, seed, full, 32).shape for seed in range(200)} == {(32, 32, 3)}
 
 

@@ -20,8 +20,8 @@ PHOTOGRAPHS = [Image.fromarray(getattr(skimage.data, name)()) for name in ("astr
 PLAIN = {"auto_augment": None, "color_jitter": 0.0, "erase_prob": 0.0}
 
 
-def timms(picture: Image.Image, seed: int, augment: Augment, size: int) -> np.ndarray:
-    """The same view by timm's transforms alone, on Pillow's pictures."""
+def timms(image: Image.Image, seed: int, augment: Augment, size: int) -> np.ndarray:
+    """The same view by timm's transforms alone, on Pillow's images."""
     crop, policy, _ = transforms_imagenet_train(
         img_size=size,
         scale=augment.scale,
@@ -35,7 +35,7 @@ def timms(picture: Image.Image, seed: int, augment: Augment, size: int) -> np.nd
     )
     with own_generators():
         seed_generators(seed)
-        return np.asarray(policy(crop(picture))).astype(int)
+        return np.asarray(policy(crop(image))).astype(int)
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "random"])
@@ -43,8 +43,8 @@ def timms(picture: Image.Image, seed: int, augment: Augment, size: int) -> np.nd
 def test_crop_and_flip_are_timms_to_a_rounding(interpolation: str, size: int) -> None:
     augment = Augment(**PLAIN, interpolation=interpolation, vflip=0.3, reduced_decode=False)  # type: ignore[arg-type]
     for seed in range(12):
-        picture = PHOTOGRAPHS[seed % 4]
-        gap = np.abs(view(encoded(picture), seed, augment, size) - timms(picture, seed, augment, size))
+        image = PHOTOGRAPHS[seed % 4]
+        gap = np.abs(view(encoded(image), seed, augment, size) - timms(image, seed, augment, size))
         assert gap.max() <= 2
         assert (gap > 0).mean() < 0.02
 
@@ -54,8 +54,8 @@ def test_the_policy_is_timms_with_the_same_draws(policy: str | None) -> None:
     augment = Augment(erase_prob=0.0, auto_augment=policy, color_jitter=0.4, reduced_decode=False)
     gaps = []
     for seed in range(24):
-        picture = PHOTOGRAPHS[seed % 4]
-        gaps.append(np.abs(view(encoded(picture), seed, augment, 96) - timms(picture, seed, augment, 96)).mean())
+        image = PHOTOGRAPHS[seed % 4]
+        gaps.append(np.abs(view(encoded(image), seed, augment, 96) - timms(image, seed, augment, 96)).mean())
     # A step of one level becomes more where a policy stretches contrast or cuts at a threshold.
     assert np.median(gaps) < 0.2
     assert max(gaps) < 4
@@ -63,11 +63,11 @@ def test_the_policy_is_timms_with_the_same_draws(policy: str | None) -> None:
 
 @pytest.mark.parametrize("shape", [(1600, 1200), (1601, 1203), (640, 2000)])
 def test_a_large_jpeg_is_decoded_no_larger_than_its_crop_needs(shape: tuple[int, int]) -> None:
-    picture = PHOTOGRAPHS[0].resize(shape, Image.Resampling.BICUBIC)
+    photograph = PHOTOGRAPHS[0].resize(shape, Image.Resampling.BICUBIC)
     reductions = set()
     for seed in range(24):
         whole, small = (
-            view(image := encoded(picture, "JPEG", quality=95), seed, Augment(**PLAIN, reduced_decode=reduce), 96)
+            view(image := encoded(photograph, "JPEG", quality=95), seed, Augment(**PLAIN, reduced_decode=reduce), 96)
             for reduce in (False, True)
         )
         reductions |= set(image._decoded)

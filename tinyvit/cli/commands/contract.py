@@ -45,7 +45,7 @@ def contract(
     console = Console()
     console.print(_table(found))
     console.print(
-        f"{found['candidates_trained']} students trained on {found['images_trained_on']:,} pictures in all, "
+        f"{found['candidates_trained']} students trained on {found['images_trained_on']:,} images in all, "
         f"{found['networks_measured']} measured"
     )
     for name in ("recipe", "picture"):

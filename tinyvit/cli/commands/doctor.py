@@ -39,7 +39,7 @@ def doctor(
     classes: Annotated[
         Path | None, typer.Option(help="the teacher's class names, a line each, if timm has none")
     ] = None,
-    pictures: Annotated[int, typer.Option(min=16, help="show the teacher so many")] = 256,
+    images: Annotated[int, typer.Option("--pictures", min=16, help="show the teacher so many")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="which ones")] = 0,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -57,7 +57,7 @@ def doctor(
         store=store,
         classes=classes,
         recipe=resolved,
-        pictures=pictures,
+        images=images,
         seed=seed,
     )
     console, found = Console(highlight=False), []

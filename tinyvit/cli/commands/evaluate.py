@@ -16,21 +16,21 @@ from tinyvit.data.folders import told
 from tinyvit.data.loader import default_workers
 from tinyvit.data.location import coco_places
 from tinyvit.detection.coco import CocoSet
+from tinyvit.detection.draw import draw_found
 from tinyvit.detection.folder import is_detector, load_detector
 from tinyvit.detection.measure import DetectionEvaluator, detect
-from tinyvit.detection.picture import draw_found
 from tinyvit.detection.survey import check_set
 from tinyvit.errors import UserError
-from tinyvit.evaluation import Evaluation, load_eval_model, open_pictures
+from tinyvit.evaluation import Evaluation, load_eval_model, open_images
 from tinyvit.evaluation import evaluate as evaluate_on
 from tinyvit.evaluation.corruptions import corruption_error, find_corrupted, open_corrupted, prepared
-from tinyvit.evaluation.pictures import DataSet, with_classes
+from tinyvit.evaluation.images import DataSet, with_classes
 from tinyvit.evaluation.published import SETS, open_set
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import default_progress
 from tinyvit.training.model_runner import precision_of
 
-# Pictures that are drawn, and the score from which on a box is.
+# Images that are drawn, and the score from which on a box is.
 DRAWN, LEAST = 8, 0.5
 
 
@@ -38,13 +38,13 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(help="a stage's run folder, an exported student, or a teacher such as timm:NAME")
     ],
-    data: Annotated[str, typer.Option(help="labelled pictures: shards (a folder, a URL), an image folder or a .csv")],
+    data: Annotated[str, typer.Option(help="labelled images: shards (a folder, a URL), an image folder or a .csv")],
     published: Annotated[
         str | None,
         typer.Option("--published", metavar="in1k|real|v2|a|r|sketch|c", help="the data is this set, as published"),
     ] = None,
     size: Annotated[int | None, typer.Option(help="pixels a side; default: what the model was built for")] = None,
-    crop: Annotated[float | None, typer.Option(help="share of the picture's side that is seen; 1: all of it")] = None,
+    crop: Annotated[float | None, typer.Option(help="share of the image's side that is seen; 1: all of it")] = None,
     classes: Annotated[
         str | None,
         typer.Option(help="what the labels mean: a file with a class name a line, in their order, or imagenet-1k"),
@@ -54,17 +54,15 @@ def evaluate(
         typer.Option("--restrict", help="let the network choose among the data's classes only, not all of its own"),
     ] = False,
     skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="leave pictures out that cannot be decoded, and count them")
+        bool, typer.Option("--skip-broken", help="leave images out that cannot be decoded, and count them")
     ] = False,
     precision: Precision = "auto",
-    batch_size: Annotated[
-        int | None, typer.Option(help="pictures a forward pass; default: 250, of a detector 8")
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="images a forward pass; default: 250, of a detector 8")] = None,
     workers: Workers = None,
-    png: Annotated[Path | None, typer.Option(help="of a detector: draw what it finds in some of the pictures")] = None,
+    png: Annotated[Path | None, typer.Option(help="of a detector: draw what it finds in some of the images")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Accuracy, loss, calibration and speed of a student, or of a teacher, on labelled pictures; of a detector COCO's
+    """Accuracy, loss, calibration and speed of a student, or of a teacher, on labelled images; of a detector COCO's
     average precision on a folder or annotation file in COCO's format.
     """
     if is_detector(model):
@@ -123,11 +121,11 @@ def _classified(
         coverage = f"{found.classes_seen:,} of {len(of_set.classes):,}"
         more = {"set": SETS[published].title, "classes_of_the_set": coverage, "left_out": of_set.left_out}
         return found.as_dict() | more | {"size": subject.size}
-    pictures = with_classes(open_pictures(data, progress), classes, data)
-    (found,) = found_on([pictures])
-    named = subject.classes is not None and pictures.classes is not None
+    images = with_classes(open_images(data, progress), classes, data)
+    (found,) = found_on([images])
+    named = subject.classes is not None and images.classes is not None
     matched = "by name" if named else "by number: one side's classes have no names"
-    return found.as_dict() | {"matched": matched, "left_out": pictures.left_out, "size": subject.size}
+    return found.as_dict() | {"matched": matched, "left_out": images.left_out, "size": subject.size}
 
 
 def _found(
@@ -142,12 +140,12 @@ def _found(
     progress = default_progress()
     coco = check_set(coco, detector.masks, True, world, count, progress)
     evaluator = DetectionEvaluator(coco, detector.classes, str(folder), world, count, dtype, batch_size=batch_size or 8)
-    with progress.task("evaluate", len(coco), "pictures") as bar:
+    with progress.task("evaluate", len(coco), "images") as bar:
         figures = evaluator.measure(model, bar)
     if png:
         numbers = list(range(0, len(coco), max(1, len(coco) // DRAWN)))[:DRAWN]
-        pictures = [torch.from_numpy(coco.picture(number)).permute(2, 0, 1) for number in numbers]
-        answers = [{k: v.cpu() for k, v in a.items()} for a in detect(model, pictures, world.device, dtype)]
+        images = [torch.from_numpy(coco.image(number)).permute(2, 0, 1) for number in numbers]
+        answers = [{k: v.cpu() for k, v in a.items()} for a in detect(model, images, world.device, dtype)]
         draw_found(png, coco, detector.classes, numbers, answers, LEAST)
     told = {"annotations": str(coco.annotations), "data": asdict(coco.census)}
     return figures | told | ({"picture": str(png)} if png else {})

@@ -40,7 +40,7 @@ def plan(
     if (images is None) != (shards is None):
         raise UserError("give --images and --shards together, or neither")
     if measure and images:
-        raise UserError("--measure needs the pictures: leave --images and --shards out")
+        raise UserError("--measure needs the images: leave --images and --shards out")
     index = index_shards(resolved.data.train, progress) if images is None else None
     counts = index.counts if index else ()
     pilot = None

@@ -45,7 +45,7 @@ def scorecard(
         list[str] | None, typer.Option(metavar="top-1|linear|knn|few-shot", help="only this measure; repeatable")
     ] = None,
     precision: Precision = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="draws validation pictures and episodes")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="draws validation images and episodes")] = 0,
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:

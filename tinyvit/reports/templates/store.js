@@ -39,8 +39,8 @@ function update() {
   table.tBodies[0].replaceChildren(...(asked ? rows.slice(0, MOST).map(line) : []));
   document.getElementById("found").textContent = asked
     ? `${rows.length} of ${searched.rows.length} rows on this page` +
-      (rows.length > MOST ? `, the first ${MOST} shown` : "") + `; ${shown} of ${cards.length} pictures`
-    : `${searched.rows.length} rows and ${cards.length} pictures on this page`;
+      (rows.length > MOST ? `, the first ${MOST} shown` : "") + `; ${shown} of ${cards.length} images`
+    : `${searched.rows.length} rows and ${cards.length} images on this page`;
 }
 
 const dialog = document.getElementById("sample");

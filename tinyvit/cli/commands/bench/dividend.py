@@ -21,12 +21,12 @@ def dividend(
         str | None, typer.Option(help="labelled shards, a folder with train and val; default: Fashion-MNIST, fetched")
     ] = None,
     labelled: Annotated[
-        list[int] | None, typer.Option(help="pictures taken for labelled; repeatable; default: 250 to 5,000")
+        list[int] | None, typer.Option(help="images taken for labelled; repeatable; default: 250 to 5,000")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="how often labels are drawn and everything is done")] = 3,
     settings: Annotated[bool, typer.Option("--settings", help="try what matters, at the first --labelled")] = False,
     held_out: Annotated[
-        int | None, typer.Option(min=1, help="to choose settings by: judge on so many training pictures, held out")
+        int | None, typer.Option(min=1, help="to choose settings by: judge on so many training images, held out")
     ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="trainings at once; default: one a core, one on a GPU")
@@ -35,17 +35,19 @@ def dividend(
     teaching: Annotated[
         list[str] | None, typer.Option("--teacher-set", help="override of few-labels-teacher; repeatable")
     ] = None,
-    picture: Annotated[Path | None, typer.Option(help="also draw accuracy against labels into this PNG")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--picture", help="also draw accuracy against labels into this PNG")
+    ] = None,
     out: OutFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a student of few labels gains by its teacher's stored answers on all pictures, at equal steps."""
+    """What a student of few labels gains by its teacher's stored answers on all images, at equal steps."""
     bench, found = benchmark("dividend.report"), benchmark("dividend.compare")
 
-    if settings and picture:
+    if settings and plot:
         raise UserError("--picture draws accuracy against the number of labels; leave it out with --settings")
     plan = found.Plan(folder, tuple(labelled or found.COUNTS), seeds, tuple(overrides or ()), tuple(teaching or ()))
     lines = found.compare(plan, data, settings, held_out, jobs, default_progress())
-    if picture:
-        bench.draw(lines, picture)
+    if plot:
+        bench.draw(lines, plot)
     tell(lines, bench, out, as_json)

@@ -16,7 +16,7 @@ def online(
     folder: Annotated[Path, typer.Argument(help="where runs and stores go")],
     data: Annotated[Path, typer.Option(help="Fashion-MNIST as `tinyvit data fetch` leaves it")],
     teacher: Annotated[str, typer.Option(help="a teacher of its ten classes")],
-    picture: Annotated[Path | None, typer.Option(help="also draw the losses into this PNG")] = None,
+    plot: Annotated[Path | None, typer.Option("--picture", help="also draw the losses into this PNG")] = None,
     out: OutFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -24,6 +24,6 @@ def online(
     bench = benchmark("offline_online")
 
     found = bench.compare(folder, data, teacher, default_progress())
-    if picture:
-        bench.draw(found, picture)
+    if plot:
+        bench.draw(found, plot)
     tell(found, bench, out, as_json)

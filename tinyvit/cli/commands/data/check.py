@@ -18,7 +18,7 @@ def check(
     workers: Annotated[int | None, typer.Option(min=0, help="processes that decode")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decode every picture: cut tars, broken and odd pictures, duplicates, sizes, classes. Exit code 1 for a fault."""
+    """Decode every image: cut tars, broken and odd images, duplicates, sizes, classes. Exit code 1 for a fault."""
     found = check_data(data, default_workers() if workers is None else workers, default_progress())
     show(found, as_json, data)
     if found["faults"]:

@@ -24,7 +24,7 @@ def fetch(
     source: Annotated[Path | None, typer.Option(help="a folder that has the original files already")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a data set: Fashion-MNIST's 70,000 pictures, the example's 2,500 of them or scikit-learn's 1,797 digits as
+    """Make a data set: Fashion-MNIST's 70,000 images, the example's 2,500 of them or scikit-learn's 1,797 digits as
     shards, or scenes in COCO's format, rendered of Fashion-MNIST's objects on photographs. The example's recipes look
     for theirs in examples/fashion-mnist.
     """

@@ -20,15 +20,15 @@ from tinyvit.runtime.progress import default_progress
 def make(
     source: Annotated[Path, typer.Argument(help="a folder with a sub-folder or an archive a class, or a .csv file")],
     out: Annotated[Path, typer.Argument(help="the folder for the shards")],
-    per_shard: Annotated[int, typer.Option(min=1, help="pictures a shard")] = 2000,
-    seed: Annotated[int, typer.Option(help="decides the order of the pictures")] = 0,
+    per_shard: Annotated[int, typer.Option(min=1, help="images a shard")] = 2000,
+    seed: Annotated[int, typer.Option(help="decides the order of the images")] = 0,
     max_side: Annotated[
-        int | None, typer.Option(min=1, help="make larger pictures smaller (JPEG); default: bytes as they are")
+        int | None, typer.Option(min=1, help="make larger images smaller (JPEG); default: bytes as they are")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="processes; default: one a core, at most eight")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pack pictures into shards, shuffled across classes, and index them. Started again, it goes on.
+    """Pack images into shards, shuffled across classes, and index them. Started again, it goes on.
 
     SOURCE is an image folder (a sub-folder a class), a folder of archives (a .tar or .zip a class, as ImageNet-21k
     comes), or a .csv file with the columns path and label. Of a folder with train/ and val/ (or test/) that are such
@@ -37,7 +37,7 @@ def make(
     progress, made = default_progress(), {}
     for part, found in parts_of(source).items():
         shards = write_shards(
-            found.pictures,
+            found.images,
             out / part,
             classes=found.classes,
             per_shard=per_shard,
@@ -49,7 +49,7 @@ def make(
         index_shards(out / part, progress)
         made[part] = {
             "shards": len(shards),
-            "pictures": len(found.pictures),
+            "pictures": len(found.images),
             "classes": len(found.classes),
             "classes_without_pictures": found.empty,
             "left_out": found.left_out if as_json else told(found.left_out) or "nothing",

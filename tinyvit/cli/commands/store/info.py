@@ -73,7 +73,7 @@ def _answers(store: LogitStore, data: str | None) -> dict[str, Any] | None:
 
 
 def _reading(decode: dict[str, Any]) -> str:
-    """How the store's pictures were read."""
+    """How the store's images were read."""
     return ", ".join(f"{name} {value}" for name, value in decode.items()) or "read by the rules of an earlier release"
 
 
@@ -89,7 +89,7 @@ def _sections(facts: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]
             ("teacher", f"{teacher['name']} at {teacher.get('input_size', '?')} pixels"),
             ("its weights", f"sha256 {teacher.get('weights_sha256', 'unknown')}"),
             ("kept", f"{facts['top_k']} of {facts['classes']:,} classes ({facts['selection']}), {facts['encoding']}"),
-            ("pictures", _reading(facts["decode"])),
+            ("images", _reading(facts["decode"])),
             ("augmentation", ", ".join(f"{name} {value}" for name, value in facts["augment"].items())),
             ("run seed", str(facts["run_seed"])),
             ("libraries", ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())),
@@ -115,7 +115,7 @@ def _sections(facts: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]
         yield "What the teacher said", [("", "no row can be read; `tinyvit store verify` says why, if there are some")]
         return
     if said["rows_drawn"] == said["rows_without_answer"]:
-        why = "their pictures were broken, or what the teacher said was not finite"
+        why = "their images were broken, or what the teacher said was not finite"
         yield "What the teacher said", [("", f"nothing: none of {said['rows_drawn']:,} rows is an answer ({why})")]
         return
     agreed = said["agreement"]

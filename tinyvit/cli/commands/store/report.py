@@ -17,13 +17,13 @@ from tinyvit.runtime.progress import default_progress
 def report(
     store: StorePath,
     data: Annotated[
-        str | None, typer.Option(help="the shards: then there are pictures, and labels if they have them")
+        str | None, typer.Option(help="the shards: then there are images, and labels if they have them")
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="the page")] = Path("report.html"),
     rows: Annotated[int, typer.Option(min=1, help="look at so many rows, drawn at random")] = 50_000,
     seed: Annotated[int, typer.Option(min=0, help="which ones")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """One page about what the teacher said: progress, figures, labels, pictures with their views. Opens offline."""
+    """One page about what the teacher said: progress, figures, labels, images with their views. Opens offline."""
     found = write_store_page(out, LogitStore.open(store), data, rows, seed, default_progress())
     show(found, as_json, store)

@@ -27,8 +27,8 @@ from tinyvit.reports.answers import SampledRows, sample_rows
 from tinyvit.reports.labels import label_rows, shards_of
 from tinyvit.runtime.progress import default_progress
 
-# Columns of a terminal that a picture takes; two of its rows are one of the terminal's.
-PICTURE = 28
+# Columns of a terminal that an image takes; two of its rows are one of the terminal's.
+IMAGE = 28
 # Rows among which those that a filter wants are looked for.
 SEARCHED = 50_000
 
@@ -41,7 +41,7 @@ def show(
     slot: Annotated[int, typer.Option(min=0, help="the first sample")] = 0,
     count: Annotated[int, typer.Option(min=1, help="how many views")] = 3,
     top: Annotated[int, typer.Option(min=1, help="how many classes of each")] = 5,
-    data: Annotated[str | None, typer.Option(help="the shards: for --label, --wrong and the pictures")] = None,
+    data: Annotated[str | None, typer.Option(help="the shards: for --label, --wrong and the images")] = None,
     label: Annotated[
         str | None, typer.Option(help="only views of this class: a label's number or a part of its name")
     ] = None,
@@ -51,7 +51,7 @@ def show(
     low_mass: Annotated[
         float | None, typer.Option(min=0, max=1, help="only views whose kept classes hold less")
     ] = None,
-    pictures: Annotated[bool, typer.Option("--pictures", help="draw each view in the terminal")] = False,
+    images: Annotated[bool, typer.Option("--pictures", help="draw each view in the terminal")] = False,
     png: Annotated[Path | None, typer.Option(help="write the views side by side into this file")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -60,7 +60,7 @@ def show(
     Filters look through 50,000 rows drawn at random.
     """
     opened, filtering = LogitStore.open(store), bool(label or wrong or low_mass is not None)
-    if data is None and (label or wrong or pictures or png):
+    if data is None and (label or wrong or images or png):
         raise UserError("--label, --wrong, --pictures and --png need the images: give their shards with --data")
     if (key is not None and (shard or slot or filtering)) or (filtering and (shard or slot or epoch)):
         raise UserError("give --key, or --shard and --slot, or filters")
@@ -70,7 +70,7 @@ def show(
     else:
         chosen = _asked(opened, key, epoch, shard, slot, count)
     views = [_view(opened, *place, top) for place in chosen]
-    made = _pictures(opened, index, chosen) if index and (pictures or png) else []
+    made = _images(opened, index, chosen) if index and (images or png) else []
     if png:
         _write_png(png, made)
     if as_json:
@@ -83,7 +83,7 @@ def show(
     for number, view in enumerate(views):
         title = f"{view['key'] or ''} {view['shard']}, slot {view['slot']}, epoch {view['epoch']}, seed {view['seed']}"
         table = _table(view, escape(title.strip()))
-        if pictures and made[number] is not None:
+        if images and made[number] is not None:
             grid = Table.grid(padding=(0, 2))
             grid.add_row(_drawn(made[number]), table)
             console.print(grid)
@@ -169,17 +169,17 @@ def _table(view: dict[str, Any], title: str) -> Table:
     return table
 
 
-def _pictures(store: LogitStore, index: ShardIndex, chosen: Sequence[tuple[int, int, int]]) -> list[Any]:
+def _images(store: LogitStore, index: ShardIndex, chosen: Sequence[tuple[int, int, int]]) -> list[Any]:
     """The pixels of each view; None where there is none."""
-    from tinyvit.reports.pictures import ViewRef, remake
+    from tinyvit.reports.images import ViewRef, remake
 
     shown = remake(store, index, [ViewRef(shard, slot, (epoch,)) for epoch, shard, slot in chosen], 1)
-    return [picture.views[0].pixels if picture.views else None for picture in shown]
+    return [image.views[0].pixels if image.views else None for image in shown]
 
 
 def _drawn(pixels: Any) -> Text:
-    """A picture of half blocks, each two pixels one above the other."""
-    small = np.asarray(Image.fromarray(pixels).resize((PICTURE, PICTURE), Image.Resampling.BOX))
+    """An image of half blocks, each two pixels one above the other."""
+    small = np.asarray(Image.fromarray(pixels).resize((IMAGE, IMAGE), Image.Resampling.BOX))
     text = Text()
     for upper, lower in zip(small[::2], small[1::2], strict=True):
         for above, below in zip(upper.tolist(), lower.tolist(), strict=True):
@@ -191,7 +191,7 @@ def _drawn(pixels: Any) -> Text:
 def _write_png(path: Path, made: Sequence[Any]) -> None:
     there = [pixels for pixels in made if pixels is not None]
     if not there:
-        raise UserError("none of these views can be made, so there is no picture to write")
+        raise UserError("none of these views can be made, so there is no image to write")
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(there, axis=1)).save(buffer, "PNG")
     write_whole(path, buffer.getvalue())

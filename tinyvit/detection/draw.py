@@ -19,7 +19,7 @@ from tinyvit.reports.plot import BLUE, RED, literal
 def draw_found(
     path: Path, coco: CocoSet, classes: Sequence[str], numbers: Sequence[int], answers: Sequence[Target], least: float
 ) -> None:
-    """Write a PNG of pictures of a set: the truth in blue and dashed, what was found with a score of `least` in red.
+    """Write a PNG of images of a set: the truth in blue and dashed, what was found with a score of `least` in red.
 
     `classes` are those that the answers are of.
     """
@@ -30,7 +30,7 @@ def draw_found(
     for axes in panels:
         axes.set_axis_off()
     for axes, number, answer in zip(panels, numbers, answers, strict=False):
-        axes.imshow(coco.picture(number))
+        axes.imshow(coco.image(number))
         for box in coco.target(number, masks=False)["boxes"].tolist():
             axes.add_patch(_rectangle(box, BLUE, "--"))
         for box, label, score in zip(

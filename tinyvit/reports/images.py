@@ -1,4 +1,4 @@
-"""Pictures of a data set beside their views, remade from the stored seeds, with what the teacher said of each."""
+"""Images of a data set beside their views, remade from the stored seeds, with what the teacher said of each."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tinyvit.data.render_views import Pixels, render_views
 from tinyvit.labelling.describe import best_classes, stored_augment, stored_decode
 from tinyvit.views.images import BrokenImage, EncodedImage
 
-# Pixels a side of a picture on a page.
+# Pixels a side of an image on a page.
 THUMBNAIL = 112
 QUALITY = 75
 
 
 @dataclass(frozen=True)
 class ViewRef:
-    """A picture by shard and slot, and the epochs whose views of it are wanted."""
+    """An image by shard and slot, and the epochs whose views of it are wanted."""
 
     shard: int
     slot: int
@@ -42,8 +42,8 @@ class ShownView:
 
 
 @dataclass(frozen=True)
-class ShownPicture:
-    """A picture whole, reduced to about a page's size, and its views that have an answer."""
+class ShownImage:
+    """An image whole, reduced to about a page's size, and its views that have an answer."""
 
     place: ViewRef
     key: str
@@ -52,8 +52,8 @@ class ShownPicture:
     views: tuple[ShownView, ...]
 
 
-def remake(store: LogitStore, index: ShardIndex, places: Sequence[ViewRef], top: int) -> list[ShownPicture]:
-    """The pictures at these places, with the `top` best classes of each view."""
+def remake(store: LogitStore, index: ShardIndex, places: Sequence[ViewRef], top: int) -> list[ShownImage]:
+    """The images at these places, with the `top` best classes of each view."""
     # In a process of its own: threads of others, such as Prefect's, draw from the generators that a view is made with.
     return list(run_stream(_Remade(index, store.location, tuple(places), top), workers=1))
 
@@ -65,16 +65,14 @@ class _Remade:
     places: tuple[ViewRef, ...]
     top: int
 
-    def read(self, worker: int, workers: int) -> Iterator[ShownPicture]:
+    def read(self, worker: int, workers: int) -> Iterator[ShownImage]:
         store = LogitStore.open(self.location)
         for place in self.places[worker::workers]:
             shard = self.index.shard(place.shard)
             (sample,) = shard.read([place.slot])
             views = (self._view(store, place, epoch) for epoch in place.epochs)
             whole = _whole(EncodedImage(sample.image, stored_decode(store)))
-            yield ShownPicture(
-                place, sample.key, sample.label, whole, tuple(view for view in views if view is not None)
-            )
+            yield ShownImage(place, sample.key, sample.label, whole, tuple(view for view in views if view is not None))
 
     def _view(self, store: LogitStore, place: ViewRef, epoch: int) -> ShownView | None:
         try:
@@ -103,7 +101,7 @@ def _whole(image: EncodedImage) -> Pixels | None:
 
 
 def thumbnail(pixels: Pixels) -> str:
-    """A small picture for a page, as a data: URI."""
+    """A small image for a page, as a data: URI."""
     image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()

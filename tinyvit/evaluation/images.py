@@ -1,4 +1,4 @@
-"""Labelled pictures of shards, an image folder or a CSV file, as they are or by other names of their classes."""
+"""Labelled images of shards, an image folder or a CSV file, as they are or by other names of their classes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from logitstore import ShardTable, digest_of
 from tinyvit.classes import match_classes, named_classes
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import key_digest
-from tinyvit.datasets.sources import Picture, is_image_folder, pictures_of
+from tinyvit.datasets.sources import SourceImage, images_of, is_image_folder
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import Progress
 
-# Of an image folder: pictures that are read, cached and counted together, as those of a shard are.
+# Of an image folder: images that are read, cached and counted together, as those of a shard are.
 PART = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A picture's name for messages, its encoded bytes, and the classes that are right: one, or several or none where
+    """An image's name for messages, its encoded bytes, and the classes that are right: one, or several or none where
     a set says so; None where it has no label.
     """
 
@@ -33,8 +33,8 @@ class Labelled:
     labels: tuple[int, ...] | None
 
 
-class LabelledPictures(Protocol):
-    """Pictures in parts, of which some can be read at a time; picklable."""
+class LabelledImages(Protocol):
+    """Images in parts, of which some can be read at a time; picklable."""
 
     @property
     def classes(self) -> list[str] | None:
@@ -43,20 +43,20 @@ class LabelledPictures(Protocol):
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many pictures each part has."""
+        """How many images each part has."""
         ...
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
-        """Some pictures of a part."""
+        """Some images of a part."""
         ...
 
 
-class DataSet(LabelledPictures, Protocol):
-    """Labelled pictures that are known well enough to keep what was made of them."""
+class DataSet(LabelledImages, Protocol):
+    """Labelled images that are known well enough to keep what was made of them."""
 
     @property
     def left_out(self) -> Mapping[str, int]:
-        """How many files of each kind beside them are no pictures."""
+        """How many files of each kind beside them are no images."""
         ...
 
     def table(self) -> ShardTable:
@@ -65,8 +65,8 @@ class DataSet(LabelledPictures, Protocol):
 
 
 @dataclass(frozen=True)
-class ShardPictures:
-    """Those of WebDataset shards; a shard is a part. What is in a shard is a picture, or the shard is refused."""
+class ShardImages:
+    """Those of WebDataset shards; a shard is a part. What is in a shard is an image, or the shard is refused."""
 
     index: ShardIndex
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -91,26 +91,26 @@ class ShardPictures:
 
 
 @dataclass(frozen=True)
-class FolderPictures:
+class FolderImages:
     """Those of an image folder or a CSV file; labels are numbered in the order of the class names.
 
-    `left_out` counts the files that are no pictures, by kind.
+    `left_out` counts the files that are no images, by kind.
     """
 
-    pictures: tuple[Picture, ...]
+    images: tuple[SourceImage, ...]
     classes: list[str] | None
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def counts(self) -> tuple[int, ...]:
-        return tuple(len(self.pictures[first : first + PART]) for first in range(0, len(self.pictures), PART))
+        return tuple(len(self.images[first : first + PART]) for first in range(0, len(self.images), PART))
 
     def table(self) -> ShardTable:
         """Files are told apart by name, size and time of change."""
-        parts = [self.pictures[first : first + PART] for first in range(0, len(self.pictures), PART)]
+        parts = [self.images[first : first + PART] for first in range(0, len(self.images), PART)]
         return ShardTable(
             name=tuple(
-                f"pictures {PART * number} to {PART * number + len(part) - 1}" for number, part in enumerate(parts)
+                f"images {PART * number} to {PART * number + len(part) - 1}" for number, part in enumerate(parts)
             ),
             samples=self.counts,
             sha256=tuple(digest_of([[p.key, p.label, *p.stamp()] for p in part]) for part in parts),
@@ -119,69 +119,69 @@ class FolderPictures:
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
         first = PART * part
-        chosen = self.pictures[first + numbers.start : first + numbers.stop]
-        return [Labelled(str(picture.content), picture.read(), (picture.label,)) for picture in chosen]
+        chosen = self.images[first + numbers.start : first + numbers.stop]
+        return [Labelled(str(image.content), image.read(), (image.label,)) for image in chosen]
 
 
-def open_pictures(data: str, progress: Progress) -> DataSet:
-    """The labelled pictures of shards (a folder, a URL), of an image folder, or of a CSV file."""
+def open_images(data: str, progress: Progress) -> DataSet:
+    """The labelled images of shards (a folder, a URL), of an image folder, or of a CSV file."""
     path = Path(data)
     if "://" not in data and (path.suffix.lower() == ".csv" or (path.is_dir() and is_image_folder(path))):
-        found = pictures_of(path)
-        return FolderPictures(tuple(found.pictures), found.classes, found.left_out)
-    return ShardPictures(index_shards(data, progress))
+        found = images_of(path)
+        return FolderImages(tuple(found.images), found.classes, found.left_out)
+    return ShardImages(index_shards(data, progress))
 
 
 @dataclass(frozen=True)
 class Relabelled:
-    """Pictures of which `labels`, a picklable function, says anew which of `classes` are right."""
+    """Images of which `labels`, a picklable function, says anew which of `classes` are right."""
 
-    pictures: DataSet
+    images: DataSet
     classes: list[str]
     labels: Callable[[Labelled], tuple[int, ...] | None]
 
     @property
     def left_out(self) -> Mapping[str, int]:
-        return self.pictures.left_out
+        return self.images.left_out
 
     @property
     def counts(self) -> tuple[int, ...]:
-        return self.pictures.counts
+        return self.images.counts
 
     def table(self) -> ShardTable:
-        return self.pictures.table()
+        return self.images.table()
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
-        return [replace(picture, labels=self.labels(picture)) for picture in self.pictures.read(part, numbers)]
+        return [replace(image, labels=self.labels(image)) for image in self.images.read(part, numbers)]
 
 
-def renumbered(numbers: Sequence[int] | None, picture: Labelled) -> tuple[int, ...] | None:
-    """A picture's labels, of which `numbers` has the new one of each; None: they stay."""
-    if numbers is None or picture.labels is None:
-        return picture.labels
-    if wrong := [label for label in picture.labels if not 0 <= label < len(numbers)]:
-        raise UserError(f"{picture.name} has the label {wrong[0]}, but there are {len(numbers)} classes; mend it")
-    return tuple(numbers[label] for label in picture.labels)
+def renumbered(numbers: Sequence[int] | None, image: Labelled) -> tuple[int, ...] | None:
+    """An image's labels, of which `numbers` has the new one of each; None: they stay."""
+    if numbers is None or image.labels is None:
+        return image.labels
+    if wrong := [label for label in image.labels if not 0 <= label < len(numbers)]:
+        raise UserError(f"{image.name} has the label {wrong[0]}, but there are {len(numbers)} classes; mend it")
+    return tuple(numbers[label] for label in image.labels)
 
 
-def with_classes(pictures: DataSet, names: str | None, data: str) -> DataSet:
-    """The pictures of `data` with labels that are called by a list of names: a file, or imagenet-1k; None: as they are.
+def with_classes(images: DataSet, names: str | None, data: str) -> DataSet:
+    """The images of `data` with labels that are called by a list of names: a file, or imagenet-1k; None: as they are.
 
     Classes that are called by decimal numbers are its lines of these numbers. UserError where the list does not fit,
     and where the data says by itself what its classes are, otherwise than the list.
     """
     if names is None:
-        return pictures
-    listed, own = named_classes(names), pictures.classes
+        return images
+    listed, own = named_classes(names), images.classes
     if own is None:
-        return Relabelled(pictures, listed, partial(renumbered, None))
+        return Relabelled(images, listed, partial(renumbered, None))
     if all(name.isdecimal() for name in own):
         numbers = tuple(map(int, own))
         if max(numbers) >= len(listed):
             raise UserError(
                 f"{data} has a class {max(numbers)}, {names} names {len(listed)} classes, from 0 on; mend it"
             )
-        return Relabelled(pictures, listed, partial(renumbered, numbers))
+        return Relabelled(images, listed, partial(renumbered, numbers))
     if match_classes(own, listed, (data, names)) != list(range(len(listed))):
         raise UserError(f"{data} names its classes itself, such as {own[0]!r}; leave --classes out")
-    return pictures
+    return images
