@@ -63,7 +63,7 @@ def make(location: str, images: int, shards: int, progress: Progress) -> None:
 
 
 def synthetic_rows(spec: StoreSpec, samples: int, rng: np.random.Generator) -> UnitRows:
-    """Answers that are spread out, each over classes of its own."""
+    """Logits that are spread out, each row over classes of its own."""
     shape = (spec.epochs_per_unit, samples)
     p = np.sort(rng.exponential(size=(*shape, TOP_K)).astype(np.float32), axis=-1)[..., ::-1]
     p *= 0.9 / p.sum(axis=-1, keepdims=True)

@@ -116,7 +116,7 @@ def _label(recipe: Recipe, place: Path, count: int) -> Callable[[], None]:
     """Ready for labelling, as one of `count` processes that share a store."""
     teacher, store = _teacher(recipe, count), LogitStore.open(place)
     size = recipe.label.input_size or teacher.input_size
-    teacher.answer(torch.zeros(recipe.label.batch_size, size, size, 3, dtype=torch.uint8))
+    teacher.logits(torch.zeros(recipe.label.batch_size, size, size, 3, dtype=torch.uint8))
     list(run_jobs(abs, [1], 1))
     return partial(label_all, recipe, store, teacher, default_workers(count), SilentProgress())
 
@@ -132,7 +132,7 @@ def views_of(recipe: Recipe, store: LogitStore, teacher: Teacher, workers: int) 
 def ask(teacher: Teacher, views: Sequence[Tensor]) -> None:
     """The forward pass of all these batches, to its end."""
     for batch in views:
-        teacher.answer(batch)
+        teacher.logits(batch)
     synchronise(teacher.device)
 
 

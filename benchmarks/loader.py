@@ -67,7 +67,7 @@ WORDS = {
 
 
 def prepare(folder: Path, progress: Progress) -> ShardIndex:
-    """Photographs in `folder/data` and one epoch of the example teacher's answers in `folder/store`."""
+    """Photographs in `folder/data` and one epoch of the example teacher's logits in `folder/store`."""
     recipe = load_recipe("example", OVERRIDES)
     teacher = load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
     data = folder / "data"

@@ -1,4 +1,4 @@
-"""`tinyvit bench online`: training on stored answers is training with the live teacher, step by step.
+"""`tinyvit bench online`: training on stored logits is training with the live teacher, step by step.
 
 The same student learns the same views in the same order from the same initial weights: once from a store of each
 encoding, once with the teacher in the loop. Everything that differs is what the store rounds.

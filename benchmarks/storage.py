@@ -25,7 +25,7 @@ from rich import box
 from rich.table import Table
 
 from benchmarks import flat_file
-from benchmarks.answers import Answers, Views
+from benchmarks.sparse_rows import SparseRows, Views
 from logitstore import LogitStore, ShardTable, StoreSpec, Unit, UnitRows
 from tinyvit.runtime.progress import Progress
 
@@ -75,7 +75,7 @@ def measure(views: Views, progress: Progress) -> dict[str, Any]:
     return found
 
 
-def _store(folder: Path, views: Views, answers: Answers, encoding: str, selection: str) -> dict[str, Any]:
+def _store(folder: Path, views: Views, answers: SparseRows, encoding: str, selection: str) -> dict[str, Any]:
     path = folder / f"{encoding}-{selection}-{answers.class_id.shape[1]}"
     store, units = _empty_store(path, views, answers, encoding, selection)
     count = len(views.seed)
@@ -117,7 +117,7 @@ for shard in range({len(units)}): store.read(0, shard)
     }
 
 
-def _by_shard(folder: Path, views: Views, answers: Answers, rows: int) -> dict[str, Any]:
+def _by_shard(folder: Path, views: Views, answers: SparseRows, rows: int) -> dict[str, Any]:
     """How fast shards of so many rows are read, in turn with the same rows of a flat file."""
     store, units = _empty_store(folder / f"shards-{rows}", views, answers, "compact", "top_k", rows)
     for unit, unit_rows in units:
@@ -139,7 +139,7 @@ def _by_shard(folder: Path, views: Views, answers: Answers, rows: int) -> dict[s
 
 
 def _empty_store(
-    path: Path, views: Views, answers: Answers, encoding: str, selection: str, unit_rows: int = UNIT_ROWS
+    path: Path, views: Views, answers: SparseRows, encoding: str, selection: str, unit_rows: int = UNIT_ROWS
 ) -> tuple[LogitStore, list[tuple[Unit, UnitRows]]]:
     count = len(views.seed)
     parts = [slice(first, min(first + unit_rows, count)) for first in range(0, count, unit_rows)]
@@ -169,7 +169,7 @@ def _empty_store(
     return store, [(Unit(0, shard), unit) for shard, unit in enumerate(rows)]
 
 
-def _divergence(store: LogitStore, shard: int, answers: Answers) -> NDArray[np.float64]:
+def _divergence(store: LogitStore, shard: int, answers: SparseRows) -> NDArray[np.float64]:
     """[S] divergence of what a unit gives back from what was put in."""
     part = slice(shard * UNIT_ROWS, shard * UNIT_ROWS + store.table.samples[shard])
     rows = store.read(0, shard)
@@ -200,7 +200,7 @@ def divergence(
     return found
 
 
-def _baseline(folder: Path, views: Views, answers: Answers) -> dict[str, Any]:
+def _baseline(folder: Path, views: Views, answers: SparseRows) -> dict[str, Any]:
     top_k, count = answers.class_id.shape[1], len(views.seed)
     path = folder / f"flat-{top_k}.bin"
     write = seconds(lambda: flat_file.write(path, views.keys, views.seed, answers.class_id, answers.probability))

@@ -1,7 +1,7 @@
 """`tinyvit bench train`: images a second of training, beside a bare loop over timm's loader, in one run.
 
 Compared are plain supervised training of the student by timm's loader and the shortest loop, and our engine on labels,
-on stored answers, and with the live teacher; on a GPU also on stored answers with the network compiled. Each round of
+on stored logits, and with the live teacher; on a GPU also on stored logits with the network compiled. Each round of
 each is a process of its own, so that its memory is its own; rounds take turns, so that a noisy machine troubles
 all alike; the median round counts. Time runs from the end of the first epoch to the end of the last and leaves
 nothing out, saving and logging included.
@@ -47,9 +47,9 @@ COLUMNS = ("training", "images/s", "of bare", "peak memory, MiB")
 WORDS = {
     "bare": "timm's loader and a bare loop, on labels",
     "supervised": "ours on labels",
-    "stored": "ours on stored answers",
+    "stored": "ours on stored logits",
     "online": "ours with the live teacher",
-    "compiled": "ours on stored answers, compiled",
+    "compiled": "ours on stored logits, compiled",
 }
 
 

@@ -25,7 +25,7 @@ def test_it_runs_on_another_store(small_store: LogitStore, tmp_path: Path) -> No
     code[0].source = f"STORE = {small_store.location!r}"
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     rows = sum(small_store.samples) * small_store.spec.epochs
-    assert f"rows with an answer: {rows} of {rows}" in printed(code[2])
+    assert f"rows with logits: {rows} of {rows}" in printed(code[2])
     assert small_store.class_names is not None
     view = small_store.read(1, 0)
     best = int(view.probability[7].argmax())

@@ -1,6 +1,6 @@
 """What classes are called, and when two names mean one class.
 
-There is one comparison, `match_classes`, wherever names meet: labels and a teacher's answers, a network and the
+There is one comparison, `match_classes`, wherever names meet: labels and a teacher's logits, a network and the
 images that it is measured on, an old classifier and a new one. docs/classes-and-images.md states its rules.
 """
 

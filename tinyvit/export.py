@@ -52,7 +52,7 @@ def export_student(folder: Path, out: Path, onnx: bool = False, program: bool = 
 
     `onnx` adds an ONNX file, `program` one of torch.export; both take any number of images. Whatever was written is
     loaded again, the weights by plain timm, and compared before this says so. UserError for a stage that is not
-    finished, an `out` that is not empty, or a form that answers differently.
+    finished, an `out` that is not empty, or a form that computes something else.
     """
     result, record = read_json(folder, RESULT), read_json(folder, RECORD)
     if result is None or record is None:
@@ -94,7 +94,7 @@ def _card(model: nn.Module, config: dict[str, Any], result: dict[str, Any], reco
         epochs=result["epochs"],
         finished=result["finished"],
         accuracy=f"Top-1 on {val['images']} validation images: {val['top1']:.1f} %." if val else "Not evaluated.",
-        source=f"the answers of {teacher}" if result["target"] == "teacher" else "labels",
+        source=f"the logits of {teacher}" if result["target"] == "teacher" else "labels",
         store=f"{record['store']}, SHA-256 of its specification {record['store_digest']}"
         if record["store"]
         else "none",
@@ -137,15 +137,15 @@ def _to_program(model: nn.Module, file: Path) -> float:
 _ANY_NUMBER = {0: torch.export.Dim("images", min=1, max=4096)}
 
 
-def _compared(model: nn.Module, file: Path, answer: Any) -> float:
+def _compared(model: nn.Module, file: Path, run: Any) -> float:
     """The largest difference between what the model and its exported form say of other images than it was made with."""
     pixels = _pixels(model, 3)
     with torch.inference_mode():
         wanted = model(pixels)
-        difference = float((answer(pixels) - wanted).abs().max())
+        difference = float((run(pixels) - wanted).abs().max())
     if difference > TOLERANCE * float(wanted.abs().max()):
         file.unlink()
-        raise UserError(f"the exported {file.name} answers differently (by {difference:.3g}); it was not kept")
+        raise UserError(f"the exported {file.name} computes something else (by {difference:.3g}); it was not kept")
     return difference
 
 

@@ -15,14 +15,14 @@ from benchmarks.dividend.setting import ALL_LABELS, ANSWERS, DISTILLED, LABELS, 
 from benchmarks.tables import file_table, mean_and_spread, terminal
 
 COLUMNS = (
-    "labels", "teacher", "student: labels alone", "answers on these, then labels", "answers on all images",
+    "labels", "teacher", "student: labels alone", "logits of these, then labels", "logits of all images",
     "then labels", "gain", "of each seed",
 )  # fmt: skip
 MATTERS = ("what", "value", "steps", "teacher", "student", "against the first", "of each seed")
 CURVES = {
     LABELS: ("student, labels alone", "tab:orange"),
-    ANSWERS: ("student, answers on the labelled images, then labels", "tab:green"),
-    DISTILLED: ("student, answers on all images, then labels", "tab:blue"),
+    ANSWERS: ("student, logits of the labelled images, then labels", "tab:green"),
+    DISTILLED: ("student, logits of all images, then labels", "tab:blue"),
 }
 
 Line = dict[str, Any]
@@ -44,7 +44,7 @@ class Found:
         return [line[name] for line in self.of(what=MAIN.what, way=way, labelled=count)]
 
     def gains(self, count: int) -> list[float]:
-        """What the answers on all images add to labels alone, for each seed that has both."""
+        """What the logits of all images add to labels alone, for each seed that has both."""
         labels, distilled = (
             {line["seed"]: line["top1"] for line in self.of(what=MAIN.what, way=way, labelled=count)}
             for way in (LABELS, DISTILLED)

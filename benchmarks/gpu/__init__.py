@@ -1,7 +1,7 @@
 """`python -m benchmarks.gpu`: all that takes a GPU to know, in ten minutes, into one file of results.
 
 How fast a step of training is beside timm's and beside the peak, with the batches on the GPU and with the loader; what
-stored answers save; whether labelling keeps up with its teacher; and whether everything works on CUDA. No network is
+stored logits save; whether labelling keeps up with its teacher; and whether everything works on CUDA. No network is
 needed: weights are random, the photographs come with scikit-image and scikit-learn (or are drawn, where these are not
 installed).
 

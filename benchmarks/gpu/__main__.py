@@ -28,10 +28,10 @@ RESULTS = Path(__file__).parents[1] / "results"
 def sections() -> dict[str, Section]:
     """In the order of the file."""
     return {
-        "data": Section("The data", "JPEG photographs in shards, and a store with one answer to each.", data.COLUMNS),
+        "data": Section("The data", "JPEG photographs in shards, and a store with one row of each.", data.COLUMNS),
         "training": Section(
             "1. Training, batches on the GPU",
-            "Steps on a batch of random views that lies on the device: the engine's own loop on stored answers, and "
+            "Steps on a batch of random views that lies on the device: the engine's own loop on stored logits, and "
             "timm's network, prefetcher, optimiser and cross-entropy at the same precision. Both in turns; the median "
             "of the rounds. The peak is that of a large bfloat16 matrix product in the same process; a step is three "
             "forward passes.",
@@ -44,7 +44,7 @@ def sections() -> dict[str, Section]:
             loading.COLUMNS,
         ),
         "live": Section(
-            "2. Stored answers against the live teacher",
+            "2. Stored logits against the live teacher",
             "The same compiled network and views; the teacher is asked in each step.",
             training.LIVE_COLUMNS,
         ),

@@ -51,7 +51,7 @@ COLUMNS = ("check", "outcome", "what was found")
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "fashion-mnist"
 SHARDS = {"train": 2, "val": 1}
-# The example in one short epoch; exact answers, which differ from live ones by what is computed and nothing else.
+# The example in one short epoch; exact logits, which differ from live ones by what is computed and nothing else.
 SHORT = (
     f"label.teacher={QUICK}", "label.epochs=1", "label.epochs_per_unit=1", "label.input_size=32",
     "label.encoding=exact", "student.kwargs.img_size=32", "engine.log_steps=1",
@@ -64,7 +64,7 @@ ROUNDING, COARSE = 1e-2, 0.1
 
 @dataclass(frozen=True)
 class Bench:
-    """The example's shards, the store of their answers, and where runs go."""
+    """The example's shards, the store of their logits, and where runs go."""
 
     folder: Path
     workers: int
@@ -150,7 +150,7 @@ def _label(bench: Bench) -> str:
     teacher = load_teacher(QUICK, reserve_gpu(), None)
     store, reports = label_store(bench.recipe(), bench.store, teacher, bench.workers, SilentProgress())
     if not store.sealed or any(report.invalid for report in reports):
-        raise RuntimeError(f"sealed: {store.sealed}; {sum(report.invalid for report in reports)} views have no answer")
+        raise RuntimeError(f"sealed: {store.sealed}; {sum(report.invalid for report in reports)} views have no logits")
     return f"{sum(report.views for report in reports)} views, verified and sealed"
 
 
@@ -199,7 +199,7 @@ def _pinned(bench: Bench) -> str:
         for batch in batches:
             if not (batch.views.is_pinned() and batch.signal.probability.is_pinned()):
                 raise RuntimeError(f"a batch is not in page-locked memory, with {workers} data processes")
-    return "views and answers, by this process and by a data process"
+    return "views and logits, by this process and by a data process"
 
 
 def _waits(bench: Bench) -> str:
@@ -342,7 +342,7 @@ CHECKS: dict[str, Callable[[Bench], str]] = {
     "page-locked memory": _pinned,
     "no step waits for the device": _waits,
     "on labels, and evaluate": _evaluated,
-    "stored answers equal live ones": _offline,
+    "stored logits equal live ones": _offline,
     "SIGTERM and resume": _resumed,
     "the code of several ranks": _ranks,
     "torchrun": _torchrun,

@@ -1,4 +1,4 @@
-"""The data of the run: shards of photographs, and a store with one epoch of answers to them."""
+"""The data of the run: shards of photographs, and a store with one epoch of logits for them."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Settings:
 
     @property
     def store(self) -> Path:
-        """One epoch of answers to them."""
+        """One epoch of logits for them."""
         return self.folder / "store"
 
     def steps(self, batch_size: int) -> int:

@@ -39,7 +39,7 @@ Steps = Callable[[int], None]
 
 
 def resident_batch(settings: Settings, size: int) -> Batch:
-    """Random views and answers, on the device."""
+    """Random views and signals, on the device."""
     device = default_device()
     generator = torch.Generator(device).manual_seed(0)
     shape = (size, settings.size, settings.size, 3)
@@ -82,7 +82,7 @@ class Ours:
         self._trainer = Trainer(stored, STAGE, folder, self._stored)
 
     def __call__(self, steps: int) -> None:
-        """Learn the answers of the batch, so many times."""
+        """Learn the logits of the batch, so many times."""
         self._train(self._stored, self._batch, steps)
 
     def with_teacher(self, teacher: Teacher) -> Steps:

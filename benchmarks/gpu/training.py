@@ -70,7 +70,7 @@ def measure(student: str, settings: Settings, _figures: Figures, clock: Clock) -
 
 
 def _beside_live(student: str, settings: Settings, clock: Clock, ours: Ours, size: int) -> Iterator[Row | Note]:
-    """Stored answers and the live teacher, in turns."""
+    """Stored logits and the live teacher, in turns."""
     if TARGETS[student].over_live is None and not clock.allows(COMPILING):
         yield Note("live", f"{student}: left out for time")
         return

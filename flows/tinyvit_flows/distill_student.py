@@ -34,7 +34,7 @@ def distill_student(
     nodes: int = 1,
     rendezvous: str | None = None,
 ) -> dict[str, Any]:
-    """Train a student on stored answers, on labels, or on one after the other, with no teacher in memory.
+    """Train a student on stored logits, on labels, or on one after the other, with no teacher in memory.
 
     Args:
         recipe: name of a recipe, or the path of a .yaml file

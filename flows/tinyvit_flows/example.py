@@ -34,7 +34,7 @@ TEACHING, RECIPE = "few-labels-example-teacher", "few-labels-example"
 HOME = Path(f"runs/{RECIPE}")
 LEAD = (
     "Of 2,000 images of Fashion-MNIST 250 are labelled. A teacher with ImageNet weights was fine-tuned on these and "
-    "looked once at a few augmented views of all. A small TinyViT learned its stored answers, then the labels; its "
+    "looked once at a few augmented views of all. A small TinyViT learned its stored logits, then the labels; its "
     "twin learned the labels only, for as many steps."
 )
 

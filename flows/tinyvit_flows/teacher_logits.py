@@ -24,8 +24,8 @@ from tinyvit.config import Recipe, load_recipe
 from tinyvit.data.location import resolve_data
 from tinyvit.errors import UserError
 from tinyvit.labelling.describe import describe
-from tinyvit.reports.answers import sample_rows
 from tinyvit.reports.figures import confidence
+from tinyvit.reports.sampled_rows import sample_rows
 from tinyvit.runtime.progress import SilentProgress
 from tinyvit_flows.runners import Kind, started_runner
 from tinyvit_flows.tasks import (
@@ -162,7 +162,7 @@ def _summary(path: str, reports: list[Any], sealed: str) -> dict[str, Any]:
         key="teacher-logits",
         description=f"Logit store {path}",
     )
-    answers = sample_rows(LogitStore.open(path), DRAWN_ROWS, 0, SilentProgress())
-    if len(answers):
-        create_image_artifact(image_url=confidence(answers).image, key="teacher-logits-confidence")
+    sampled = sample_rows(LogitStore.open(path), DRAWN_ROWS, 0, SilentProgress())
+    if len(sampled):
+        create_image_artifact(image_url=confidence(sampled).image, key="teacher-logits-confidence")
     return summary

@@ -133,7 +133,7 @@ class Levels(Encoding):
     ) -> None:
         """Round some classes the other way where the errors of all would move the best one by half a level.
 
-        Errors do not cancel in a flat answer, whose classes all round alike. Those nearest to the middle between
+        Errors do not cancel in a flat row, whose classes all round alike. Those nearest to the middle between
         two levels lose least; those that would become level 0 come after them, as it means hardly anything.
         """
         rows = np.flatnonzero(present.any(axis=1))
@@ -298,6 +298,6 @@ ENCODINGS: dict[str, Encoding] = {
 # What names meant in version 2 of the format, where it was something else.
 ENCODINGS_OF_2 = {"exact": Halves("exact", "uint16")}
 
-# Which classes of an answer are kept: the K best, the fewest that reach a mass (at most K), or those that K
+# Which classes of a row are kept: the K best, the fewest that reach a mass (at most K), or those that K
 # random draws hit.
 SELECTIONS = ("top_k", "mass", "sampled")

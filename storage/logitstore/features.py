@@ -1,6 +1,6 @@
 """FeatureStore: what a network makes of every image of a data set, before its classifier.
 
-One dense vector an image, kept and committed by the same units as a teacher's answers: one shard of the data set
+One dense vector an image, kept and committed by the same units as a teacher's logits: one shard of the data set
 each, with the digests of a few prepared images that say whether they are still prepared alike.
 """
 

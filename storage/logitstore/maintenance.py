@@ -20,12 +20,12 @@ from logitstore.store import LogitStore
 class Difference:
     """How two stores differ on the views of one epoch of one shard.
 
-    rows            views that both have an answer for
+    rows            views that both have logits for
     equal           of them, those with the same classes, probabilities and residual, to the last bit
     other_best      those with another best class
     other_seed      those made from another seed: other views of the image
-    other_validity  views that only one of them has an answer for
-    variation       [rows] total variation distance of the answers, 0 to 1
+    other_validity  views that only one of them has logits for
+    variation       [rows] total variation distance of their probabilities, 0 to 1
     """
 
     epoch: int
@@ -155,7 +155,7 @@ def merge(sources: Sequence[LogitStore], target: str | Path) -> Iterator[Unit]:
 
 
 def truncate(rows: Rows, top_k: int) -> Rows:
-    """The same answers with their K best classes only; the mass of the others joins the residual."""
+    """The same rows with their K best classes only; the mass of the others joins the residual."""
     if top_k >= rows.class_id.shape[1]:
         return rows
     order = np.argsort(-rows.probability, axis=1, kind="stable")

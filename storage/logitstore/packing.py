@@ -53,7 +53,7 @@ def pack(rows: UnitRows, number: int, spec: StoreSpec, arrays: dict[str, UnitArr
         encoding.decode_residual(residual, all_kept=spec.nothing_outside),
         spec.top_k,
     )
-    # A row without an answer has no best class either.
+    # A row without logits has no best class either.
     values[~valid] = 0
     found: Values = {
         "class_step": steps,

@@ -21,7 +21,7 @@ SUM_TOLERANCE = 2e-3
 
 @dataclass(frozen=True)
 class UnitRows:
-    """The answers for one unit: E epochs, S samples, at most K classes of each view, P probes.
+    """The rows of one unit: E epochs, S samples, at most K classes of each view, P probes.
 
     class_id    [E, S, K] integer, the best class first, the others in any order
     probability [E, S, K] float; 0 where a row has fewer than K classes, whatever the id there

@@ -184,7 +184,7 @@ class StoreSpec(UnitSpec):
 
     @property
     def nothing_outside(self) -> bool:
-        """Whether no answer has mass outside its kept classes."""
+        """Whether no row has mass outside its kept classes."""
         return self.selection == "sampled" or (self.selection == "top_k" and self.top_k == self.num_classes)
 
 

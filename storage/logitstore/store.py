@@ -1,4 +1,4 @@
-"""LogitStore: the sparse rows of a teacher's answers, by unit on their way in, by epoch on their way out."""
+"""LogitStore: the sparse rows of a teacher's logits, by unit on their way in, by epoch on their way out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from logitstore.rows import Rows, UnitRows
 from logitstore.spec import ShardTable, StoreSpec, Unit
 from logitstore.units import UnitStore
 
-# What is wrong with a store that has rows, but no answers.
-NOTHING = "no row of it is an answer: every image was broken, or nothing that the teacher said was finite"
+# What is wrong with a store that has rows, but no logits.
+NOTHING = "no row of it is valid: every image was broken, or nothing that the teacher said was finite"
 
 
 class LogitStore(UnitStore[StoreSpec]):
-    """A sparse record of a teacher's answers; made with `create` or `open`."""
+    """A sparse record of a teacher's logits; made with `create` or `open`."""
 
     SPEC = StoreSpec
 
@@ -52,7 +52,7 @@ class LogitStore(UnitStore[StoreSpec]):
         self._write(unit, [pack(rows, number, self.spec, self.arrays) for number in range(epochs)])
 
     @property
-    def has_answers(self) -> bool:
+    def has_valid_rows(self) -> bool:
         """Whether any row that can be read is valid; seldom looks further than the first unit."""
         absent = set(self.missing())
         for unit in self.units():
@@ -66,14 +66,14 @@ class LogitStore(UnitStore[StoreSpec]):
 
     def seal(self) -> str:
         """As of every store; StoreError too where no row is valid."""
-        if not self.missing() and not self.has_answers:
+        if not self.missing() and not self.has_valid_rows:
             raise StoreError(f"{self.location}: {NOTHING}; see what the teacher says, and label into a new store")
         return super().seal()
 
     def faults(self) -> list[str]:
         """As of every store, and that none of its rows is valid."""
         found = super().faults()
-        return found if found or not self.sealed or self.has_answers else [NOTHING]
+        return found if found or not self.sealed or self.has_valid_rows else [NOTHING]
 
     def read(self, epoch: int, shard: int) -> Rows:
         """One epoch of one shard, decoded. StoreError when its unit is not committed or anything is damaged."""

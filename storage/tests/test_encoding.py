@@ -82,7 +82,7 @@ def test_ids_come_back_and_probabilities_within_the_bound(
         assert (given.probability == read.probability).all()
         assert (given.residual.astype(np.float32) == read.residual).all()
     else:
-        # Classes of many probabilities round to either side; those of a flat answer may all be half a level off.
+        # Classes of many probabilities round to either side; those of a flat row may all be half a level off.
         squares = top_k / (2 if spread < 1 else 6)
         # Beside the classes the residual has its own step, and a class below half a level a probability of its own.
         levels, rest = {"compact": (320, 4e-5), "fine": (4096, 1e-6)}[encoding]

@@ -1,4 +1,4 @@
-"""The comparisons of stored and live answers and of contraction run on a few images and report what they ran."""
+"""The comparisons of stored and live logits and of contraction run on a few images and report what they ran."""
 
 from __future__ import annotations
 

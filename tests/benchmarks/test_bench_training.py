@@ -20,6 +20,6 @@ def test_every_way_is_timed_in_one_run(small_data: Path, tmp_path: Path, monkeyp
     for way in ("bare", "supervised", "stored", "online"):
         assert found[f"{way}_images_per_s"] > 0
         assert found[f"{way}_peak_memory_mib"] > 100
-    # The teacher takes memory that its stored answers do not.
+    # The teacher takes memory that its stored logits do not.
     assert found["online_peak_memory_mib"] > found["stored_peak_memory_mib"]
     assert "stored / supervised" in bench.markdown(found)

@@ -1,4 +1,4 @@
-"""What is exported: loaded by plain timm, ONNX Runtime and torch.export, each with the model's own answers."""
+"""What is exported: loaded by plain timm, ONNX Runtime and torch.export, each with the model's own outputs."""
 
 from __future__ import annotations
 

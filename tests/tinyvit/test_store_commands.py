@@ -20,7 +20,7 @@ from logitstore.units import UnitStore
 from tinyvit.config import load_recipe
 from tinyvit.data.location import resolve_data
 from tinyvit.labelling import describe as store_facts
-from tinyvit.labelling.verify_answers import replay_faults
+from tinyvit.labelling.verify_logits import replay_faults
 from tinyvit.models.teachers import Teacher
 from tinyvit.runtime.progress import LogProgress
 
@@ -122,7 +122,7 @@ def test_replay_finds_rows_that_belong_to_other_views(copied: Path, small_data: 
     assert run("verify", copied, "--data", small_data / "train")["faults"] == []
     found = run("verify", copied, "--data", small_data / "train", "--replay", "24", rc=1)
     assert len(found["faults"]) > 20
-    assert "the teacher's answer to" in found["faults"][0]
+    assert "the teacher's logits for" in found["faults"][0]
 
 
 @pytest.mark.parametrize(
@@ -172,23 +172,23 @@ def test_no_more_views_are_counted_than_there_are(copied: Path, small_data: Path
 
 @pytest.fixture
 def silent(copied: Path) -> Path:
-    """A sealed store without a single answer, as earlier releases made them."""
+    """A sealed store without a single valid row, as earlier releases made them."""
     store = LogitStore.open(copied)
     for unit in store.units():
         rows = store.read_unit(unit)
         store.write_unit(unit, replace(rows, valid=np.zeros_like(rows.valid)))
-    with pytest.raises(StoreError, match="no row of it is an answer"):
+    with pytest.raises(StoreError, match="no row of it is valid"):
         store.seal()
     UnitStore.seal(store)
     return copied
 
 
 def test_a_store_without_an_answer_is_told_from_a_sound_one(silent: Path, small_data: Path, tmp_path: Path) -> None:
-    assert "no row of it is an answer" in run("verify", silent, rc=1)["faults"][0]
+    assert "no row of it is valid" in run("verify", silent, rc=1)["faults"][0]
     found = run("verify", silent, "--data", small_data / "train", "--replay", "8", rc=1)
     assert (found["views_replayed"], len(found["faults"])) == (0, 1)
     assert run("info", silent)["answers"] == {"rows_drawn": 1500, "rows_without_answer": 1500}
-    assert "none of 1,500 rows is an answer" in tinyvit("store", "info", silent).stdout
+    assert "none of 1,500 rows is valid" in tinyvit("store", "info", silent).stdout
     for arguments in (
         ("store", "report", silent, "--out", tmp_path / "page.html"),
         ("train", "example", "--store", silent, "--run-dir", tmp_path / "r", *small_arguments(small_data)),
@@ -206,20 +206,20 @@ def test_a_replay_that_compares_nothing_is_not_well(copied: Path, small_data: Pa
     store.seal()
     data, units = small_data / "train", store.units()
     asked, faults = replay_faults(store, data, teacher, units[:1], 8, 0, LogProgress())
-    assert (asked, faults) == (0, ["no view was compared: there is no answer to compare with"])
-    # Where other units have answers, as many are compared as were asked for.
+    assert (asked, faults) == (0, ["no view was compared: there are no logits to compare with"])
+    # Where other units have logits, as many are compared as were asked for.
     assert replay_faults(store, data, teacher, units, 24, 0, LogProgress()) == (24, [])
 
 
 def test_a_teacher_that_answers_no_more_is_a_fault(copied: Path, small_data: Path, teacher: Teacher) -> None:
     class Silent(Teacher):
-        def answer(self, views: torch.Tensor) -> torch.Tensor:
+        def logits(self, views: torch.Tensor) -> torch.Tensor:
             return torch.full((len(views), 1000), torch.nan)
 
     store, now_silent = LogitStore.open(copied), Silent(**vars(teacher))
     asked, faults = replay_faults(store, small_data / "train", now_silent, store.units(), 8, 0, LogProgress())
     assert (asked, len(faults)) == (8, 8)
-    assert faults[0].endswith("is now another one: it is not finite")
+    assert faults[0].endswith("are now others: they are not finite")
 
 
 def test_another_teacher_is_not_asked(small_store: LogitStore, small_data: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Contraction(Section):
     """Progressive contraction: from the best student so far to the best of its smaller neighbours, until it fits."""
 
     budget: Budget
-    stage: str = Field(description="the stage, on a teacher's answers, whose settings candidates are trained with")
+    stage: str = Field(description="the stage, on a teacher's logits, whose settings candidates are trained with")
     space: Space = Field(default_factory=Space)
     tighten: float = Field(
         default=0.8, gt=0, lt=1, description="what a round leaves of the cost that is farthest from the budget, at most"

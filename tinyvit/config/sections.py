@@ -100,13 +100,13 @@ class Data(Decode):
 
 
 class Label(Section):
-    """Stage 1: what the teacher is shown and how much of its answer is kept."""
+    """Stage 1: what the teacher is shown and how much of its logits is kept."""
 
     teacher: str = Field(description="timm:NAME, timm:NAME@CHECKPOINT, pypi:NAME or python:MODULE:FUNCTION")
     classes: Path | None = Field(default=None, description="the teacher's class names, a line each, if timm has none")
     epochs: int = Field(ge=1, description="views of each image")
     epochs_per_unit: int = Field(ge=1, description="views made from one reading of a shard")
-    top_k: int = Field(ge=1, description="classes kept of each answer")
+    top_k: int = Field(ge=1, description="classes kept of each view's logits")
     select: Literal["top_k", "mass", "sampled"] = Field(
         default="top_k", description="keep the top_k best classes, the fewest that reach `mass`, or top_k random draws"
     )

@@ -1,4 +1,4 @@
-"""One candidate: its weights from its parent, a short training on stored answers, a score on views held out."""
+"""One candidate: its weights from its parent, a short training on stored logits, a score on views held out."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ TRAIN = "train"
 
 @dataclass(frozen=True)
 class Score:
-    """How a trained candidate answers the views that were held out: cross-entropy with the teacher's answers in nats
+    """How a trained candidate does on the views that were held out: cross-entropy with the teacher's logits in nats
     and agreement with its best class in percent, over so many views. `images` were trained on, `seconds` it took.
     """
 
@@ -56,7 +56,7 @@ class Round:
 
     @property
     def best(self) -> Candidate:
-        """The one whose answers are nearest to the teacher's. All have a score."""
+        """The one whose logits are nearest to the teacher's. All have a score."""
         return min(self.candidates, key=lambda candidate: candidate.score.loss if candidate.score else 0.0)
 
 

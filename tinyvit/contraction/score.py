@@ -1,4 +1,4 @@
-"""How near a student's answers are to the teacher's, on stored views that it was not trained on."""
+"""How near a student's logits are to the teacher's, on stored views that it was not trained on."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def score(
 ) -> tuple[float, float, int]:
     """(loss in nats, agreement in percent, views) of the first stored epochs of these shards of a run on a store.
 
-    The loss is that of training: it also tells answers apart whose best class is the same. UserError where no view
-    of theirs has an answer.
+    The loss is that of training: it also tells students apart whose best class is the same. UserError where no view
+    of theirs has logits.
     """
     device, source = run.world.device, run.taught
     model = student.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -64,6 +64,6 @@ def score(
                 seen += len(batch)
                 bar.advance(len(batch))
     if not seen:
-        raise UserError(f"no view of the shards {sorted(shards)} has an answer in the store; label them")
+        raise UserError(f"no view of the shards {sorted(shards)} has logits in the store; label them")
     loss_sum, agreed = sums.tolist()
     return loss_sum / seen, 100 * agreed / seen, seen

@@ -32,9 +32,9 @@ from tinyvit.views.images import BrokenImage
 class Batch:
     """Training views [n, H, W, 3] uint8, their seeds [n] int64 and what is to be learned of each.
 
-    `signal` is the stored answer, `labels` are the views' own labels in the same form; either is None where nothing
+    `signal` is the stored logits, `labels` are the views' own labels in the same form; either is None where nothing
     is learned of it. `teacher_views` are the same views as a live teacher wants them. `skipped` views were left
-    out, `labelled` ones lack an answer and have their label in its place.
+    out, `labelled` ones lack logits and have their label in its place.
     """
 
     views: Tensor
@@ -58,9 +58,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Replayed:
-    """The epoch whose views, of `run_seed`, are made again, and the store at `location` that has answers to them.
+    """The epoch whose views, of `run_seed`, are made again, and the store at `location` that has logits for them.
 
-    `missing` are the shards that have no answers in it. Without a location a live teacher is asked.
+    `missing` are the shards that have no logits in it. Without a location a live teacher is asked.
     """
 
     epoch: int
@@ -75,7 +75,7 @@ class TrainingViews:
 
     They are those of a stored epoch (`replayed`) or fresh ones, whose seeds follow from `seed`, which also decides
     the order. `start` views of the epoch were taken before. Each of the `world_size` ranks takes an equal share of a
-    step, in `grad_accum_steps` batches. Of a broken image or an answer that is missing, `broken` and `missing` say what
+    step, in `grad_accum_steps` batches. Of a broken image or logits that are missing, `broken` and `missing` say what
     becomes. `labels` asks for the views' labels, `label_classes` has the class of each label (None: its own number);
     `teacher_size` asks for the views as a live teacher is shown them. `shards` are those that are read, where it is
     not all of them.
@@ -103,7 +103,7 @@ class TrainingViews:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many views of each shard are to be read, whether there are answers or not."""
+        """How many views of each shard are to be read, whether there are logits or not."""
         return counts_of(self.index, self.shards)
 
     @property
@@ -132,7 +132,7 @@ class TrainingViews:
 
     @property
     def left_out(self) -> int:
-        """How many views no rank reads, because they fill no whole step or their shard has no answers."""
+        """How many views no rank reads, because they fill no whole step or their shard has no logits."""
         return sum(self.counts) - self.start - self.steps * self.batch_size
 
     def read(self, worker: int, workers: int) -> Iterator[Batch]:
@@ -182,9 +182,9 @@ class _Source:
         """Make the views of some slots of a shard, for the places `here` of a batch."""
         views, shard = self._views, self._shard(number)
         rows, seeds, partner = self._rows(number), self._seeds(number), self.partners(number)
-        answered = rows.valid[slots] if rows else np.zeros(len(slots), bool)
+        stored = rows.valid[slots] if rows else np.zeros(len(slots), bool)
         if self._store and views.missing == "skip":
-            here, slots, answered = here[answered], slots[answered], answered[answered]
+            here, slots, stored = here[stored], slots[stored], stored[stored]
         images = DecodedSamples(shard, [*slots, *partner[slots].tolist()], views.decode)
         draft.seeds[here] = seeds[slots]
         for pixels in draft.pixels:
@@ -194,17 +194,17 @@ class _Source:
             draft.show(here, made, pixels)
         kept = draft.kept[here]
         if rows:
-            draft.signal.answer(here[kept & answered], rows, slots[kept & answered])
-        unanswered = np.flatnonzero(kept & ~answered) if self._store else np.empty(0, np.intp)
-        if views.replayed and views.missing == "error" and len(unanswered):
-            slot = int(slots[unanswered[0]])
+            draft.signal.take_rows(here[kept & stored], rows, slots[kept & stored])
+        missing = np.flatnonzero(kept & ~stored) if self._store else np.empty(0, np.intp)
+        if views.replayed and views.missing == "error" and len(missing):
+            slot = int(slots[missing[0]])
             raise UserError(
-                f"the store {views.replayed.location} has no answer for {made.samples[slot].key!r} (slot {slot} of "
+                f"the store {views.replayed.location} has no logits for {made.samples[slot].key!r} (slot {slot} of "
                 f"{shard.path}, stored epoch {views.replayed.epoch}); set the stage's missing=skip to leave such "
                 f"views out, or missing=label to train on their labels"
             )
-        draft.labelled += len(unanswered)
-        asked = [(draft.signal, unanswered)] + ([(draft.labels, np.flatnonzero(kept))] if views.labels else [])
+        draft.labelled += len(missing)
+        asked = [(draft.signal, missing)] + ([(draft.labels, np.flatnonzero(kept))] if views.labels else [])
         for targets, chosen in asked:
             for i in chosen.tolist():
                 labels, shares = made.label(int(slots[i]), int(partner[slots[i]]), seeds, views.augment)
@@ -244,7 +244,7 @@ class _BatchBuilder:
         self.labelled = 0
         self.signal = _TargetBuilder(count, max(top_k, names), views.num_classes)
         self.labels = _TargetBuilder(count, names, views.num_classes)
-        self._views, self._answered = views, top_k > 0
+        self._views, self._has_signal = views, top_k > 0
 
     def show(self, here: NDArray[np.intp], made: ViewBatch, pixels: NDArray[np.uint8]) -> None:
         """Take the views that could be made."""
@@ -260,7 +260,7 @@ class _BatchBuilder:
         return Batch(
             views=pixels[0],
             seeds=torch.from_numpy(self.seeds[kept]),
-            signal=self.signal.of(kept) if self._answered else None,
+            signal=self.signal.of(kept) if self._has_signal else None,
             labels=self.labels.of(kept) if self._views.labels else None,
             teacher_views=pixels[-1] if self._views.teacher_size else None,
             skipped=int((~self.kept).sum()),
@@ -277,7 +277,7 @@ class _TargetBuilder:
         self._residual = np.zeros(count, np.float32)
         self._num_classes = num_classes
 
-    def answer(self, here: NDArray[np.intp], rows: Rows, slots: NDArray[np.intp]) -> None:
+    def take_rows(self, here: NDArray[np.intp], rows: Rows, slots: NDArray[np.intp]) -> None:
         """What the teacher said of these views."""
         entries = rows.class_id.shape[1]
         self._class_id[here, :entries] = rows.class_id[slots]

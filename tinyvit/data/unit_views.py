@@ -46,7 +46,7 @@ class ViewChunk:
 class UnitViews:
     """The views of units, about `batch_size` at a time.
 
-    What stands together, and with it every last bit of the teacher's answer, does not depend on how many workers
+    What stands together, and with it every last bit of the teacher's logits, does not depend on how many workers
     there are, nor on what is left to do.
     """
 

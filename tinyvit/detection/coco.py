@@ -25,7 +25,7 @@ THIN = 0.01
 # Of entries that a message names.
 NAMED = 5
 
-# What torchvision's detectors take as the truth about an image, and give as an answer.
+# What torchvision's detectors take as the truth about an image, and give as a result.
 Target = dict[str, Tensor]
 
 

@@ -17,11 +17,16 @@ from tinyvit.reports.plot import BLUE, RED, literal
 
 
 def draw_found(
-    path: Path, coco: CocoSet, classes: Sequence[str], numbers: Sequence[int], answers: Sequence[Target], least: float
+    path: Path,
+    coco: CocoSet,
+    classes: Sequence[str],
+    numbers: Sequence[int],
+    detections: Sequence[Target],
+    least: float,
 ) -> None:
     """Write a PNG of images of a set: the truth in blue and dashed, what was found with a score of `least` in red.
 
-    `classes` are those that the answers are of.
+    `classes` are those of the detections.
     """
     columns = min(4, len(numbers))
     rows = -(-len(numbers) // columns)
@@ -29,12 +34,12 @@ def draw_found(
     panels = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axes in panels:
         axes.set_axis_off()
-    for axes, number, answer in zip(panels, numbers, answers, strict=False):
+    for axes, number, detection in zip(panels, numbers, detections, strict=False):
         axes.imshow(coco.image(number))
         for box in coco.target(number, masks=False)["boxes"].tolist():
             axes.add_patch(_rectangle(box, BLUE, "--"))
         for box, label, score in zip(
-            answer["boxes"].tolist(), answer["labels"].tolist(), answer["scores"].tolist(), strict=True
+            detection["boxes"].tolist(), detection["labels"].tolist(), detection["scores"].tolist(), strict=True
         ):
             if score < least:
                 continue

@@ -60,9 +60,9 @@ class DetectionEvaluator:
         found: list[dict[str, Any]] = []
         number, masks = 0, False
         for scenes in next(self._passes):
-            for answer in detect(model, scenes.images, self._world.device, self._dtype):
-                found += self._results(number, answer)
-                number, masks = number + 1, "masks" in answer
+            for detection in detect(model, scenes.images, self._world.device, self._dtype):
+                found += self._results(number, detection)
+                number, masks = number + 1, "masks" in detection
             if bar:
                 bar.advance(len(scenes))
         model.train(training)
@@ -71,20 +71,20 @@ class DetectionEvaluator:
             figures["masks"] = _evaluated(self._coco, found, "segm")
         return figures | {"images": number}
 
-    def _results(self, number: int, answer: Target) -> list[dict[str, Any]]:
+    def _results(self, number: int, detection: Target) -> list[dict[str, Any]]:
         """What was found in an image, as COCO's result format has it."""
-        boxes = answer["boxes"].float().cpu()
+        boxes = detection["boxes"].float().cpu()
         boxes[:, 2:] -= boxes[:, :2]
         image = self._coco.document["images"][number]["id"]
         found = [
             {"image_id": image, "category_id": self._ids[label - 1], "bbox": box, "score": score}
             for box, label, score in zip(
-                boxes.tolist(), answer["labels"].tolist(), answer["scores"].tolist(), strict=True
+                boxes.tolist(), detection["labels"].tolist(), detection["scores"].tolist(), strict=True
             )
         ]
-        if "masks" in answer:
+        if "masks" in detection:
             masks = pycocotools_mask()
-            shown = (answer["masks"][:, 0] > 0.5).cpu().numpy().astype(np.uint8)
+            shown = (detection["masks"][:, 0] > 0.5).cpu().numpy().astype(np.uint8)
             for one, pixels in zip(found, shown, strict=True):
                 one["segmentation"] = masks.encode(np.asfortranarray(pixels))
         return found
@@ -94,8 +94,8 @@ def detect(model: nn.Module, images: Sequence[Tensor], device: torch.device, dty
     """What a detector in eval mode finds in images [3, H, W] uint8: boxes, labels, scores, perhaps masks."""
     pixels = [image.to(device, non_blocking=True).float() / 255 for image in images]
     with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        answers: list[Target] = model(pixels)
-    return answers
+        detections: list[Target] = model(pixels)
+    return detections
 
 
 def _told(coco: CocoSet, kind: str) -> list[dict[str, Any]]:

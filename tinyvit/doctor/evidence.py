@@ -1,4 +1,4 @@
-"""How well answers fit classes, and when a difference is more than luck."""
+"""How well predictions fit classes, and when a difference is more than luck."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def surely_more(wins: int, losses: int) -> bool:
     return wins - losses > SURE * float(np.sqrt(wins + losses))
 
 
-def chance(classes: NDArray[np.int64], answers: NDArray[np.int64]) -> tuple[float, float]:
-    """Share of answers that are right when classes [N] are shuffled among the images: mean, and a high bound of it.
+def chance(classes: NDArray[np.int64], predictions: NDArray[np.int64]) -> tuple[float, float]:
+    """Share of predictions that are right when classes [N] are shuffled among the images: mean, and a high bound of it.
 
     The bound is never less than two images above the mean.
     """
     rng = np.random.default_rng(0)
-    shares = np.array([(rng.permutation(classes) == answers).mean() for _ in range(SHUFFLES)])
-    spread = max(SURE * shares.std(), 2 / len(answers))
+    shares = np.array([(rng.permutation(classes) == predictions).mean() for _ in range(SHUFFLES)])
+    spread = max(SURE * shares.std(), 2 / len(predictions))
     return float(shares.mean()), float(shares.mean() + spread)
 
 
 def losses(logits: Tensor, classes: NDArray[np.int64]) -> NDArray[np.float32]:
     """Cross entropy [N] in nats of logits [N, C]."""
     found = torch.nn.functional.cross_entropy(logits, torch.from_numpy(classes), reduction="none")
-    # An answer that is not finite fits nothing.
+    # A prediction that is not finite fits nothing.
     return torch.nan_to_num(found, nan=1e6, posinf=1e6).numpy()
 
 

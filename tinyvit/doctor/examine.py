@@ -117,7 +117,7 @@ def _with_teacher(
         yield check_preparation(teacher, views, logits, order, check, progress)
     resolution = check_resolution(teacher, sample, shown)
     if resolution.state == "failed":
-        yield Finding("interpolation", "skipped", f"it answers no view of {shown.size} pixels", "mend that first")
+        yield Finding("interpolation", "skipped", f"it takes no view of {shown.size} pixels", "mend that first")
     else:
         yield check_interpolation(teacher, sample.first(SCREENED), order, shown, progress)
     yield resolution

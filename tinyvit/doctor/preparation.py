@@ -104,9 +104,9 @@ def check_preparation(
     )
     if tried[best] >= given[few].mean():
         return ok
-    answers = best.ask(teacher, views, progress)
-    other = losses(answers, classes)
-    one, two = right(logits, classes), right(answers, classes)
+    theirs = best.ask(teacher, views, progress)
+    other = losses(theirs, classes)
+    one, two = right(logits, classes), right(theirs, classes)
     if not surely_more(int((other < given).sum()), int((given < other).sum())) or two.mean() < one.mean():
         return ok
     told = (
@@ -125,7 +125,7 @@ def rescue(
 ) -> tuple[Finding, Verdict | None]:
     """Where no order fits as given: the preparation under which one does, and the verdict then.
 
-    Wrong pixels of one class may get the same wrong answer, so an order that was learned from them must be beaten.
+    Wrong pixels of one class may get the same wrong prediction, so an order that was learned from them must be beaten.
     """
     found: list[tuple[float, Preparation]] = []
     few = ClassOrderCheck(check.labels[:SCREENED], check.own, check.theirs, check.count)

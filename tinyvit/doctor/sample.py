@@ -1,4 +1,4 @@
-"""Some labelled images of a data set, and what a teacher answers to them, prepared one way or another."""
+"""Some labelled images of a data set, and a teacher's logits for them, prepared one way or another."""
 
 from __future__ import annotations
 
@@ -110,9 +110,9 @@ def draw(index: ShardIndex, most: int, seed: int, decode: Decode) -> Sample:
 
 def ask(teacher: Teacher, views: Tensor, progress: Progress) -> Tensor:
     """Logits [N, C] float32 on the CPU."""
-    answers = []
+    logits = []
     with progress.task("teacher", len(views), "images") as bar:
         for batch in torch.split(views, BATCH):
-            answers.append(teacher.answer(batch).cpu())
+            logits.append(teacher.logits(batch).cpu())
             bar.advance(len(batch))
-    return torch.cat(answers)
+    return torch.cat(logits)

@@ -10,8 +10,8 @@ from tinyvit.data.index import ShardIndex
 from tinyvit.doctor.finding import Finding
 from tinyvit.errors import UserError
 from tinyvit.labelling.describe import stored_augment, stored_decode
-from tinyvit.labelling.verify_answers import replay_faults
 from tinyvit.labelling.verify_data import data_differences
+from tinyvit.labelling.verify_logits import replay_faults
 from tinyvit.labelling.verify_replay import check_replay, reading_differences
 from tinyvit.models.teachers import Teacher
 from tinyvit.runtime.progress import Progress
@@ -75,7 +75,7 @@ def _differences(store: LogitStore, teacher: Teacher) -> Iterator[str]:
 def check_views(
     store: LogitStore, teacher: Teacher | None, index: ShardIndex, seed: int, progress: Progress
 ) -> Finding:
-    """Views made again from their seeds: the same pixels, and from the same teacher the same answers."""
+    """Views made again from their seeds: the same pixels, and from the same teacher the same logits."""
     try:
         check_replay(store, stored_augment(store), stored_decode(store), index, workers=1)
         if teacher is None:
@@ -86,12 +86,10 @@ def check_views(
     except UserError as fault:
         return Finding.of_fault("replay", fault)
     if faults:
-        told = f"{len(faults)} of {asked} answers are not: {faults[0]}" if asked else faults[0]
+        told = f"{len(faults)} of {asked} views' logits are not: {faults[0]}" if asked else faults[0]
         told = f"views are what they were, but {told}"
         return Finding("replay", "failed", told, OTHER)
-    return Finding(
-        "replay", "ok", f"views made again have the stored checksums, and {asked} of them the stored answers"
-    )
+    return Finding("replay", "ok", f"views made again have the stored checksums, and {asked} of them the stored logits")
 
 
 def check_libraries(store: LogitStore) -> Finding:

@@ -81,7 +81,7 @@ class EvalModel:
 def load_eval_model(name: str, device: torch.device, size: int | None = None) -> EvalModel:
     """A stage's folder or an exported student, or a teacher such as `timm:NAME`, on a device.
 
-    `size` are the pixels a side that it will be shown. UserError where it has no answer to those.
+    `size` are the pixels a side that it will be shown. UserError where it gives no logits for those.
     """
     if name.partition(":")[0] not in SOURCES:
         model = load_student(Path(name)).to(device)

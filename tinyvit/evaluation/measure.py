@@ -22,7 +22,7 @@ from tinyvit.evaluation.views import EvaluationViews, UsableViews
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.foreign import foreign
 from tinyvit.runtime.progress import Bar, Progress
-from tinyvit.targets.signal import answered, refuse_probabilities
+from tinyvit.targets.signal import refuse_probabilities, valid_logits
 from tinyvit.views.pixels import normalise
 
 # Of the confidence, for the calibration error (Guo et al. 2017 use 15).
@@ -156,9 +156,9 @@ class Evaluator:
             forward += time.monotonic() - started
             if not told_apart:
                 refuse_probabilities(logits, "the network")
-            if wrong := int((~answered(logits)).sum()):
+            if wrong := int((~valid_logits(logits)).sum()):
                 raise UserError(
-                    f"the network's answers to {wrong} of {len(logits)} images are NaN or infinite; look at its "
+                    f"the network's logits for {wrong} of {len(logits)} images are NaN or infinite; look at its "
                     f"weights, its mean and std, and the precision"
                 )
             target = self._matching.target(labels.to(logits.device), logits.shape[1])
@@ -216,7 +216,7 @@ class Evaluator:
     def _logits(self, model: nn.Module, views: Tensor) -> Tensor:
         device = self._world.device
         autocast = torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32)
-        with foreign(f"the network has no answer to {len(views)} images", "mend it"), autocast:
+        with foreign(f"the network gives no logits for {len(views)} images", "mend it"), autocast:
             logits: Tensor = model(normalise(views, self._mean, self._std, device)).float()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

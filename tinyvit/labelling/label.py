@@ -1,4 +1,4 @@
-"""Stage 1: ask the teacher about every view, once, and keep the best classes of its answer.
+"""Stage 1: ask the teacher about every view, once, and keep the best classes of its logits.
 
 `open_for_labelling` plans (a new store, or the missing units of an old one), a Labeller does what no other run does and
 commits unit by unit, `finish` verifies and seals. Nothing here knows what runs it, or how many others run.
@@ -28,7 +28,7 @@ from tinyvit.labelling.verify_data import data_differences, faulty_units
 from tinyvit.models.teachers import Teacher
 from tinyvit.runtime.progress import Progress
 from tinyvit.runtime.provenance import library_versions, now
-from tinyvit.targets.signal import TeacherSignal, answered
+from tinyvit.targets.signal import TeacherSignal, valid_logits
 from tinyvit.views import probe_slots, view_seeds
 from tinyvit.views.images import record_of
 
@@ -40,7 +40,7 @@ LOOK_AGAIN = 2.0
 
 @dataclass(frozen=True)
 class UnitReport:
-    """A unit that was computed and committed: how many views, how many without an answer, in what time."""
+    """A unit that was computed and committed: how many views, how many without logits, in what time."""
 
     unit: Unit
     views: int
@@ -149,7 +149,7 @@ def asked_views(recipe: Recipe, store: LogitStore, teacher: Teacher, index: Shar
 
 @dataclass(frozen=True)
 class Labeller:
-    """One run that labels a store: whose answers, which units no other run has (`claims`), `workers` data processes.
+    """One run that labels a store: whose logits, which units no other run has (`claims`), `workers` data processes.
 
     `stop` ends it with Stopped within a batch; what was committed stays.
     """
@@ -185,7 +185,7 @@ class Labeller:
         """Label those of these units that no other run has claimed; each is committed before it is reported.
 
         The next unit's images are decoded while the present one is computed. UserError for shards that are not
-        the indexed ones, a broken image where the recipe says `error`, or a unit without a single answer.
+        the indexed ones, a broken image where the recipe says `error`, or a unit without a single valid row.
         """
         store, teacher, recipe = self.store, self.teacher, self.recipe
         label, free = recipe.label, self.claims.free(units)
@@ -250,10 +250,10 @@ class _UnitBuilder:
         return self._rows
 
     def add(self, chunk: ViewChunk, teacher: Teacher) -> None:
-        """Ask the teacher about a chunk [e, n] and keep the answer."""
+        """Ask the teacher about a chunk [e, n] and keep its logits."""
         shape, here = tuple(chunk.digest.shape), np.ix_(chunk.epochs.numpy(), chunk.slots.numpy())
-        logits = teacher.answer(chunk.views.flatten(0, 1))
-        finite = answered(logits)
+        logits = teacher.logits(chunk.views.flatten(0, 1))
+        finite = valid_logits(logits)
         spec, seeds = self._spec, torch.from_numpy(self._rows.seed[here].astype(np.int64)).flatten()
         logits = torch.where(finite[:, None], logits, 0.0)
         signal = TeacherSignal.selected(logits, spec.selection, spec.top_k, spec.mass, seeds)
@@ -266,7 +266,7 @@ class _UnitBuilder:
         self._decoded += int(chunk.decoded.sum())
 
     def refuse_nothing(self, teacher: Teacher) -> None:
-        """UserError where not a single view has an answer: something is wrong with all of them."""
+        """UserError where not a single view has logits: something is wrong with all of them."""
         if self._rows.valid.any():
             return
         if not self._decoded:
@@ -275,8 +275,8 @@ class _UnitBuilder:
                 f"`tinyvit data check` on the shards, and mend this one or leave it out"
             )
         raise UserError(
-            f"{self._place}: the teacher {teacher.name} answers none of the {self._decoded} views: what it says is NaN "
-            f"or infinite for each; look at its weights, its mean and std, and its precision"
+            f"{self._place}: the teacher {teacher.name} has no finite logits for any of the "
+            f"{self._decoded} views: NaN or infinite for each; look at its weights, its mean and std, and its precision"
         )
 
 

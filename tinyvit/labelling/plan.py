@@ -1,7 +1,7 @@
 """What labelling will take, before it is begun: units, objects, bytes, hours.
 
 Counts are exact. Speed is what a pilot measured (`measure`: the real teacher on the real images, for a minute) or
-what the caller says; bytes a row are a pilot's, or an estimate from the number of classes that is right for answers
+what the caller says; bytes a row are a pilot's, or an estimate from the number of classes that is right for logits
 that are spread out and too high for a teacher that is sure.
 """
 
@@ -44,7 +44,7 @@ MOST_TASKS = 2000
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be labelled: so many images in so many shards, and the classes of the teacher's answers."""
+    """What is to be labelled: so many images in so many shards, and the classes of the teacher's logits."""
 
     images: int
     shards: int
@@ -121,7 +121,7 @@ def plan(label: Label, work: Work, devices: int, views_per_s: float | None, pilo
 
 
 def estimated_bytes(label: Label, classes: int) -> float:
-    """Bytes a row of answers that are spread out: which classes are kept is then as good as random."""
+    """Bytes a row of logits that are spread out: which classes are kept is then as good as random."""
     kept = min(label.top_k, classes)
     choices = math.lgamma(classes + 1) - math.lgamma(kept + 1) - math.lgamma(classes - kept + 1)
     return choices / math.log(2) / 8 + kept * VALUE_BYTES[label.stored_as] + ROW_BYTES

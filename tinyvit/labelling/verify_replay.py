@@ -31,7 +31,7 @@ PROBED_SHARDS = 4
 def open_for_training(recipe: Recipe, path: str | Path, index: ShardIndex, workers: int) -> LogitStore:
     """The store at `path`, found to fit the recipe and its data. UserError when it does not.
 
-    It must be sealed, unless every stage that learns from it says what becomes of views without an answer.
+    It must be sealed, unless every stage that learns from it says what becomes of views without logits.
     """
     try:
         store = LogitStore.open(path)
@@ -42,9 +42,9 @@ def open_for_training(recipe: Recipe, path: str | Path, index: ShardIndex, worke
                 f"the store {path} is not sealed ({units - missing} of {units} units are there); "
                 f"run teacher-logits again to complete it"
             )
-        if not store.has_answers:
+        if not store.has_valid_rows:
             raise UserError(
-                f"the store {path} has not a single answer: nothing was labelled yet, every image was broken, or "
+                f"the store {path} has not a single valid row: nothing was labelled yet, every image was broken, or "
                 f"nothing that the teacher said was finite; run `tinyvit store verify` on it, or label again"
             )
         differences = [*_recipe_differences(recipe, store), *data_differences(store, index)]

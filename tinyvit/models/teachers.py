@@ -55,7 +55,7 @@ SAY_SIZE = "say which size it takes: label.input_size, --size, or input_size (3,
 
 @dataclass
 class Fitting:
-    """How many views at once fit into the memory, as far as it is known; and whether an answer was looked at."""
+    """How many views at once fit into the memory, as far as it is known; and whether an output was looked at."""
 
     batch: int = sys.maxsize
     looked_at: bool = False
@@ -91,11 +91,11 @@ class Teacher:
             "std": list(self.std),
         }
 
-    def answer(self, views: Tensor) -> Tensor:
+    def logits(self, views: Tensor) -> Tensor:
         """Logits [N, C] float32 for views [N, H, W, 3] uint8; bfloat16 autocast on a GPU.
 
         As many at once as the memory allows: where a batch is too large for it, this and later ones are halved.
-        UserError where not even one view fits, for whatever the network raises, and where the first answers are
+        UserError where not even one view fits, for whatever the network raises, and where the first outputs are
         probabilities.
         """
         while True:
@@ -103,7 +103,7 @@ class Teacher:
                 logits = torch.cat([self._forward(piece) for piece in torch.split(views, self.fitting.batch)])
                 if logits.shape[1] != self.num_classes:
                     raise UserError(
-                        f"{self.name} answers {len(views)} views with {logits.shape[1]} numbers each, one with "
+                        f"{self.name} gives {len(views)} views {logits.shape[1]} numbers each, one "
                         f"{self.num_classes}; mend it"
                     )
                 if not self.fitting.looked_at and len(logits):
@@ -123,11 +123,11 @@ class Teacher:
                 torch.cuda.empty_cache()
 
     def try_size(self, size: int | None) -> None:
-        """UserError when it has no answer to views of so many pixels a side (None: its own)."""
+        """UserError when it gives no logits for views of so many pixels a side (None: its own)."""
         if size and size != self.input_size:
-            # Whether it answers with probabilities is seen on real images.
+            # Whether it gives probabilities is seen on real images.
             asked = replace(self, fitting=Fitting(looked_at=True))
-            asked.answer(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+            asked.logits(torch.zeros(1, size, size, 3, dtype=torch.uint8))
 
     def _forward(self, views: Tensor) -> Tensor:
         return logits_of(self.name, self.model, normalise(views, self.mean, self.std, self.device)).float()
@@ -140,7 +140,7 @@ def logits_of(name: str, model: nn.Module, pixels: Tensor) -> Tensor:
     """
     shown = f"{pixels.shape[-1]} x {pixels.shape[-2]} pixels"
     autocast = torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.device.type == "cuda")
-    with foreign(f"{name} has no answer to views of {shown}", SAY_SIZE), autocast:
+    with foreign(f"{name} gives no logits for views of {shown}", SAY_SIZE), autocast:
         logits = model(pixels)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(pixels):
         kind = f"a tensor {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -179,7 +179,7 @@ def load_teacher(name: str, device: torch.device, classes: Path | None = None, s
 
 
 def load_network(name: str) -> nn.Module:
-    """The network that a teacher's name stands for, whatever it answers with. UserError as `load_teacher`."""
+    """The network that a teacher's name stands for, whatever it gives. UserError as `load_teacher`."""
     source, _, rest = name.partition(":")
     if source == "timm" and rest:
         return _from_timm(*rest.rsplit("@", 1)) if "@" in rest else _from_timm(rest)
@@ -197,7 +197,7 @@ def _without_classes(name: str, model: nn.Module) -> str | None:
     """Why a network does not tell classes apart, by what timm says of it; None where nothing speaks against it."""
     outputs = getattr(model, "num_classes", None)
     if outputs == 0:
-        return "has no classifier (num_classes=0): it answers with features"
+        return "has no classifier (num_classes=0): it gives features"
     # timm calls the size of an embedding num_classes too.
     tower = name.startswith("timm:") and "@" not in name and any(word in name for word in IMAGE_TOWERS)
     if tower and outputs and infer_imagenet_subset({"num_classes": outputs}) is None:

@@ -1,4 +1,4 @@
-"""A student against the teacher it learned from: its own answers to views whose stored answers are known."""
+"""A student against the teacher it learned from: its own logits for views whose stored logits are known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinyvit.data.loader import run_stream
 from tinyvit.data.render_views import render_views
 from tinyvit.labelling.describe import stored_augment, stored_decode
 from tinyvit.models import input_size, mean_std
-from tinyvit.reports.answers import SampledRows
+from tinyvit.reports.sampled_rows import SampledRows
 from tinyvit.runtime.distributed import default_device
 from tinyvit.runtime.progress import Progress
 from tinyvit.views.images import BrokenImage
@@ -52,20 +52,20 @@ class Against:
         return [(*pairs[number].tolist(), int(counts[number])) for number in order]
 
     def among(self, most: int) -> tuple[list[int], NDArray[np.intp], NDArray[np.intp]]:
-        """The classes that the teacher names most, and both answers as places among them, all others the last one."""
+        """The classes that the teacher names most, and both predictions as places among them, all others last."""
         ids, counts = np.unique(self.teacher, return_counts=True)
         first = ids[np.argsort(-counts, kind="stable")][:most].tolist()
         place = {class_id: number for number, class_id in enumerate(first)}
         teacher, student = (
-            np.array([place.get(class_id, len(first)) for class_id in answers.tolist()], np.intp)
-            for answers in (self.teacher, self.student)
+            np.array([place.get(class_id, len(first)) for class_id in sampled.tolist()], np.intp)
+            for sampled in (self.teacher, self.student)
         )
         return first, teacher, student
 
 
 @torch.inference_mode()
 def compare(
-    student: nn.Module, answers: SampledRows, store: LogitStore, index: ShardIndex, progress: Progress
+    student: nn.Module, sampled: SampledRows, store: LogitStore, index: ShardIndex, progress: Progress
 ) -> Against | None:
     """Ask a student of the teacher's classes about the views of these rows, made at its own size; None where none of
     their images can be decoded.
@@ -73,18 +73,18 @@ def compare(
     device = default_device()
     model, (mean, std) = student.eval().to(device), mean_std(student)
     places = [
-        (epoch, shard, [int(answers.slot[row]) for row in rows])
+        (epoch, shard, [int(sampled.slot[row]) for row in rows])
         for (epoch, shard), rows in groupby(
-            np.lexsort((answers.slot, answers.shard, answers.epoch)).tolist(),
-            key=lambda row: (int(answers.epoch[row]), int(answers.shard[row])),
+            np.lexsort((sampled.slot, sampled.shard, sampled.epoch)).tolist(),
+            key=lambda row: (int(sampled.epoch[row]), int(sampled.shard[row])),
         )
     ]
     best = {
         (int(e), int(s), int(slot)): int(c)
-        for e, s, slot, c in zip(answers.epoch, answers.shard, answers.slot, answers.best, strict=True)
+        for e, s, slot, c in zip(sampled.epoch, sampled.shard, sampled.slot, sampled.best, strict=True)
     }
     teacher, own, among = [], [], 0
-    with progress.task("student", len(answers), "views") as bar:
+    with progress.task("student", len(sampled), "views") as bar:
         # In a process of its own: threads of others draw from the generators that a view is made with.
         for places_of, views in run_stream(_Shown(index, store.location, places, input_size(student)), workers=1):
             first = model(normalise(views, mean, std, device)).topk(min(5, store.spec.num_classes), dim=1).indices.cpu()

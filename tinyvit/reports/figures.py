@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from logitstore import LogitStore, Unit
 from tinyvit.reports import statistics
-from tinyvit.reports.answers import SampledRows
 from tinyvit.reports.plot import BLUE, INK, RED, Plot, plot
+from tinyvit.reports.sampled_rows import SampledRows
 
 
 def progress_map(store: LogitStore) -> Plot:
@@ -35,9 +35,9 @@ def progress_map(store: LogitStore) -> Plot:
     return plot("Progress by epoch and shard", text, paint, height=2.2)
 
 
-def confidence(answers: SampledRows) -> Plot:
+def confidence(sampled: SampledRows) -> Plot:
     """How sure the teacher is."""
-    values = 100 * answers.confidence
+    values = 100 * sampled.confidence
 
     def paint(axes: Axes) -> None:
         axes.hist(values, bins=40, range=(0, 100), color=BLUE)
@@ -47,9 +47,9 @@ def confidence(answers: SampledRows) -> Plot:
     return plot("Confidence", text, paint)
 
 
-def entropies(answers: SampledRows) -> Plot:
-    """How spread out the answers are."""
-    values, most = statistics.entropy(answers), float(np.log(answers.num_classes))
+def entropies(sampled: SampledRows) -> Plot:
+    """How spread out the probabilities are."""
+    values, most = statistics.entropy(sampled), float(np.log(sampled.num_classes))
 
     def paint(axes: Axes) -> None:
         axes.hist(values, bins=40, range=(0, most), color=BLUE)
@@ -58,9 +58,9 @@ def entropies(answers: SampledRows) -> Plot:
     return plot("Entropy", f"median {np.median(values):.2f} nat; even over all classes: {most:.2f}", paint)
 
 
-def kept_mass(answers: SampledRows) -> Plot:
+def kept_mass(sampled: SampledRows) -> Plot:
     """What the best classes hold, by their number."""
-    mass = 100 * statistics.kept_mass(answers)
+    mass = 100 * statistics.kept_mass(sampled)
     ranks = np.arange(1, mass.shape[1] + 1)
     low, middle, high = np.quantile(mass, (0.05, 0.5, 0.95), axis=0)
 
@@ -75,10 +75,10 @@ def kept_mass(answers: SampledRows) -> Plot:
     return plot("Kept mass", f"the {len(ranks)} kept classes hold {mass[:, -1].mean():.2f} % on average", paint)
 
 
-def smaller_k(answers: SampledRows) -> Plot:
+def smaller_k(sampled: SampledRows) -> Plot:
     """What fewer classes would lose."""
-    ks = statistics.smaller_ks(answers.class_id.shape[1])
-    lost = {k: float(statistics.divergence_of(answers, k).mean()) for k in ks[:-1]}
+    ks = statistics.smaller_ks(sampled.class_id.shape[1])
+    lost = {k: float(statistics.divergence_of(sampled, k).mean()) for k in ks[:-1]}
 
     def paint(axes: Axes) -> None:
         axes.plot(list(lost), list(lost.values()), marker="o", color=BLUE)
@@ -89,12 +89,12 @@ def smaller_k(answers: SampledRows) -> Plot:
         axes.minorticks_off()
 
     told = ", ".join(f"K={k}: {value:.2g}" for k, value in lost.items())
-    return plot("What a smaller K would lose", f"mean KL divergence from the stored answer, {told or 'K is 1'}", paint)
+    return plot("What a smaller K would lose", f"mean KL divergence from the stored logits, {told or 'K is 1'}", paint)
 
 
-def reliability(answers: SampledRows) -> Plot:
+def reliability(sampled: SampledRows) -> Plot:
     """Confidence against agreement with the labels."""
-    bins = statistics.reliability(answers)
+    bins = statistics.reliability(sampled)
     rows = sum(b.rows for b in bins)
     error = 100 * sum(b.rows * abs(b.confidence - b.accuracy) for b in bins) / max(rows, 1)
 

@@ -43,7 +43,7 @@ class ShownView:
 
 @dataclass(frozen=True)
 class ShownImage:
-    """An image whole, reduced to about a page's size, and its views that have an answer."""
+    """An image whole, reduced to about a page's size, and its views that have logits."""
 
     place: ViewRef
     key: str

@@ -10,7 +10,7 @@ from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.location import train_and_val
 from tinyvit.errors import UserError
 from tinyvit.labelling.verify_data import data_differences
-from tinyvit.reports.answers import NO_LABEL, SampledRows, with_labels
+from tinyvit.reports.sampled_rows import NO_LABEL, SampledRows, with_labels
 from tinyvit.runtime.progress import Progress
 
 
@@ -18,7 +18,7 @@ from tinyvit.runtime.progress import Progress
 class Labelled:
     """Rows with labels, as far as they can be had, and why not where they cannot."""
 
-    answers: SampledRows
+    sampled: SampledRows
     note: str
 
 
@@ -30,20 +30,20 @@ def shards_of(store: LogitStore, data: str, progress: Progress) -> ShardIndex:
     return index
 
 
-def label_rows(answers: SampledRows, store: LogitStore, index: ShardIndex | None, progress: Progress) -> Labelled:
+def label_rows(sampled: SampledRows, store: LogitStore, index: ShardIndex | None, progress: Progress) -> Labelled:
     """The rows with the labels of their images, as ids of the teacher's classes."""
     if index is None:
-        return Labelled(answers, "no shards were given (--data), so there is neither a label nor an image")
+        return Labelled(sampled, "no shards were given (--data), so there is neither a label nor an image")
     own, theirs = store.class_names, index.class_names
     classes = None
     if own is not None and theirs is not None:
         try:
             classes = match_classes(theirs, own, ("the data", "the teacher"))
         except UserError as fault:
-            return Labelled(answers, f"nothing is said of agreement: {fault}")
+            return Labelled(sampled, f"nothing is said of agreement: {fault}")
         if max(classes) < 0:
-            return Labelled(answers, "the labels are of other classes than the teacher's: nothing is said of agreement")
-    found = with_labels(answers, index, classes, progress)
+            return Labelled(sampled, "the labels are of other classes than the teacher's: nothing is said of agreement")
+    found = with_labels(sampled, index, classes, progress)
     if (found.label == NO_LABEL).all():
         return Labelled(found, "the shards have no labels, so nothing is said of agreement")
     if own is None or theirs is None:

@@ -11,16 +11,16 @@ from tinyvit.data.index import ShardIndex
 from tinyvit.errors import UserError
 from tinyvit.models import WEIGHTS, load_student
 from tinyvit.reports.against_teacher import Against, compare
-from tinyvit.reports.answers import SampledRows, sample_rows
 from tinyvit.reports.images import ViewRef, remake, thumbnail
 from tinyvit.reports.labels import shards_of
 from tinyvit.reports.pages import render, short_name
 from tinyvit.reports.plot import Plot
 from tinyvit.reports.run_figures import confusion, run_plots
+from tinyvit.reports.sampled_rows import SampledRows, sample_rows
 from tinyvit.reports.stages import StageRun
 from tinyvit.runtime.progress import Progress
 
-# Views with the teacher's answers on the page, classes of an answer, classes in a confusion matrix, rows of a table.
+# Views with the teacher's logits on the page, classes of a row, classes in a confusion matrix, rows of a table.
 SHOWN_VIEWS, TOP, MATRIX, TABLE = 4, 5, 12, 15
 
 Lines = Sequence[tuple[str, str]]
@@ -56,13 +56,13 @@ def write_run_page(
             notes.append(f"{run.name} is not compared with its teacher: {source}")
             continue
         opened, index = source
-        answers = sample_rows(opened, views, seed, progress)
-        if not len(answers):
-            notes.append(f"{run.name} is not compared with its teacher: {opened.location} has no answer")
+        sampled = sample_rows(opened, views, seed, progress)
+        if not len(sampled):
+            notes.append(f"{run.name} is not compared with its teacher: {opened.location} has no logits")
             continue
-        if found := compare(load_student(run.folder), answers, opened, index, progress):
+        if found := compare(load_student(run.folder), sampled, opened, index, progress):
             compared.append(_compared(run, found, _namer(opened)))
-        shown = shown or _views(opened, index, answers)
+        shown = shown or _views(opened, index, sampled)
     document = {
         "stages": [_line(run) for run in runs],
         "compared": [
@@ -93,7 +93,7 @@ def _line(run: StageRun) -> dict[str, Any]:
     _, validated = run.validated("top1")
     return {
         "name": run.name,
-        "learns": {"teacher": "answers"}.get(run.plan["target"], run.plan["target"]),
+        "learns": {"teacher": "logits"}.get(run.plan["target"], run.plan["target"]),
         "epochs": len(run.epochs),
         "of_epochs": run.plan["epochs"],
         "state": "finished" if run.finished else "under way, or stopped",
@@ -141,11 +141,11 @@ def _compared(run: StageRun, found: Against, name: Callable[[int], str]) -> dict
     }
 
 
-def _views(store: LogitStore, index: ShardIndex, answers: SampledRows) -> list[dict[str, Any]]:
+def _views(store: LogitStore, index: ShardIndex, sampled: SampledRows) -> list[dict[str, Any]]:
     """Some of the views, with what the teacher said."""
     name = _namer(store)
-    rows = range(0, len(answers), max(1, len(answers) // SHOWN_VIEWS))[:SHOWN_VIEWS]
-    places = [ViewRef(int(answers.shard[r]), int(answers.slot[r]), (int(answers.epoch[r]),)) for r in rows]
+    rows = range(0, len(sampled), max(1, len(sampled) // SHOWN_VIEWS))[:SHOWN_VIEWS]
+    places = [ViewRef(int(sampled.shard[r]), int(sampled.slot[r]), (int(sampled.epoch[r]),)) for r in rows]
     return [
         {
             "key": shown.key,

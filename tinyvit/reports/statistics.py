@@ -7,38 +7,38 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyvit.reports.answers import SampledRows
+from tinyvit.reports.sampled_rows import SampledRows
 
 # Of the confidence, as in tinyvit/evaluation (Guo et al. 2017).
 BINS = 15
 
 
-def entropy(answers: SampledRows) -> NDArray[np.float64]:
+def entropy(sampled: SampledRows) -> NDArray[np.float64]:
     """[N] nats, with the residual spread evenly over the classes that were not kept: at most this much."""
-    p = answers.probability
+    p = sampled.probability
     inside = -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1)
-    outside = answers.residual * np.log(np.where(answers.spread > 0, answers.spread, 1.0))
+    outside = sampled.residual * np.log(np.where(sampled.spread > 0, sampled.spread, 1.0))
     return np.asarray(inside - outside)
 
 
-def kept_mass(answers: SampledRows) -> NDArray[np.float64]:
+def kept_mass(sampled: SampledRows) -> NDArray[np.float64]:
     """[N, K] the mass of the best one, two, ... K classes."""
-    return np.asarray(answers.probability.cumsum(axis=1))
+    return np.asarray(sampled.probability.cumsum(axis=1))
 
 
-def divergence_of(answers: SampledRows, top_k: int) -> NDArray[np.float64]:
-    """[N] nats: KL divergence of the stored answer from what its `top_k` best classes alone would say, the mass
+def divergence_of(sampled: SampledRows, top_k: int) -> NDArray[np.float64]:
+    """[N] nats: KL divergence of the stored logits from what its `top_k` best classes alone would say, the mass
     outside spread evenly in both (the paper's section 3.1).
     """
-    p, kept = answers.probability, answers.probability[:, :top_k]
-    outside = answers.num_classes - np.minimum((p > 0).sum(axis=1), top_k)
+    p, kept = sampled.probability, sampled.probability[:, :top_k]
+    outside = sampled.num_classes - np.minimum((p > 0).sum(axis=1), top_k)
     lost = 1.0 - kept.sum(axis=1)
     even = np.where((outside > 0) & (lost > 0), lost / np.maximum(outside, 1), 1.0)
     dropped = p[:, top_k:]
     ratio = np.where(dropped > 0, dropped, 1.0) / np.where(dropped > 0, even[:, None], 1.0)
     inside = (dropped * np.log(ratio)).sum(axis=1)
-    spread = answers.spread
-    rest = answers.residual * np.log(np.where(spread > 0, spread / even, 1.0))
+    spread = sampled.spread
+    rest = sampled.residual * np.log(np.where(spread > 0, spread / even, 1.0))
     return np.asarray(np.maximum(inside + rest, 0.0))
 
 
@@ -58,9 +58,9 @@ class Agreement:
     calibration_error: float
 
 
-def agreement(answers: SampledRows) -> Agreement | None:
+def agreement(sampled: SampledRows) -> Agreement | None:
     """Of the rows with a label; None where there are none."""
-    known = answers.labelled
+    known = sampled.labelled
     if not len(known):
         return None
     right = known.best == known.label
@@ -82,9 +82,9 @@ class ReliabilityBin:
     accuracy: float
 
 
-def reliability(answers: SampledRows) -> list[ReliabilityBin]:
+def reliability(sampled: SampledRows) -> list[ReliabilityBin]:
     """The bins that have rows, of those with a label."""
-    known = answers.labelled
+    known = sampled.labelled
     place = np.minimum((known.confidence * BINS).astype(int), BINS - 1)
     right = known.best == known.label
     return [
@@ -104,9 +104,9 @@ class ClassAgreement:
     top5: float
 
 
-def by_class(answers: SampledRows) -> list[ClassAgreement]:
+def by_class(sampled: SampledRows) -> list[ClassAgreement]:
     """Every class that occurs as a label, the one with the least agreement first."""
-    known = answers.labelled
+    known = sampled.labelled
     first, among = known.best == known.label, _among_best(known, 5)
     found = []
     for class_id in np.unique(known.label).tolist():
@@ -117,27 +117,27 @@ def by_class(answers: SampledRows) -> list[ClassAgreement]:
     return sorted(found, key=lambda entry: (entry.top1, -entry.rows))
 
 
-def confusions(answers: SampledRows, most: int) -> list[tuple[int, int, int]]:
+def confusions(sampled: SampledRows, most: int) -> list[tuple[int, int, int]]:
     """(label, the teacher's best class, rows) of the pairs that differ, the most frequent first."""
-    known = answers.labelled
+    known = sampled.labelled
     wrong = known[known.best != known.label]
     pairs, counts = np.unique(np.stack([wrong.label, wrong.best], axis=1), axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:most]
     return [(*pairs[number].tolist(), int(counts[number])) for number in order]
 
 
-def hardest(answers: SampledRows, most: int) -> NDArray[np.intp]:
+def hardest(sampled: SampledRows, most: int) -> NDArray[np.intp]:
     """Rows of the highest entropy, one an image."""
-    return _one_an_image(answers, np.argsort(-entropy(answers), kind="stable"), most)
+    return _one_an_image(sampled, np.argsort(-entropy(sampled), kind="stable"), most)
 
 
-def doubtful_labels(answers: SampledRows, most: int) -> NDArray[np.intp]:
+def doubtful_labels(sampled: SampledRows, most: int) -> NDArray[np.intp]:
     """Rows in which the teacher prefers another class than the label by the widest margin, one an image: the most
     likely to be labelled wrong (the normalised margin of confident learning, Northcutt et al. 2021).
     """
-    margin = np.where(answers.label >= 0, answers.confidence - answers.of_class(answers.label), 0.0)
+    margin = np.where(sampled.label >= 0, sampled.confidence - sampled.of_class(sampled.label), 0.0)
     order = np.argsort(-margin, kind="stable")
-    return _one_an_image(answers, order[margin[order] > 0], most)
+    return _one_an_image(sampled, order[margin[order] > 0], most)
 
 
 def _among_best(known: SampledRows, count: int) -> NDArray[np.bool_]:
@@ -145,11 +145,11 @@ def _among_best(known: SampledRows, count: int) -> NDArray[np.bool_]:
     return np.asarray(((known.class_id[:, :count] == known.label[:, None]) & there).any(axis=1))
 
 
-def _one_an_image(answers: SampledRows, order: NDArray[np.intp], most: int) -> NDArray[np.intp]:
+def _one_an_image(sampled: SampledRows, order: NDArray[np.intp], most: int) -> NDArray[np.intp]:
     seen: set[tuple[int, int]] = set()
     chosen = []
     for row in order.tolist():
-        image = (int(answers.shard[row]), int(answers.slot[row]))
+        image = (int(sampled.shard[row]), int(sampled.slot[row]))
         if image not in seen:
             seen.add(image)
             chosen.append(row)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-# The libraries whose code decides the pixels of a view or the numbers of an answer.
+# The libraries whose code decides the pixels of a view or the numbers of its logits.
 LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy")
 
 

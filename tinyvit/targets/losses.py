@@ -1,4 +1,4 @@
-"""What a view's logits cost, from a sparse teacher answer or its labels, without a dense [B, C] target.
+"""What a view's logits cost, from a sparse teacher signal or its labels, without a dense [B, C] target.
 
 Losses are in nats, one a view [B]: the engine sums them, so that what a step weighs does not depend on how it was
 divided among devices.
@@ -11,7 +11,7 @@ from tinyvit.targets.signal import TeacherSignal
 
 
 def distillation_loss(logits: Tensor, signal: TeacherSignal, residual: Residual) -> Tensor:
-    """[B] cross-entropy of student logits [B, C] against the teacher's answers.
+    """[B] cross-entropy of student logits [B, C] against the teacher's logits.
 
     The mass r outside the kept classes, which may be fewer than K, is
     - `uniform`: spread over the other classes (TinyViT, section 3.1),
@@ -49,5 +49,5 @@ def label_loss(logits: Tensor, labels: TeacherSignal, smoothing: float) -> Tenso
 
 
 def agreement(logits: Tensor, signal: TeacherSignal) -> Tensor:
-    """[B] bool: the student names the best class of the answer."""
+    """[B] bool: the student names the teacher's best class."""
     return logits.argmax(dim=1) == signal.class_id[:, 0]

@@ -1,4 +1,4 @@
-"""What a teacher says about a batch of views: one type, whether the teacher is live or its answer is stored.
+"""What a teacher says about a batch of views: one type, whether the teacher is live or its logits are stored.
 
 Shapes: B views, at most K kept classes, C classes in all.
 """
@@ -17,10 +17,10 @@ from tinyvit.errors import UserError
 
 @dataclass(frozen=True)
 class TeacherSignal:
-    """The classes that were kept of each answer and what lies outside them.
+    """The classes that were kept of each row and what lies outside them.
 
     class_id    [B, K] int64, the best class first, the others in any order
-    probability [B, K] float32; 0 where an answer has fewer than K classes (the id there repeats a kept one)
+    probability [B, K] float32; 0 where a row has fewer than K classes (the id there repeats a kept one)
     residual    [B] float32, the mass outside; with the probabilities it sums to one
     num_classes C
     """
@@ -58,10 +58,10 @@ class TeacherSignal:
 
     @classmethod
     def sampled_from_logits(cls, logits: Tensor, draws: int, seeds: Tensor) -> TeacherSignal:
-        """Classes that random draws from the answer hit, each with its share of the draws; [B, draws] entries.
+        """Classes that random draws from the probabilities hit, each with its share of the draws; [B, draws] entries.
 
         Unbiased: the expected share of a class is its probability, where the best K leave a bias towards sure
-        answers (random-sampling knowledge distillation, arXiv 2503.16870). The draws of a row are systematic,
+        rows (random-sampling knowledge distillation, arXiv 2503.16870). The draws of a row are systematic,
         evenly spaced from one random start, so that a share is within 1 / draws of its expectation; `seeds` [B]
         decide the starts. Needs draws <= C.
         """
@@ -92,7 +92,7 @@ class TeacherSignal:
         return self.probability > 0
 
     def truncate(self, top_k: int) -> TeacherSignal:
-        """The same answer with its K best classes only; the mass of the others joins the residual."""
+        """The same signal with its K best classes only; the mass of the others joins the residual."""
         if top_k >= self.class_id.shape[1]:
             return self
         kept, place = self.probability.topk(top_k, dim=1)
@@ -100,19 +100,19 @@ class TeacherSignal:
         return _with_absent(self.class_id.gather(1, place), kept, residual.clamp(max=1.0), self.num_classes)
 
     def to(self, device: torch.device) -> TeacherSignal:
-        """The same answer on another device."""
+        """The same signal on another device."""
         return self._each(lambda values: values.to(device, non_blocking=True))
 
     def pin_memory(self) -> TeacherSignal:
-        """The same answer in page-locked memory."""
+        """The same signal in page-locked memory."""
         return self._each(lambda values: values.pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> TeacherSignal:
         return TeacherSignal(change(self.class_id), change(self.probability), change(self.residual), self.num_classes)
 
 
-def answered(logits: Tensor) -> Tensor:
-    """[B] bool: rows of logits [B, C] that are an answer: no NaN, nothing infinite but what is impossible, and not all
+def valid_logits(logits: Tensor) -> Tensor:
+    """[B] bool: rows of logits [B, C] that can be learned: no NaN, nothing infinite but what is impossible, and not all
     of it.
     """
     return logits.amax(dim=1).isfinite()
@@ -123,7 +123,7 @@ def refuse_probabilities(logits: Tensor, name: str) -> None:
     values = logits.float()
     if values.shape[1] > 1 and bool((values >= 0).all()) and bool(((values.sum(dim=1) - 1).abs() < 1e-2).all()):
         raise UserError(
-            f"{name} answers with probabilities where logits are wanted; leave its last softmax out, or take the "
+            f"{name} gives probabilities where logits are wanted; leave its last softmax out, or take the "
             f"logarithm of what it says"
         )
 

@@ -55,13 +55,13 @@ def _beside(run: Run[ShardIndex], stage: TeacherStage, teacher: tuple[str, ...] 
     if teacher is None or not labels:
         raise UserError(
             f"a stage has {why}, but the data's classes.txt names {len(labels)} classes, the teacher tells "
-            f"{count} apart; name those of both (classes.txt, label.classes), or learn from answers alone"
+            f"{count} apart; name those of both (classes.txt, label.classes), or learn from logits alone"
         )
     found = match_classes(labels, teacher, ("the data", "the teacher"))
     if -1 in found:
         raise UserError(
             f"a stage has {why}, but the data's class {labels[found.index(-1)]!r} (label {found.index(-1)}) is "
-            f"none of the teacher's {len(teacher)}, the first of which is {teacher[0]!r}; learn from answers "
+            f"none of the teacher's {len(teacher)}, the first of which is {teacher[0]!r}; learn from logits "
             f"alone, or name the classes alike (classes.txt, label.classes)"
         )
     if found != list(range(len(teacher))):

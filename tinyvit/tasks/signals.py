@@ -12,7 +12,7 @@ from tinyvit.config import Label
 from tinyvit.data.training_views import Batch, Replayed
 from tinyvit.errors import UserError
 from tinyvit.models.teachers import Teacher
-from tinyvit.targets.signal import TeacherSignal, answered
+from tinyvit.targets.signal import TeacherSignal, valid_logits
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class StoredSignals:
 
 @dataclass(frozen=True)
 class LiveSignals:
-    """What a teacher says of views as they are made: of the same ones, and of each answer the same classes, as a store
+    """What a teacher says of views as they are made: of the same ones, and of each view the same classes, as a store
     of the recipe's section `label` would have.
     """
 
@@ -106,8 +106,8 @@ class LiveSignals:
 
     def signal(self, batch: Batch, device: torch.device) -> TeacherSignal:
         assert batch.teacher_views is not None
-        logits, label = self.teacher.answer(batch.teacher_views), self.label
-        if wrong := int((~answered(logits)).sum()):
+        logits, label = self.teacher.logits(batch.teacher_views), self.label
+        if wrong := int((~valid_logits(logits)).sum()):
             raise UserError(
                 f"what the teacher {self.teacher.name} says of {wrong} of {len(logits)} views is NaN or infinite; look "
                 f"at its weights, its mean and std, and its precision"

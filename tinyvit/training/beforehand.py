@@ -44,7 +44,7 @@ def refuse_empty_epochs(name: str, epoch: int, done: int, views: list[EpochViews
     """UserError for an epoch without a whole step. `views` are those from `epoch` on, after `done` of its steps."""
     for number, one in enumerate(views, epoch):
         if not one.steps + (done if number == epoch else 0):
-            raise UserError(f"stage {name}: epoch {number + 1} has no whole batch of views with answers")
+            raise UserError(f"stage {name}: epoch {number + 1} has no whole batch of views with logits")
 
 
 def lone_norms(network: nn.Module, image: Tensor) -> list[str]:

@@ -22,7 +22,7 @@ COUNTED = ("loss", "agreed", "images", "skipped", "labelled", "dropped")
 class EpochTotals:
     """Sums over steps: of the views' losses in nats, of those on which the student was right, of views.
 
-    `skipped` views were left out, `labelled` ones had their label in place of an answer, `dropped` steps were not
+    `skipped` views were left out, `labelled` ones had their label in place of logits, `dropped` steps were not
     finite. `seconds` are those of the work, `waited` those of them without data, both of the first rank.
     """
 

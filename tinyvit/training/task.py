@@ -15,7 +15,7 @@ from tinyvit.training.model_runner import ModelRunner
 
 class Batch(Protocol):
     """What a part of a step is learned from: `skipped` of its views were left out, `labelled` have their label in place
-    of an answer.
+    of logits.
     """
 
     @property

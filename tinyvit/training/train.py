@@ -1,4 +1,4 @@
-"""Stage 2: train a student, stage after stage, on a teacher's answers or on labels.
+"""Stage 2: train a student, stage after stage, on a teacher's logits or on labels.
 
 What a stage has finished is not done again, and a stage that was stopped goes on after the last state that was saved,
 at the end of an epoch or within it: with the next view that it has not seen, and to the same weights.

@@ -52,7 +52,7 @@ def test_the_same_network_answers_the_same() -> None:
 
 
 def test_a_channel_that_was_zero_is_not_missed() -> None:
-    """An MLP whose last hidden units do nothing answers the same without them; so it does without a zero block."""
+    """An MLP whose last hidden units do nothing computes the same without them; so it does without a zero block."""
     whole = parent()
     child = replace(PARENT, mlp_ratio=3, depths=(2, 2, 2, 1))
     state = whole.state_dict()

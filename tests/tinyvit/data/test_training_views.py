@@ -156,7 +156,7 @@ def test_views_without_an_answer_are_an_error_left_out_or_labelled(
     labelled: tuple[Recipe, LogitStore],
 ) -> None:
     recipe, store = labelled
-    with pytest.raises(UserError, match=r"has no answer for 'train-\d+' \(slot \d+ of .*missing=skip"):
+    with pytest.raises(UserError, match=r"has no logits for 'train-\d+' \(slot \d+ of .*missing=skip"):
         list(stream(recipe, store).read(0, 1))
     assert counted(list(stream(recipe, store, missing="skip").read(0, 1))) == (400, 100, 0)
     batches = list(stream(recipe, store, missing="label", batch_size=100).read(0, 1))

@@ -46,7 +46,7 @@ def written(folder: Path, annotations: list[dict[str, Any]], /, **parts: Any) ->
 
 
 class Foretold(torch.nn.Module):
-    """Answers what it was told, image by image."""
+    """SparseRows what it was told, image by image."""
 
     def __init__(self, answers: list[dict[str, torch.Tensor]]) -> None:
         super().__init__()
@@ -57,6 +57,6 @@ class Foretold(torch.nn.Module):
 
 
 def measured(coco: CocoSet, answers: list[dict[str, torch.Tensor]], classes: list[str] | None = None) -> dict[str, Any]:
-    """COCO's figures of a detector of these classes (the set's) that gives these answers."""
+    """COCO's figures of a detector of these classes (the set's) that gives these logits."""
     evaluator = DetectionEvaluator(coco, classes or coco.classes, "the detector", CPU, 0, torch.float32)
     return evaluator.measure(Foretold(answers))

@@ -90,8 +90,8 @@ def test_class_names_in_another_order(shards: Path) -> None:
 def test_labels_in_an_order_that_nobody_knows(photographs: Path, tmp_path: Path) -> None:
     found = examined(relabelled(photographs, tmp_path / "s", [3, 0, 5, 1, 2, 4]), SOUND)
     assert failed(found) == ["class order"]
-    assert "no known order fits, yet the answers go with the labels" in found["class order"].told
-    assert "label 3 (n03877845) is answered 285 (n02124075 Egyptian cat)" in found["class order"].told
+    assert "no known order fits, yet the predictions go with the labels" in found["class order"].told
+    assert "label 3 (n03877845) is named 285 (n02124075 Egyptian cat)" in found["class order"].told
 
 
 def test_labels_that_begin_with_one(photographs: Path, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_wrong_preparation(photographs: Path, teacher: str, cause: str, remedy: 
 def test_weights_that_were_never_loaded(photographs: Path) -> None:
     found = examined(photographs, "python:wrong_teachers:untrained")
     assert failed(found) == ["class order", "mean and std"]
-    assert "the answers have nothing to do with the labels" in found["class order"].told
+    assert "the predictions have nothing to do with the labels" in found["class order"].told
     assert "trained checkpoint" in found["mean and std"].remedy
 
 
@@ -164,7 +164,7 @@ def test_a_store_that_is_right(small_store: LogitStore, small_data: Path) -> Non
     found = examined(small_data, None, small_store.location, images=64)
     assert failed(found) == []
     assert found["store"].told == "4 of 4 units, of this teacher and these shards"
-    assert "16 of them the stored answers" in found["replay"].told
+    assert "16 of them the stored logits" in found["replay"].told
     assert found["libraries"].state == "ok"
     # The example's images are of clothes: nothing is claimed of the order.
     assert found["class order"].state == "skipped"
@@ -247,6 +247,6 @@ def test_a_size_that_the_teacher_does_not_take(photographs: Path) -> None:
     case = Case(recipe.data.train, None, None, None, recipe, 24, 0)
     found = {finding.check: finding for finding in examine(case, SilentProgress())}
     assert failed(found) == ["resolution"]
-    assert "has no answer to views of 128 x 128 pixels (AssertionError: built for 160" in found["resolution"].told
+    assert "gives no logits for views of 128 x 128 pixels (AssertionError: built for 160" in found["resolution"].told
     assert "set label.input_size=160, or leave it out" in found["resolution"].remedy
     assert found["interpolation"].state == "skipped"

@@ -277,7 +277,7 @@ def test_broken_images_and_those_without_a_label_are_counted_or_refused(model: t
 
 def test_probabilities_are_not_taken_for_logits(model: torch.nn.Module, small_data: Path) -> None:
     ended = torch.nn.Sequential(model, torch.nn.Softmax(dim=1)).eval()
-    with pytest.raises(UserError, match="answers with probabilities where logits are wanted"):
+    with pytest.raises(UserError, match="gives probabilities where logits are wanted"):
         evaluate(replace(EvalModel.of(model), model=ended), small_data / "val")
 
 
@@ -306,9 +306,9 @@ def test_answers_that_are_none_are_one_line(model: torch.nn.Module, tmp_path: Pa
     data = coloured(tmp_path / "data", {"red": 2, "green": 2})
     named = replace(EvalModel.of(model), classes=["red", "green"])
     for logits in ([torch.nan, 0.0], [torch.inf, 0.0], [-torch.inf, -torch.inf]):
-        with pytest.raises(UserError, match="answers to 4 of 4 images are NaN or infinite"):
+        with pytest.raises(UserError, match="logits for 4 of 4 images are NaN or infinite"):
             evaluate(replace(named, model=Sick(logits)), data)
-    with pytest.raises(UserError, match=r"no answer to 4 images \(KeyError"):
+    with pytest.raises(UserError, match=r"gives no logits for 4 images \(KeyError"):
         evaluate(replace(named, model=Sick([0.0, 1.0], most=1)), data)
     # What is impossible is wrong, and has no loss that JSON could say.
     found = evaluate(replace(named, model=Sick([-torch.inf, 1.0])), data)

@@ -135,10 +135,10 @@ def test_reassessed_labels_are_those_of_timm(
     wanted = open_set("real", str(folder), LogProgress())
     assert isinstance(wanted, Relabelled)
     # The reassessed labels of the first files, some of which have none or several; of some of the images the answer.
-    answered = answers(logits, subject, SETS["real"].classes)
+    valid_logits = answers(logits, subject, SETS["real"].classes)
     labels = [
         (*labels, answer) if labels and number % 2 else labels
-        for number, (labels, answer) in enumerate(zip(real_labels(), answered, strict=False))
+        for number, (labels, answer) in enumerate(zip(real_labels(), valid_logits, strict=False))
     ]
     # Of an image that may be anything, all of the best five are right, and count once.
     labels[1] = tuple(range(1000))

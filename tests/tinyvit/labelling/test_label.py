@@ -27,7 +27,7 @@ from tinyvit.data.location import ShardLocation, resolve_data
 from tinyvit.data.render_views import render_views
 from tinyvit.errors import UserError
 from tinyvit.labelling.label import Labeller, open_for_labelling
-from tinyvit.labelling.verify_answers import replay_faults
+from tinyvit.labelling.verify_logits import replay_faults
 from tinyvit.models.teachers import Teacher, load_teacher
 from tinyvit.runtime.progress import LogProgress
 from tinyvit.targets.losses import distillation_loss
@@ -50,7 +50,7 @@ def test_stored_loss_equals_the_live_teachers_within_the_encoding(
     small_store: LogitStore, small_recipe: Recipe, teacher: Teacher
 ) -> None:
     for epoch, shard in ((0, 0), (1, 1), (2, 0)):
-        live_logits = teacher.answer(live_views(small_store, small_recipe, epoch, shard, 64))
+        live_logits = teacher.logits(live_views(small_store, small_recipe, epoch, shard, 64))
         live = TeacherSignal.from_logits(live_logits, small_store.spec.top_k)
         rows = small_store.read(epoch, shard)
         stored = TeacherSignal(
@@ -73,7 +73,7 @@ def test_stored_loss_equals_the_live_teachers_within_the_encoding(
 def test_the_teacher_knows_what_it_sees(teacher: Teacher) -> None:
     """Coffee is espresso (class 967): weights, class order and normalisation are right."""
     coffee = Image.fromarray(skimage.data.coffee()).resize((224, 224), Image.Resampling.BICUBIC)
-    logits = teacher.answer(torch.from_numpy(np.array(coffee))[None])
+    logits = teacher.logits(torch.from_numpy(np.array(coffee))[None])
     assert logits.softmax(dim=1)[0, 967] > 0.9
     assert teacher.classes is not None
     assert "espresso" in teacher.classes[967]
@@ -244,7 +244,7 @@ def test_a_masked_class_is_impossible_offline_as_online(
     assert set(rows.class_id.flatten().tolist()) <= {0, 3}
     assert ((rows.probability > 0).sum(axis=1) <= 2).all()
     assert (rows.residual < 1e-6).all()
-    logits = masked.answer(live_views(store, recipe, 0, 0, 64))
+    logits = masked.logits(live_views(store, recipe, 0, 0, 64))
     seeds = torch.from_numpy(rows.seed[:64].astype(np.int64))
     live = TeacherSignal.selected(logits, select, 3, changes["mass"], seeds)
     ids, p = torch.from_numpy(rows.class_id[:64].astype(np.int64)), torch.from_numpy(rows.probability[:64])
@@ -261,7 +261,8 @@ def test_a_unit_without_an_answer_stops_the_run(
 ) -> None:
     recipe, silent = own(small_recipe, tmp_path, "silent_teacher", change, monkeypatch)
     with pytest.raises(
-        UserError, match=r"epochs \d to \d of train-00000\d.tar: the teacher .* answers none of the \d+ views"
+        UserError,
+        match=r"epochs \d to \d of train-00000\d.tar: .* has no finite logits for any of the \d+ views",
     ):
         label_all(recipe, tmp_path / "s", silent)
     opened = LogitStore.open(tmp_path / "s")

@@ -70,7 +70,7 @@ def test_the_papers_pretraining(small_recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("top_k", "classes", "encoding", "measured"),
     [
-        # Spread-out answers, from benchmarks/results/storage_2-cores_*.md.
+        # Spread-out logits, from benchmarks/results/storage_2-cores_*.md.
         (100, 1000, "compact", 115.3),
         (100, 1000, "fine", 167.0),
         (10, 1000, "compact", 19.4),

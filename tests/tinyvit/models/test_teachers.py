@@ -31,7 +31,7 @@ def test_a_checkpoint_file_gives_the_same_teacher_as_its_source(teacher: Teacher
     loaded = load_teacher(f"timm:tf_efficientnet_lite0@{tmp_path / 'lite0.pth'}", CPU, None)
     assert loaded.weights_sha256 == teacher.weights_sha256
     assert loaded.classes == teacher.classes
-    assert torch.equal(loaded.answer(VIEWS), teacher.answer(VIEWS))
+    assert torch.equal(loaded.logits(VIEWS), teacher.logits(VIEWS))
 
 
 def test_a_fine_tuned_checkpoint_brings_its_own_number_of_classes(tmp_path: Path) -> None:
@@ -95,17 +95,17 @@ MANY = torch.randint(256, (40, 8, 8, 3), dtype=torch.uint8, generator=torch.Gene
 
 def test_batches_that_are_too_large_for_the_memory_are_halved_once(teacher: Teacher) -> None:
     small = replace(teacher, num_classes=3)
-    whole = replace(small, model=Hungry(100)).answer(MANY)
+    whole = replace(small, model=Hungry(100)).logits(MANY)
     hungry = Hungry(11)
     asked = replace(small, model=hungry, fitting=Fitting())
     for _ in range(2):
-        assert torch.equal(asked.answer(MANY), whole)
+        assert torch.equal(asked.logits(MANY), whole)
     assert hungry.asked == [40, 20, *[10] * 4, *[10] * 4]
 
 
 def test_a_teacher_without_memory_for_one_view_is_refused(teacher: Teacher) -> None:
     with pytest.raises(UserError, match="does not fit into the memory"):
-        replace(teacher, model=Hungry(0), fitting=Fitting()).answer(VIEWS[:3])
+        replace(teacher, model=Hungry(0), fitting=Fitting()).logits(VIEWS[:3])
 
 
 MADE = """
@@ -128,11 +128,11 @@ def test_features_and_probabilities_are_not_taken_for_logits(tmp_path: Path, mon
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=r"python:made_teachers:headless has no classifier \(num_classes=0\)"):
         load_teacher("python:made_teachers:headless", CPU)
-    with pytest.raises(UserError, match=r"python:made_teachers:softmax answers with probabilities"):
-        load_teacher("python:made_teachers:softmax", CPU).answer(VIEWS)
+    with pytest.raises(UserError, match=r"python:made_teachers:softmax gives probabilities"):
+        load_teacher("python:made_teachers:softmax", CPU).logits(VIEWS)
     # Logarithms of probabilities are logits.
     assert torch.allclose(
-        load_teacher("python:made_teachers:log_softmax", CPU).answer(VIEWS).exp().sum(dim=1), torch.ones(2)
+        load_teacher("python:made_teachers:log_softmax", CPU).logits(VIEWS).exp().sum(dim=1), torch.ones(2)
     )
 
 
@@ -212,22 +212,25 @@ def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_teacher_is_tried_at_the_size_that_it_is_asked_at(strangers: str) -> None:
     loaded = load_teacher(f"{strangers}:strict", CPU, None, 64)
     assert (loaded.num_classes, loaded.input_size) == (5, 64)
-    assert load_teacher(f"{strangers}:saying", CPU).answer(VIEWS).shape == (2, 5)
+    assert load_teacher(f"{strangers}:saying", CPU).logits(VIEWS).shape == (2, 5)
     # Its own size is what it says, whatever it is asked at.
     saying = load_teacher(f"{strangers}:saying", CPU, None, 32)
     assert saying.input_size == 64
     saying.try_size(None)
-    line = r"saying has no answer to views of 32 x 32 pixels \(AssertionError: made for 64, got 32\); say which size"
+    line = r"saying gives no logits for views of 32 x 32 pixels \(AssertionError: made for 64, got 32\); say which size"
     with pytest.raises(UserError, match=line):
         saying.try_size(32)
     with pytest.raises(UserError, match=line):
-        saying.answer(VIEWS[:, :32, :32])
+        saying.logits(VIEWS[:, :32, :32])
 
 
 @pytest.mark.parametrize(
     ("function", "line"),
     [
-        ("strict", r"strict has no answer to views of 224 x 224 pixels \(AssertionError: made for 64, got 224\); say"),
+        (
+            "strict",
+            r"strict gives no logits for views of 224 x 224 pixels \(AssertionError: made for 64, got 224\)",
+        ),
         ("oblong", r"is made for images of \(3, 64, 48\); views are square"),
         ("spoken", "has a str as its pretrained_cfg; make it a dictionary"),
         ("untidy", r"cannot be made \(KeyError: 'weights'\); python -c 'import strangers; strangers.untidy\(\)' shows"),
@@ -248,21 +251,21 @@ def test_a_size_that_the_teacher_does_not_take_is_refused_before_there_is_a_stor
     name = f"{strangers}:saying"
     recipe = resolve_data(load_recipe("example", (*SMALL, f"label.teacher={name}", "label.top_k=5")), small_data)
     teacher = load_teacher(name, CPU, None, recipe.label.input_size)
-    with pytest.raises(UserError, match="has no answer to views of 32 x 32 pixels"):
+    with pytest.raises(UserError, match="gives no logits for views of 32 x 32 pixels"):
         label_store(recipe, tmp_path / "store", teacher, 0, LogProgress())
     assert not (tmp_path / "store").exists()
     run = open_run(recipe, tmp_path / "run", ["distill"], 0, LogProgress())
-    with pytest.raises(UserError, match="has no answer to views of 32 x 32 pixels"):
+    with pytest.raises(UserError, match="gives no logits for views of 32 x 32 pixels"):
         next(train(replace(run, signals=LiveSignals(teacher, recipe.label)), ["distill"]))
     assert not (tmp_path / "run").exists()
 
 
 def test_evaluation_tries_the_size_that_it_is_given(strangers: str) -> None:
     assert load_eval_model(f"{strangers}:strict", CPU, 64).size == 64
-    with pytest.raises(UserError, match="has no answer to views of 32 x 32 pixels"):
+    with pytest.raises(UserError, match="gives no logits for views of 32 x 32 pixels"):
         load_eval_model(f"{strangers}:saying", CPU, 32)
 
 
 def test_a_teacher_that_answers_several_views_otherwise_than_one_is_refused(teacher: Teacher) -> None:
-    with pytest.raises(UserError, match="answers 40 views with 3 numbers each, one with 1000; mend it"):
-        replace(teacher, model=Hungry(100), fitting=Fitting()).answer(MANY)
+    with pytest.raises(UserError, match="gives 40 views 3 numbers each, one 1000; mend it"):
+        replace(teacher, model=Hungry(100), fitting=Fitting()).logits(MANY)

@@ -14,24 +14,24 @@ from tinyvit.data.index import index_shards
 from tinyvit.data.location import resolve_data
 from tinyvit.labelling.describe import best_classes
 from tinyvit.models.teachers import Teacher
-from tinyvit.reports.answers import sample_rows, with_labels
+from tinyvit.reports.sampled_rows import sample_rows, with_labels
 from tinyvit.runtime.progress import SilentProgress
 
 
 @pytest.mark.parametrize("most", [1, 300, 10_000])
 def test_drawn_rows_are_the_stores(whole: LogitStore, most: int) -> None:
-    answers = sample_rows(whole, most, 3, SilentProgress())
+    sampled = sample_rows(whole, most, 3, SilentProgress())
     total = whole.spec.epochs * sum(whole.samples)
-    assert (answers.of, answers.drawn, len(answers)) == (total, min(most, total), min(most, total))
-    for number in range(0, len(answers), 97):
-        rows = whole.read(int(answers.epoch[number]), int(answers.shard[number]))
-        slot = int(answers.slot[number])
-        said = zip(answers.class_id[number].tolist(), answers.probability[number].tolist(), strict=True)
+    assert (sampled.of, sampled.drawn, len(sampled)) == (total, min(most, total), min(most, total))
+    for number in range(0, len(sampled), 97):
+        rows = whole.read(int(sampled.epoch[number]), int(sampled.shard[number]))
+        slot = int(sampled.slot[number])
+        said = zip(sampled.class_id[number].tolist(), sampled.probability[number].tolist(), strict=True)
         assert [(c, pytest.approx(p)) for c, p in best_classes(rows, slot)] == list(said)
-        assert rows.seed[slot] == answers.seed[number]
-        assert rows.residual[slot] == pytest.approx(answers.residual[number])
-    places = np.stack([answers.epoch, answers.shard, answers.slot])
-    assert len(np.unique(places, axis=1).T) == len(answers)
+        assert rows.seed[slot] == sampled.seed[number]
+        assert rows.residual[slot] == pytest.approx(sampled.residual[number])
+    places = np.stack([sampled.epoch, sampled.shard, sampled.slot])
+    assert len(np.unique(places, axis=1).T) == len(sampled)
 
 
 def test_a_draw_is_decided_by_its_seed_and_meets_every_unit(whole: LogitStore) -> None:
@@ -46,8 +46,8 @@ def test_only_units_that_are_there(small_data: Path, teacher: Teacher, tmp_path:
     for unit in store.units()[3:]:
         store.uncommit(unit)
     assert store.units()[:3] == [Unit(0, 0), Unit(0, 1), Unit(1, 0)]
-    answers = sample_rows(store, 10_000, 0, SilentProgress())
-    assert {*zip(answers.epoch.tolist(), answers.shard.tolist(), strict=True)} == {(0, 0), (0, 1), (1, 0)}
+    sampled = sample_rows(store, 10_000, 0, SilentProgress())
+    assert {*zip(sampled.epoch.tolist(), sampled.shard.tolist(), strict=True)} == {(0, 0), (0, 1), (1, 0)}
     for unit in store.units()[:3]:
         store.uncommit(unit)
     assert len(sample_rows(store, 10_000, 0, SilentProgress())) == 0
@@ -56,12 +56,12 @@ def test_only_units_that_are_there(small_data: Path, teacher: Teacher, tmp_path:
 def test_labels_are_those_of_the_images(whole: LogitStore, small_data: Path) -> None:
     index = index_shards(small_data / "train", SilentProgress())
     labels = [sample.label for sample in samples_of(small_data / "train")]
-    answers = with_labels(sample_rows(whole, 400, 0, SilentProgress()), index, None, SilentProgress())
+    sampled = with_labels(sample_rows(whole, 400, 0, SilentProgress()), index, None, SilentProgress())
     first = np.cumsum([0, *index.counts])
-    wanted = [labels[first[shard] + slot] for shard, slot in zip(answers.shard, answers.slot, strict=True)]
-    assert answers.label.tolist() == wanted
+    wanted = [labels[first[shard] + slot] for shard, slot in zip(sampled.shard, sampled.slot, strict=True)]
+    assert sampled.label.tolist() == wanted
     # The teacher's ids of the data's ten classes; it does not have the fourth.
     ids = [100, 90, 80, -1, 60, 50, 40, 30, 20, 10]
-    answers = with_labels(answers, index, ids, SilentProgress())
-    assert answers.label.tolist() == [ids[label] for label in wanted if label is not None]
-    assert len(answers.labelled) == sum(label != 3 for label in wanted)
+    sampled = with_labels(sampled, index, ids, SilentProgress())
+    assert sampled.label.tolist() == [ids[label] for label in wanted if label is not None]
+    assert len(sampled.labelled) == sum(label != 3 for label in wanted)

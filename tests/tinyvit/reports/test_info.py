@@ -13,8 +13,8 @@ from support import tinyvit
 from logitstore import LogitStore, StoreDamaged
 from tinyvit.data.index import index_shards
 from tinyvit.reports import statistics
-from tinyvit.reports.answers import sample_rows
 from tinyvit.reports.images import ViewRef, _Remade
+from tinyvit.reports.sampled_rows import sample_rows
 from tinyvit.runtime.progress import SilentProgress
 
 
@@ -34,10 +34,10 @@ def copied(whole: LogitStore, tmp_path: Path) -> LogitStore:
 def test_what_was_said_and_how_it_agrees(foreign: tuple[LogitStore, Path]) -> None:
     store, data = foreign
     said = info(store.location, "--data", str(data))["answers"]
-    answers = sample_rows(store, 1000, 0, SilentProgress())
-    assert said["rows_drawn"] == len(answers) == 120
-    assert said["mean_entropy"] == pytest.approx(float(statistics.entropy(answers).mean()))
-    right = sum(int(best) == 600 + slot % 3 for best, slot in zip(answers.best, answers.slot.tolist(), strict=True))
+    sampled = sample_rows(store, 1000, 0, SilentProgress())
+    assert said["rows_drawn"] == len(sampled) == 120
+    assert said["mean_entropy"] == pytest.approx(float(statistics.entropy(sampled).mean()))
+    right = sum(int(best) == 600 + slot % 3 for best, slot in zip(sampled.best, sampled.slot.tolist(), strict=True))
     assert said["agreement"]["top1"] == pytest.approx(100 * right / 120)
     assert info(store.location)["answers"]["agreement"] is None
 
@@ -54,9 +54,9 @@ def test_labels_are_matched_by_name_and_those_of_no_class_are_counted(
     (tmp_path / "data" / "classes.txt").write_text("".join(f"{name}\n" for name in mapped))
     said = info(store.location, "--data", str(tmp_path / "data"))["answers"]
     assert "but 2 of the data's 603 classes are none of its; 81 of 120 rows have no label that is one" in said["labels"]
-    answers = sample_rows(store, 1000, 0, SilentProgress())
+    sampled = sample_rows(store, 1000, 0, SilentProgress())
     # Label 602 is class 599 now.
-    of_602 = [int(best) for best, slot in zip(answers.best, answers.slot.tolist(), strict=True) if slot % 3 == 2]
+    of_602 = [int(best) for best, slot in zip(sampled.best, sampled.slot.tolist(), strict=True) if slot % 3 == 2]
     assert said["agreement"]["top1"] == pytest.approx(100 * of_602.count(599) / len(of_602))
 
 

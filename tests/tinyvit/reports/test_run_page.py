@@ -19,10 +19,10 @@ from tinyvit.data.index import index_shards
 from tinyvit.errors import UserError
 from tinyvit.models.teachers import Teacher
 from tinyvit.reports.against_teacher import Against, compare
-from tinyvit.reports.answers import sample_rows
 from tinyvit.reports.plot import plot
 from tinyvit.reports.run_figures import confusion
 from tinyvit.reports.run_page import write_run_page
+from tinyvit.reports.sampled_rows import sample_rows
 from tinyvit.reports.stages import StageRun, named, stage_folders
 from tinyvit.runtime.progress import SilentProgress
 
@@ -42,16 +42,16 @@ def test_a_student_with_the_teachers_weights_agrees_with_it(
 ) -> None:
     student = copy.deepcopy(teacher.model)
     student.pretrained_cfg = {**teacher.model.pretrained_cfg, "input_size": (3, 32, 32)}  # type: ignore[dict-item]
-    answers = sample_rows(small_store, 60, 0, SilentProgress())
+    sampled = sample_rows(small_store, 60, 0, SilentProgress())
     index = index_shards(small_data / "train", SilentProgress())
-    found = compare(student, answers, small_store, index, SilentProgress())
+    found = compare(student, sampled, small_store, index, SilentProgress())
     assert found is not None
     assert len(found.teacher) == 60
     assert found.agreement == found.among_five == 100
     assert found.confusions(5) == []
     # The same views at another size are other images to it.
     student.pretrained_cfg["input_size"] = (3, 64, 64)  # type: ignore[index]
-    other = compare(student, answers, small_store, index, SilentProgress())
+    other = compare(student, sampled, small_store, index, SilentProgress())
     assert other is not None
     assert other.agreement < 90
 

@@ -93,7 +93,7 @@ def test_what_there_is_no_page_about(small_store: LogitStore, tmp_path: Path) ->
     with pytest.raises(UserError, match=r"is not what .* was made from"):
         write_store_page(tmp_path / "a.html", small_store, str(EXAMPLE / "val"), 10, 0, SilentProgress())
     empty = LogitStore.create(tmp_path / "empty", small_store.spec, small_store.table)
-    with pytest.raises(UserError, match="no answers yet"):
+    with pytest.raises(UserError, match="no logits yet"):
         write_store_page(tmp_path / "a.html", empty, None, 10, 0, SilentProgress())
     assert not (tmp_path / "a.html").exists()
 

@@ -1,4 +1,4 @@
-"""The sparse answer and its losses, against their dense definitions."""
+"""The sparse signal and its losses, against their dense definitions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tinyvit.targets.losses import agreement, distillation_loss, label_loss
-from tinyvit.targets.signal import TeacherSignal, answered
+from tinyvit.targets.signal import TeacherSignal, valid_logits
 
 CLASSES = 30
 
@@ -108,7 +108,7 @@ def test_the_last_draw_hits_a_class_that_is_possible(monkeypatch: pytest.MonkeyP
 def test_what_is_no_answer_is_told_from_what_is() -> None:
     inf, nan = torch.inf, torch.nan
     logits = torch.tensor([[0.0, 1, 2], [-inf, -inf, 0], [-inf, -inf, -inf], [nan, 0, 0], [inf, 0, 0], [-inf, nan, 0]])
-    assert answered(logits).tolist() == [True, True, False, False, False, False]
+    assert valid_logits(logits).tolist() == [True, True, False, False, False, False]
 
 
 @pytest.mark.parametrize("residual", ["uniform", "ghost", "renormalise"])
@@ -152,7 +152,7 @@ def test_sampled_answers_are_unbiased_and_their_starts_even() -> None:
     assert torch.allclose(signal.probability.sum(dim=1), torch.ones(times))
     mean = torch.zeros(times, CLASSES).scatter_add(1, signal.class_id, signal.probability).mean(dim=0)
     p = logits.softmax(dim=1)[0]
-    # A class's share of one answer has at most the variance of one draw in eight; five standard errors.
+    # A class's share of one row has at most the variance of one draw in eight; five standard errors.
     assert ((mean - p).abs() <= 5 * (p * (1 - p) / 8 / times).sqrt() + 1e-9).all()
     # The eight best classes alone would be further off than that.
     best = TeacherSignal.from_logits(logits, 8)

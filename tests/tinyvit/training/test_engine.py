@@ -139,7 +139,7 @@ def test_rates_grow_with_the_batch_where_they_are_for_another(train: Train, tmp_
 
 
 def test_answers_and_labels_weigh_what_the_recipe_says(train: Train, small_data: Path, tmp_path: Path) -> None:
-    """A student of ten classes teaches another; its answers and the labels add up by their weights."""
+    """A student of ten classes teaches another; its logits and the labels add up by their weights."""
     with pytest.raises(UserError, match=r"the data's class 'T-shirt/top' \(label 0\) is none of the teacher's 1000"):
         train("distill", "stages.distill.label_weight=0.25", folder="refused")
     train("finetune")
@@ -155,7 +155,7 @@ def test_answers_and_labels_weigh_what_the_recipe_says(train: Train, small_data:
         first[weight] = losses(tmp_path / folder / "distill")[0]
     assert first[0.75] - first[0.0] == pytest.approx(3 * (first[0.25] - first[0.0]), rel=1e-3)
     assert abs(first[0.25] - first[0.0]) > 1e-3
-    # The teacher's classes are those of the images: a stage on its answers is evaluated too.
+    # The teacher's classes are those of the images: a stage on its logits is evaluated too.
     assert result["val"]["images"] == 250
     # The same images, whose labels are numbered in another order: what they mean is what is learned, and counted.
     other = renumbered(small_data, tmp_path / "other")

@@ -145,7 +145,7 @@ def _found(
     if png:
         numbers = list(range(0, len(coco), max(1, len(coco) // DRAWN)))[:DRAWN]
         images = [torch.from_numpy(coco.image(number)).permute(2, 0, 1) for number in numbers]
-        answers = [{k: v.cpu() for k, v in a.items()} for a in detect(model, images, world.device, dtype)]
-        draw_found(png, coco, detector.classes, numbers, answers, LEAST)
+        detections = [{k: v.cpu() for k, v in a.items()} for a in detect(model, images, world.device, dtype)]
+        draw_found(png, coco, detector.classes, numbers, detections, LEAST)
     told = {"annotations": str(coco.annotations), "data": asdict(coco.census)}
     return figures | told | ({"picture": str(png)} if png else {})

@@ -59,7 +59,7 @@ def plan(
 
 
 def _table(label: Label, work: Work, devices: int, found: Plan, pilot: Pilot | None) -> Table:
-    measured = "measured" if pilot else "estimated, right for answers that are spread out; --measure measures it"
+    measured = "measured" if pilot else "estimated, right for logits that are spread out; --measure measures it"
     lines = [
         ("images, shards, classes", f"{work.images:,}, {work.shards:,}, {work.classes:,}"),
         ("rows", f"{found.rows:,} ({label.epochs} views of each image)"),

@@ -21,7 +21,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="run folders, or folders of single stages; several are compared")],
     out: Annotated[Path, typer.Option("-o", "--out", help="the page")] = Path("report.html"),
     store: Annotated[
-        str | None, typer.Option(help="stored answers to compare students with; default: those they learned from")
+        str | None, typer.Option(help="stored logits to compare students with; default: those they learned from")
     ] = None,
     data: Annotated[str | None, typer.Option(help="the store's shards; default: those of the run")] = None,
     views: Annotated[int, typer.Option(min=1, help="ask each student about so many stored views")] = 2000,

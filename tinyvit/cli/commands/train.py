@@ -41,11 +41,11 @@ def train(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Stage 2: train a student on stored answers, on labels, or both in turn; with torchrun on many devices."""
+    """Stage 2: train a student on stored logits, on labels, or both in turn; with torchrun on many devices."""
     resolved = resolve_data(load_recipe(recipe, overrides or []), data)
     stages = stage or list(resolved.stages)
     if store and online:
-        raise UserError("--store and --online exclude each other: answers are stored or live")
+        raise UserError("--store and --online exclude each other: logits are stored or live")
     if resolved.detection and (store or online):
         raise UserError("a detector learns from no teacher; leave --store and --online out")
     with join_world() as world, stopping_by_signal() as stop:

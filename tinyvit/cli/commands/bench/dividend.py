@@ -41,7 +41,7 @@ def dividend(
     out: OutFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a student of few labels gains by its teacher's stored answers on all images, at equal steps."""
+    """What a student of few labels gains by its teacher's stored logits on all images, at equal steps."""
     bench, found = benchmark("dividend.report"), benchmark("dividend.compare")
 
     if settings and plot:

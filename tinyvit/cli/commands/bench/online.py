@@ -20,7 +20,7 @@ def online(
     out: OutFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Training on stored answers beside training with the live teacher: the loss of each step."""
+    """Training on stored logits beside training with the live teacher: the loss of each step."""
     bench = benchmark("offline_online")
 
     found = bench.compare(folder, data, teacher, default_progress())

@@ -26,7 +26,7 @@ def storage(
     as_json: AsJson = False,
 ) -> None:
     """The store in every encoding beside flat records, on real rows: bytes, divergence, rows a second, memory."""
-    rows, bench = benchmark("answers"), benchmark("storage")
+    rows, bench = benchmark("sparse_rows"), benchmark("storage")
 
     resolved, progress = resolve_data(load_recipe(recipe, overrides or []), data), default_progress()
     teacher = load_teacher(resolved.label.teacher, default_device(), resolved.label.classes, resolved.label.input_size)

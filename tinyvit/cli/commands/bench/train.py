@@ -24,7 +24,7 @@ def train(
     out: OutFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Training beside a bare loop over timm's loader: on labels, on stored answers, with the live teacher."""
+    """Training beside a bare loop over timm's loader: on labels, on stored logits, with the live teacher."""
     bench = benchmark("training")
 
     resolved = resolve_data(

@@ -15,8 +15,8 @@ from logitstore import LogitStore, StoreError
 from tinyvit.cli.options import AsJson
 from tinyvit.labelling.describe import describe
 from tinyvit.reports import statistics
-from tinyvit.reports.answers import sample_rows
 from tinyvit.reports.labels import label_rows, shards_of
+from tinyvit.reports.sampled_rows import sample_rows
 from tinyvit.runtime.progress import default_progress
 
 # Rows that the figures are of, unless the store has fewer.
@@ -38,7 +38,7 @@ def info(
     What was said is reckoned from up to 5,000 rows drawn at random.
     """
     opened = LogitStore.open(store)
-    facts: dict[str, Any] = {**describe(opened), "answers": _answers(opened, data)}
+    facts: dict[str, Any] = {**describe(opened), "answers": _sampled(opened, data)}
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -50,23 +50,23 @@ def info(
         console.print(table, "")
 
 
-def _answers(store: LogitStore, data: str | None) -> dict[str, Any] | None:
+def _sampled(store: LogitStore, data: str | None) -> dict[str, Any] | None:
     """Figures of some rows; None where there are none, or where they cannot be read, which `store verify` explains."""
     index = shards_of(store, data, default_progress()) if data else None
     try:
-        answers = sample_rows(store, LOOKED_AT, 0, default_progress())
+        sampled = sample_rows(store, LOOKED_AT, 0, default_progress())
     except StoreError:
         return None
-    count = {"rows_drawn": answers.drawn, "rows_without_answer": answers.drawn - len(answers)}
-    if not len(answers):
-        return count if answers.drawn else None
-    labelled = label_rows(answers, store, index, default_progress())
-    agreement = statistics.agreement(labelled.answers)
+    count = {"rows_drawn": sampled.drawn, "rows_without_answer": sampled.drawn - len(sampled)}
+    if not len(sampled):
+        return count if sampled.drawn else None
+    labelled = label_rows(sampled, store, index, default_progress())
+    agreement = statistics.agreement(labelled.sampled)
     return {
         **count,
-        "mean_kept_mass": float(statistics.kept_mass(answers)[:, -1].mean()),
-        "mean_confidence": float(answers.confidence.mean()),
-        "mean_entropy": float(statistics.entropy(answers).mean()),
+        "mean_kept_mass": float(statistics.kept_mass(sampled)[:, -1].mean()),
+        "mean_confidence": float(sampled.confidence.mean()),
+        "mean_entropy": float(statistics.entropy(sampled).mean()),
         "labels": labelled.note,
         "agreement": vars(agreement) if agreement else None,
     }
@@ -116,7 +116,7 @@ def _sections(facts: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]
         return
     if said["rows_drawn"] == said["rows_without_answer"]:
         why = "their images were broken, or what the teacher said was not finite"
-        yield "What the teacher said", [("", f"nothing: none of {said['rows_drawn']:,} rows is an answer ({why})")]
+        yield "What the teacher said", [("", f"nothing: none of {said['rows_drawn']:,} rows is valid ({why})")]
         return
     agreed = said["agreement"]
     yield (
@@ -126,7 +126,7 @@ def _sections(facts: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]
             ("kept mass", f"{100 * said['mean_kept_mass']:.2f} % on average"),
             ("best class", f"{100 * said['mean_confidence']:.1f} % sure on average"),
             ("entropy", f"{said['mean_entropy']:.3f} nat on average"),
-            ("without answer", f"{said['rows_without_answer']:,}"),
+            ("without logits", f"{said['rows_without_answer']:,}"),
             ("labels", f"top-1 {agreed['top1']:.1f} %, top-5 {agreed['top5']:.1f} %" if agreed else said["labels"]),
         ],
     )

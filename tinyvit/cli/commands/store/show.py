@@ -23,8 +23,8 @@ from tinyvit.cli.options import AsJson
 from tinyvit.data.index import ShardIndex
 from tinyvit.errors import UserError
 from tinyvit.labelling.describe import best_classes, sample_of_key
-from tinyvit.reports.answers import SampledRows, sample_rows
 from tinyvit.reports.labels import label_rows, shards_of
+from tinyvit.reports.sampled_rows import SampledRows, sample_rows
 from tinyvit.runtime.progress import default_progress
 
 # Columns of a terminal that an image takes; two of its rows are one of the terminal's.
@@ -112,28 +112,28 @@ def _found(
     store: LogitStore, index: ShardIndex | None, label: str | None, wrong: bool, low_mass: float | None
 ) -> list[tuple[int, int, int]]:
     """(epoch, shard, slot) of the views that the filters want, in no particular order."""
-    answers = sample_rows(store, SEARCHED, 0, default_progress())
+    sampled = sample_rows(store, SEARCHED, 0, default_progress())
     if low_mass is not None:
-        answers = answers[answers.probability.sum(axis=1) < low_mass]
+        sampled = sampled[sampled.probability.sum(axis=1) < low_mass]
     if index is not None and (label or wrong):
-        labelled = label_rows(answers, store, index, default_progress())
-        answers = labelled.answers.labelled
-        if not len(answers):
+        labelled = label_rows(sampled, store, index, default_progress())
+        sampled = labelled.sampled.labelled
+        if not len(sampled):
             raise UserError(f"--label and --wrong cannot be answered: {labelled.note}")
         if label:
-            answers = answers[_of_class(answers, label, store.class_names)]
+            sampled = sampled[_of_class(sampled, label, store.class_names)]
         if wrong:
-            answers = answers[answers.best != answers.label]
-    return list(zip(answers.epoch.tolist(), answers.shard.tolist(), answers.slot.tolist(), strict=True))
+            sampled = sampled[sampled.best != sampled.label]
+    return list(zip(sampled.epoch.tolist(), sampled.shard.tolist(), sampled.slot.tolist(), strict=True))
 
 
-def _of_class(answers: SampledRows, label: str, names: Sequence[str] | None) -> Any:
+def _of_class(sampled: SampledRows, label: str, names: Sequence[str] | None) -> Any:
     if label.isdecimal():
-        return answers.label == int(label)
+        return sampled.label == int(label)
     ids = [number for number, name in enumerate(names or []) if label.lower() in name.lower()]
     if not ids:
         raise UserError(f"no class of the teacher is called {label!r}; give its number")
-    return np.isin(answers.label, ids)
+    return np.isin(sampled.label, ids)
 
 
 def _view(store: LogitStore, epoch: int, shard: int, slot: int, top: int) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _view(store: LogitStore, epoch: int, shard: int, slot: int, top: int) -> dic
 def _table(view: dict[str, Any], title: str) -> Table:
     table = Table(title=title, title_justify="left", show_header=False, box=None)
     if not view["valid"]:
-        table.add_row("no answer: the image could not be decoded, or the teacher's answer was not finite")
+        table.add_row("no logits: the image could not be decoded, or the teacher's logits were not finite")
         return table
     for entry in view["classes"]:
         bar = "█" * max(1, round(30 * entry["probability"]))

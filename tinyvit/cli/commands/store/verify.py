@@ -49,7 +49,7 @@ def verify(
         if data is not None:
             result["faults"] += data_faults(opened, data, progress)
         if replay and data is not None and not result["faults"]:
-            from tinyvit.labelling.verify_answers import replay_faults
+            from tinyvit.labelling.verify_logits import replay_faults
 
             sound = [unit for unit in opened.units() if unit not in units and unit not in missing]
             result["views_replayed"], found = replay_faults(

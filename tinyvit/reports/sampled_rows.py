@@ -28,7 +28,7 @@ class SampledRows:
     probability 0 where a row has fewer than K; residual [N], the mass outside; label [N], the id that the label has
     among the teacher's classes, NO_LABEL where it is not known.
 
-    `drawn` rows were looked at, of `of` in the store; those without an answer are not among the N.
+    `drawn` rows were looked at, of `of` in the store; those without logits are not among the N.
     """
 
     num_classes: int
@@ -107,7 +107,7 @@ def sample_rows(store: LogitStore, most: int, seed: int, progress: Progress) -> 
 def read_rows(
     store: LogitStore, places: Sequence[tuple[int, int, NDArray[np.intp]]], progress: Progress
 ) -> SampledRows:
-    """The rows of these slots of these (epoch, shard), in that order, less those without an answer."""
+    """The rows of these slots of these (epoch, shard), in that order, less those without logits."""
     found: dict[str, list[NDArray[np.generic]]] = {}
     drawn = sum(len(slots) for _, _, slots in places)
     with progress.task("read", drawn, "rows") as bar:
@@ -138,29 +138,29 @@ def read_rows(
 
 
 def with_labels(
-    answers: SampledRows, index: ShardIndex, classes: Sequence[int] | None, progress: Progress
+    sampled: SampledRows, index: ShardIndex, classes: Sequence[int] | None, progress: Progress
 ) -> SampledRows:
     """The same rows with the labels of their samples. `classes`: the teacher's id of each label, -1 for none; None
     where they are the same.
 
     Labels without an id among the teacher's classes stay unknown.
     """
-    label = np.full(len(answers), NO_LABEL)
-    order = np.lexsort((answers.slot, answers.shard))
-    known = np.arange(answers.num_classes) if classes is None else np.asarray(classes)
-    with progress.task("labels", len(answers), "rows") as bar:
-        for shard, rows in groupby(order.tolist(), key=lambda row: int(answers.shard[row])):
+    label = np.full(len(sampled), NO_LABEL)
+    order = np.lexsort((sampled.slot, sampled.shard))
+    known = np.arange(sampled.num_classes) if classes is None else np.asarray(classes)
+    with progress.task("labels", len(sampled), "rows") as bar:
+        for shard, rows in groupby(order.tolist(), key=lambda row: int(sampled.shard[row])):
             where = list(rows)
-            slots = sorted({int(answers.slot[row]) for row in where})
+            slots = sorted({int(sampled.slot[row]) for row in where})
             # A part at a time: the images come along with the labels.
             labels: dict[int, int] = {}
             for part in _parts(slots):
                 for slot, sample in zip(part, index.shard(shard).read(part), strict=True):
                     own = sample.label if sample.label is not None else -1
                     labels[slot] = int(known[own]) if 0 <= own < len(known) else NO_LABEL
-            label[where] = [labels[int(answers.slot[row])] for row in where]
+            label[where] = [labels[int(sampled.slot[row])] for row in where]
             bar.advance(len(where))
-    return replace(answers, label=label)
+    return replace(sampled, label=label)
 
 
 def _parts(slots: list[int], size: int = 64) -> Iterator[list[int]]:

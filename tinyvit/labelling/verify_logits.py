@@ -1,4 +1,4 @@
-"""A store against the teacher that was asked: views made again, answers compared."""
+"""A store against the teacher that was asked: views made again, logits compared."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tinyvit.labelling.describe import stored_augment, stored_decode
 from tinyvit.labelling.verify_replay import reading_differences
 from tinyvit.models.teachers import Teacher
 from tinyvit.runtime.progress import Progress
-from tinyvit.targets.signal import answered
+from tinyvit.targets.signal import valid_logits
 
 # Difference of sqrt(p) that another batch size, another processor or bfloat16 makes, beside the encoding's own.
 ARITHMETIC = {"cpu": 1e-3, "cuda": 2e-2}
@@ -37,7 +37,7 @@ def replay_faults(
 ) -> tuple[int, list[str]]:
     """Make random views of these units again, ask the teacher again and compare.
 
-    Returns how many views were compared (fewer than asked for where the units have not so many answers), and one line
+    Returns how many views were compared (fewer than asked for where the units have not so many rows), and one line
     for each that differs; a line too where there was nothing to compare.
 
     Every stored probability must be the teacher's within the encoding's rounding, and no class that was left out
@@ -68,7 +68,7 @@ def replay_faults(
             if not left:
                 break
     if left == views and not faults:
-        faults.append("no view was compared: there is no answer to compare with")
+        faults.append("no view was compared: there are no logits to compare with")
     return views - left, faults
 
 
@@ -78,19 +78,19 @@ def _compare(store: LogitStore, rows: Rows, shard: IndexedShard, slots: list[int
     size = int(store.spec.teacher["input_size"])
     made = render_views(shard, slots, rows.seed, stored_augment(store), stored_decode(store), size)
     views = made.whole()
-    answers = teacher.answer(torch.from_numpy(np.stack(list(views.values()))))
-    live = answers.softmax(dim=1).cpu().numpy()
+    logits = teacher.logits(torch.from_numpy(np.stack(list(views.values()))))
+    live = logits.softmax(dim=1).cpu().numpy()
     noise = ARITHMETIC["cuda" if teacher.device.type == "cuda" else "cpu"]
     faults = []
-    for slot, p, is_one in zip(views, live, answered(answers).tolist(), strict=True):
-        line = _difference(store, rows, slot, p, noise) if is_one else "it is not finite"
+    for slot, p, is_one in zip(views, live, valid_logits(logits).tolist(), strict=True):
+        line = _difference(store, rows, slot, p, noise) if is_one else "they are not finite"
         if line:
-            faults.append(f"the teacher's answer to {made.samples[slot].key!r} is now another one: {line}")
+            faults.append(f"the teacher's logits for {made.samples[slot].key!r} are now others: {line}")
     return faults
 
 
 def _difference(store: LogitStore, rows: Rows, slot: int, live: np.ndarray, noise: float) -> str | None:
-    """Where a stored answer is not the live one's [C], beyond what its encoding and this noise of sqrt(p) account for.
+    """Where stored logits are not the live ones' [C], beyond what its encoding and this noise of sqrt(p) account for.
 
     Looked at are the kept classes, and those that were left out.
     """

@@ -23,11 +23,11 @@ CHUNK = 200
 
 
 @dataclass
-class Answers:
-    """N answers of a teacher of C classes, cut down to at most K; float64, so that they are the measure.
+class SparseRows:
+    """N rows of a teacher of C classes, cut down to at most K; float64, so that they are the measure.
 
     class_id    [N, K] best first
-    probability [N, K], 0 where an answer has fewer classes
+    probability [N, K], 0 where a row has fewer classes
     residual    [N] mass outside
     spread      [N] what it costs to spread that mass evenly: the divergence of the true rest from an even one
     """
@@ -40,12 +40,12 @@ class Answers:
 
 @dataclass
 class Views:
-    """The answers for the same N views, by how they were cut down, with each view's seed and key."""
+    """The rows of the same N views, by how they were cut down, with each view's seed and key."""
 
     num_classes: int
     seed: NDArray[np.uint32]
     keys: list[str]
-    cut: dict[str, Answers]
+    cut: dict[str, SparseRows]
 
 
 def collect(recipe: Recipe, teacher: Teacher, views: int, workers: int, progress: Progress) -> Views:
@@ -70,7 +70,7 @@ def collect(recipe: Recipe, teacher: Teacher, views: int, workers: int, progress
         for shard in range(len(index))
         for part in stream.parts(Unit(epoch, shard), range(epoch, epoch + 1))
     )
-    parts: dict[str, list[Answers]] = {}
+    parts: dict[str, list[SparseRows]] = {}
     seeds: list[NDArray[np.uint32]] = []
     keys: list[str] = []
     count = 0
@@ -79,7 +79,7 @@ def collect(recipe: Recipe, teacher: Teacher, views: int, workers: int, progress
             name = table.name[chunk.unit.shard]
             slots = chunk.slots.numpy()
             seed = view_seeds(label.seed, name, chunk.unit.block, table.samples[chunk.unit.shard])[slots]
-            for cut, answers in cut_down(teacher.answer(chunk.views[0]).cpu(), seed).items():
+            for cut, answers in cut_down(teacher.logits(chunk.views[0]).cpu(), seed).items():
                 parts.setdefault(cut, []).append(answers)
             seeds.append(seed)
             keys += [f"{name[:-4]}-{slot:06d}-{chunk.unit.block}" for slot in slots]
@@ -88,19 +88,19 @@ def collect(recipe: Recipe, teacher: Teacher, views: int, workers: int, progress
             if count >= views:
                 break
     joined = {
-        cut: Answers(*(np.concatenate([getattr(a, field) for a in found])[:views] for field in vars(found[0])))
+        cut: SparseRows(*(np.concatenate([getattr(a, field) for a in found])[:views] for field in vars(found[0])))
         for cut, found in parts.items()
     }
     return Views(teacher.num_classes, np.concatenate(seeds)[:views], keys[:views], joined)
 
 
-def cut_down(logits: Tensor, seed: NDArray[np.uint32]) -> dict[str, Answers]:
+def cut_down(logits: Tensor, seed: NDArray[np.uint32]) -> dict[str, SparseRows]:
     """Logits [B, C] by the number of best classes, by mass, and by 50 draws (as in arXiv 2503.16870)."""
     p = logits.double().softmax(dim=1)
     best = {top_k: TeacherSignal.from_logits(logits, top_k) for top_k in (100, 10)}
     mass = TeacherSignal.from_logits_by_mass(logits, 100, 0.99)
     draws = TeacherSignal.sampled_from_logits(logits, 50, torch.from_numpy(seed.astype(np.int64)))
-    sampled = Answers(
+    sampled = SparseRows(
         draws.class_id.numpy(),
         draws.probability.double().numpy(),
         np.zeros(len(p)),
@@ -109,14 +109,14 @@ def cut_down(logits: Tensor, seed: NDArray[np.uint32]) -> dict[str, Answers]:
     return {f"top {k}": _measure(p, s) for k, s in best.items()} | {"mass": _measure(p, mass), "sampled": sampled}
 
 
-def _measure(p: Tensor, signal: TeacherSignal) -> Answers:
+def _measure(p: Tensor, signal: TeacherSignal) -> SparseRows:
     kept = p.gather(1, signal.class_id) * signal.present
     # Absent entries name the first class again, so scattering zeros takes out the kept classes and no others.
     rest = p.scatter(1, signal.class_id, 0.0)
     residual = rest.sum(dim=1)
     even = residual / (p.shape[1] - signal.present.sum(dim=1))
     spread = torch.where(rest > 0, rest * (rest / even[:, None]).log(), 0.0).sum(dim=1)
-    return Answers(signal.class_id.numpy(), kept.numpy(), residual.numpy(), spread.numpy())
+    return SparseRows(signal.class_id.numpy(), kept.numpy(), residual.numpy(), spread.numpy())
 
 
 def stand_in(teacher: Teacher, num_classes: int) -> Teacher:
