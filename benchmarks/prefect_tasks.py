@@ -14,7 +14,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from logitstore import LogitStore, Unit
 from tinyvit.config import Recipe
 from tinyvit_flows.server import HOST, local_server
-from tinyvit_flows.tasks import label_group
+from tinyvit_flows.tasks.labelling import label_group
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
 

@@ -23,7 +23,10 @@ from tinyvit.data.location import resolve_data
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import default_progress
 from tinyvit_flows.runners import Kind, started_runner
-from tinyvit_flows.tasks import check_store, plain_fault, result_or_loss, train_one
+from tinyvit_flows.tasks.contraction import train_one
+from tinyvit_flows.tasks.faults import plain_fault
+from tinyvit_flows.tasks.training import check_store
+from tinyvit_flows.tasks.work import result_or_loss
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
 # How often candidates whose process or machine was lost are trained again.

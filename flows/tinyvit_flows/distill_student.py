@@ -16,7 +16,9 @@ from tinyvit.reports.run_figures import curves_png
 from tinyvit.reports.stages import StageRun
 from tinyvit.training.launch import Ranks, default_processes
 from tinyvit.training.run import check_stages
-from tinyvit_flows.tasks import check_later_stages, check_store, link_to, plain_fault, report_run, result_of, run_stage
+from tinyvit_flows.tasks.faults import plain_fault
+from tinyvit_flows.tasks.training import check_later_stages, check_store, report_run, run_stage
+from tinyvit_flows.tasks.work import link_to, result_of
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
 

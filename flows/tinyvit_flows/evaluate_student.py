@@ -14,7 +14,9 @@ from tinyvit.runtime.progress import default_progress
 from tinyvit.transfer.page import write_page
 from tinyvit.transfer.scorecard import Entry, figure_of, lines, parse_data, parse_measures, scorecard, told
 from tinyvit.transfer.scorer import Scorer
-from tinyvit_flows.tasks import judge_network, plain_fault, result_of
+from tinyvit_flows.tasks.evaluation import score_network
+from tinyvit_flows.tasks.faults import plain_fault
+from tinyvit_flows.tasks.work import result_of
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
 EXAMPLE = (
@@ -47,7 +49,7 @@ def evaluate_student(
     places = parse_data(data or ([] if sets else ["fashion=examples/fashion-mnist"]))
     chosen, folder = parse_measures(measures or []), Path(run_dir)
     for checkpoint in dict.fromkeys(checkpoint for entry in entries for checkpoint in entry.checkpoints):
-        result_of(judge_network.submit(folder, seed, checkpoint, places, sets, chosen))
+        result_of(score_network.submit(folder, seed, checkpoint, places, sets, chosen))
     scorer = Scorer.here(folder, seed, default_workers(), default_progress())
     found = scorecard(scorer, entries, places, sets, chosen)
     page = folder / "scorecard.html"

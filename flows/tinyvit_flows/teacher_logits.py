@@ -28,17 +28,9 @@ from tinyvit.reports.figures import confidence
 from tinyvit.reports.sampled_rows import sample_rows
 from tinyvit.runtime.progress import SilentProgress
 from tinyvit_flows.runners import Kind, started_runner
-from tinyvit_flows.tasks import (
-    label_group,
-    label_rest,
-    link_to,
-    plain_fault,
-    plan_units,
-    report_store,
-    result_of,
-    result_or_loss,
-    seal_store,
-)
+from tinyvit_flows.tasks.faults import plain_fault
+from tinyvit_flows.tasks.labelling import label_group, label_rest, plan_units, report_store, seal_store
+from tinyvit_flows.tasks.work import link_to, result_of, result_or_loss
 
 # For what is done here; labelling has a runner of its own.
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=1)
