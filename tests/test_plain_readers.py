@@ -12,9 +12,9 @@ import pytest
 import zarr
 from isolated import without_packages
 from support import ROOT
-from toy import SPEC, TABLE, random_rows
 
 from logitstore import LogitStore, verify
+from logitstore.testing import SPEC, TABLE, random_rows
 
 OURS = {"logitstore", "tinyvit", "tinyvit_flows"}
 

@@ -253,6 +253,7 @@ class RemoteObjects(Objects):
             raise self._plain(f"{key} cannot be read", fault) from fault
 
     def put(self, key: str, data: bytes) -> None:
+        self._refuse_where_read_only(key)
         try:
             self._store.put(key, data)
         except self._faults as fault:
@@ -266,6 +267,7 @@ class RemoteObjects(Objects):
             put.result()
 
     def put_new(self, key: str, data: bytes) -> bool:
+        self._refuse_where_read_only(key)
         try:
             self._store.put(key, data, mode="create")
         except self._faults as fault:
@@ -282,6 +284,7 @@ class RemoteObjects(Objects):
         return True
 
     def delete(self, key: str) -> None:
+        self._refuse_where_read_only(key)
         try:
             self._store.delete(key)
         except FileNotFoundError:
@@ -328,6 +331,12 @@ class RemoteObjects(Objects):
             return [(entry["path"], entry["size"]) for chunk in self._store.list(prefix) for entry in chunk]
         except self._faults as fault:
             raise self._plain("its objects cannot be listed", fault) from fault
+
+    def _refuse_where_read_only(self, key: str) -> None:
+        """StoreError behind a web server: there are such that take what they are sent, whoever sends it."""
+        if self.readable_only:
+            line = f"{self.location} can only be read ({key} was to be changed); open the store where it is written"
+            raise StoreError(self._unsigned(line))
 
     @property
     def _faults(self) -> tuple[type[Exception], ...]:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 from buckets import Bucket
-from toy import SPEC, TABLE, assert_equal_stores, made_store, random_rows
+from toy import assert_equal_stores
 
 from logitstore import Claims, LogitStore, Unit, open_objects
 from logitstore.claims import RUNS
+from logitstore.testing import SPEC, TABLE, made_store, random_rows
 
 MANY = replace(SPEC, epochs=32, epochs_per_unit=1)
 SPAWN = multiprocessing.get_context("spawn")

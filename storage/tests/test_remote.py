@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from buckets import Bucket
 from isolated import without_packages
-from toy import SPEC, TABLE, assert_equal_stores, made_store, random_rows
 
-from logitstore import LogitStore, StoreError, Unit, copy, diff, merge, verify
+from logitstore import LogitStore, StoreError, diff, merge, verify
 from logitstore.objects import open_objects
+from logitstore.testing import SPEC, TABLE, made_store, random_rows
 
 
 @pytest.mark.parametrize("epochs_per_unit", [1, 2])
@@ -33,67 +33,12 @@ def test_a_store_in_a_bucket_is_the_one_on_disk(bucket: Bucket, tmp_path: Path, 
     assert here == there
 
 
-def test_resuming_and_repairing_in_a_bucket(bucket: Bucket) -> None:
-    made = LogitStore.create(bucket.s3("resume"), SPEC, TABLE)
-    made.write_unit(Unit(1, 0), random_rows(Unit(1, 0)))
-    reopened = LogitStore.open(bucket.s3("resume"))
-    assert reopened.missing() == [Unit(0, 0), Unit(0, 1), Unit(1, 1)]
-    with pytest.raises(StoreError, match="not there yet"):
-        reopened.read(0, 0)
-    for unit in reopened.missing():
-        reopened.write_unit(unit, random_rows(unit))
-    reopened.seal()
-    key = "value/c/1/0/0/0"
-    data = reopened.objects.get(key)
-    assert data is not None
-    reopened.objects.put(key, data[:9] + bytes([data[9] ^ 4]) + data[10:])
-    assert [unit for unit, faults in verify(reopened) if faults] == [Unit(1, 0)]
-    reopened.uncommit(Unit(1, 0))
-    assert LogitStore.open(bucket.s3("resume")).missing() == [Unit(1, 0)]
-    assert not LogitStore.open(bucket.s3("resume")).sealed
-
-
-def test_a_bucket_is_copied_to_disk_and_back_bit_by_bit(bucket: Bucket, tmp_path: Path) -> None:
-    source = made_store(tmp_path / "one")
-    source.seal()
-    list(copy(source, bucket.s3("copy")))
-    list(copy(LogitStore.open(bucket.s3("copy")), tmp_path / "two"))
-    two = LogitStore.open(tmp_path / "two")
-    assert two.sealed
-    assert_equal_stores(source, two)
-
-
 def test_parts_on_disk_and_in_a_bucket_are_merged(bucket: Bucket, tmp_path: Path) -> None:
     local, remote = (LogitStore.create(place, SPEC, TABLE) for place in (tmp_path / "one", bucket.s3("part")))
     for number, unit in enumerate(local.units()):
         (local, remote)[number % 2].write_unit(unit, random_rows(unit))
     assert len(list(merge([local, remote], bucket.s3("merged")))) == 4
     assert LogitStore.open(bucket.s3("merged")).sealed
-
-
-def test_a_sealed_store_is_read_over_http_and_cannot_be_written(bucket: Bucket) -> None:
-    made = made_store(bucket.s3("web"))
-    made.seal()
-    web = LogitStore.open(bucket.published("web"))
-    assert web.missing() == []
-    assert web.faults() == []
-    assert not any(faults for _, faults in verify(web))
-    for epoch in range(3):
-        assert (web.read(epoch, 0).class_id == made.read(epoch, 0).class_id).all()
-
-
-def test_an_unsealed_store_over_http_says_what_it_needs(bucket: Bucket, tmp_path: Path) -> None:
-    made_store(bucket.s3("open"))
-    web = LogitStore.open(bucket.published("open"))
-    assert web.read(0, 0).valid.all()
-    with pytest.raises(StoreError, match="not sealed"):
-        web.missing()
-
-
-def test_creating_over_a_store_in_a_bucket_is_refused(bucket: Bucket) -> None:
-    LogitStore.create(bucket.s3("twice"), SPEC, TABLE)
-    with pytest.raises(StoreError, match="already exists"):
-        LogitStore.create(bucket.s3("twice"), SPEC, TABLE)
 
 
 @pytest.mark.parametrize(

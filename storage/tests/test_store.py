@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
-from toy import SPEC, TABLE, UNIT_ARRAYS, forget, made_store, random_rows, unit_file
+from toy import forget
 
 from logitstore import (
     FORMAT_VERSION,
@@ -18,13 +17,11 @@ from logitstore import (
     StoreDamaged,
     StoreError,
     StoreFormatError,
-    StoreNotFound,
     Unit,
-    UnitMissing,
     copy,
     verify,
 )
-from logitstore.objects import LocalObjects
+from logitstore.testing import SPEC, TABLE, UNIT_ARRAYS, made_store, random_rows
 
 
 @pytest.fixture
@@ -36,25 +33,6 @@ def faulty_units(store: LogitStore) -> dict[Unit, list[str]]:
     return {unit: found for unit, found in verify(LogitStore.open(store.location)) if found}
 
 
-@pytest.mark.parametrize("epochs_per_unit", [1, 2, 3])
-def test_rows_read_back_whatever_the_length_of_a_unit(tmp_path: Path, epochs_per_unit: int) -> None:
-    spec = replace(SPEC, epochs_per_unit=epochs_per_unit)
-    made = made_store(tmp_path / "s", spec)
-    for unit in made.units():
-        wanted = random_rows(unit, spec)
-        for e, epoch in enumerate(spec.epochs_of(unit)):
-            rows = made.read(epoch, unit.shard)
-            assert (rows.class_id[:, 0] == wanted.class_id[e, :, 0]).all()
-            assert (np.sort(rows.class_id) == np.sort(wanted.class_id[e])).all()
-            assert (rows.seed == wanted.seed[e]).all()
-            assert (rows.view_digest == wanted.view_digest[e]).all()
-            assert np.allclose(rows.probability.sum(-1) + rows.residual, 1, atol=1e-6)
-            best_first = np.argsort(rows.class_id), np.argsort(wanted.class_id[e])
-            found = np.take_along_axis(rows.probability, best_first[0], -1)
-            close = np.take_along_axis(wanted.probability[e], best_first[1], -1)
-            assert np.abs(np.sqrt(found) - np.sqrt(close)).max() < 0.01
-
-
 def test_a_store_with_every_class_kept_has_no_residual(tmp_path: Path) -> None:
     spec = replace(SPEC, top_k=9)
     made = LogitStore.create(tmp_path / "s", spec, TABLE)
@@ -62,74 +40,6 @@ def test_a_store_with_every_class_kept_has_no_residual(tmp_path: Path) -> None:
     rows = made.read(0, 0)
     assert (rows.residual == 0).all()
     assert np.allclose(rows.probability.sum(-1), 1, atol=1e-6)
-
-
-def test_missing_units_are_what_was_not_committed(tmp_path: Path) -> None:
-    made = LogitStore.create(tmp_path / "s", SPEC, TABLE)
-    assert made.missing() == made.units() == [Unit(0, 0), Unit(0, 1), Unit(1, 0), Unit(1, 1)]
-    made.write_unit(Unit(1, 0), random_rows(Unit(1, 0)))
-    reopened = LogitStore.open(tmp_path / "s")
-    assert reopened.missing() == [Unit(0, 0), Unit(0, 1), Unit(1, 1)]
-    with pytest.raises(UnitMissing, match="not there yet"):
-        reopened.read(0, 0)
-    with pytest.raises(UnitMissing, match="3 units are missing"):
-        made.seal()
-
-
-@pytest.mark.parametrize("name", ["class_step", "valid", "view_digest", "committed"])
-def test_a_write_that_dies_leaves_the_unit_uncommitted(
-    store: LogitStore, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unit, real = Unit(0, 1), LocalObjects.put
-
-    def full_disk(objects: LocalObjects, key: str, data: bytes) -> None:
-        if key.startswith(name):
-            raise OSError(28, "No space left on device")
-        real(objects, key, data)
-
-    monkeypatch.setattr(LocalObjects, "put", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        store.write_unit(unit, random_rows(unit))
-    monkeypatch.undo()
-    assert LogitStore.open(store.location).missing() == [unit]
-
-
-# Not `valid`: every row of both units is, so the objects say the same.
-@pytest.mark.parametrize("name", [name for name in UNIT_ARRAYS if name != "valid"])
-def test_objects_swapped_between_units_are_noticed_by_every_reader(store: LogitStore, name: str) -> None:
-    one, two = (unit_file(store, name, Unit(block, 0)) for block in (0, 1))
-    shutil.copy(one, two)
-    assert list(faulty_units(store)) == [Unit(1, 0)]
-    with pytest.raises(StoreDamaged, match="not the ones that were committed"):
-        store.read(2, 0)
-
-
-def test_a_whole_unit_of_another_place_is_noticed_by_every_reader(store: LogitStore) -> None:
-    for name in UNIT_ARRAYS:
-        shutil.copy(unit_file(store, name, Unit(0, 0)), unit_file(store, name, Unit(1, 0)))
-    assert list(faulty_units(store)) == [Unit(1, 0)]
-    with pytest.raises(StoreDamaged, match="not the ones that were committed"):
-        store.read(2, 0)
-
-
-def test_a_whole_unit_of_another_store_breaks_the_seal(store: LogitStore, tmp_path: Path) -> None:
-    store.seal()
-    other = made_store(tmp_path / "other")
-    other.write_unit(Unit(1, 0), replace(random_rows(Unit(1, 0)), seed=np.arange(5, dtype=np.uint32)[None]))
-    for name in UNIT_ARRAYS:
-        shutil.copy(unit_file(other, name, Unit(1, 0)), unit_file(store, name, Unit(1, 0)))
-    assert LogitStore.open(store.location).faults() == ["the seal is not that of the committed units"]
-
-
-def test_an_absent_object_of_a_committed_unit_is_noticed(store: LogitStore) -> None:
-    unit_file(store, "valid", Unit(0, 0)).unlink()
-    assert faulty_units(store) == {Unit(0, 0): ["valid is missing"]}
-
-
-def test_a_sealed_store_that_lost_a_commit_is_noticed(store: LogitStore) -> None:
-    store.seal()
-    unit_file(store, "committed", Unit(0, 1)).unlink()
-    assert faulty_units(store) == {Unit(0, 1): ["not committed"]}
 
 
 def test_changed_documents_index_and_names_are_noticed(store: LogitStore) -> None:
@@ -167,26 +77,6 @@ def test_impossible_rows_are_refused(store: LogitStore, change: dict, message: s
         store.write_unit(Unit(0, 0), broken)
 
 
-def test_invalid_rows_are_stored_as_nothing_and_marked(store: LogitStore) -> None:
-    rows = random_rows(Unit(0, 0))
-    rows.valid[0, 2] = False
-    rows.probability[0, 2] = np.nan
-    store.write_unit(Unit(0, 0), rows)
-    read = store.read(0, 0)
-    assert list(read.valid) == [True, True, False, True, True]
-    assert not faulty_units(store)
-
-
-def test_creating_over_a_store_or_other_data_is_refused(store: LogitStore, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="already exists"):
-        LogitStore.create(store.location, SPEC, TABLE)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.tex").write_text("years of work")
-    with pytest.raises(StoreError, match="already exists"):
-        LogitStore.create(tmp_path / "other", SPEC, TABLE)
-    assert (tmp_path / "other" / "thesis.tex").exists()
-
-
 def test_files_of_others_are_neither_overlooked_nor_swept_away(store: LogitStore, tmp_path: Path) -> None:
     download = tmp_path / "downloads" / "film.mkv.partial"
     download.parent.mkdir()
@@ -221,27 +111,6 @@ def test_keys_are_kept_and_go_with_a_copy(tmp_path: Path) -> None:
 
 def test_a_store_without_keys_says_so(store: LogitStore) -> None:
     assert store.keys(0) is None
-
-
-@pytest.mark.parametrize("after", [1, 7, 14])
-def test_a_creation_cut_short_is_no_store_and_is_made_anew(
-    tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, real, puts = tmp_path / "s", LocalObjects.put, iter(range(100))
-
-    def killed(objects: LocalObjects, key: str, data: bytes) -> None:
-        if next(puts) == after:
-            raise KeyboardInterrupt
-        real(objects, key, data)
-
-    monkeypatch.setattr(LocalObjects, "put", killed)
-    with pytest.raises(KeyboardInterrupt):
-        LogitStore.create(path, SPEC, TABLE)
-    monkeypatch.undo()
-    assert not LogitStore.exists(path)
-    with pytest.raises(StoreNotFound, match="no logit store"):
-        LogitStore.open(path)
-    assert LogitStore.create(path, SPEC, TABLE).missing()
 
 
 @pytest.mark.parametrize("version", [1, FORMAT_VERSION + 1])
@@ -370,10 +239,3 @@ def test_sealing_sweeps_temporary_files_and_uncommitting_takes_the_seal_back(sto
 def test_a_specification_that_cannot_be_is_refused(top_k: int, epochs: int, per_unit: int) -> None:
     with pytest.raises(StoreError, match=r"choose|must be"):
         replace(SPEC, top_k=top_k, epochs=epochs, epochs_per_unit=per_unit)
-
-
-def test_the_index_and_the_class_names_come_back(store: LogitStore) -> None:
-    reopened = LogitStore.open(store.location)
-    assert not reopened.table.differences(TABLE)
-    assert all((a == b).all() for a, b in zip(reopened.table.key_digest, TABLE.key_digest, strict=True))
-    assert reopened.class_names == [f"class {i}" for i in range(9)]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import SPEC, TABLE, assert_equal_stores, made_store, random_rows
+from toy import assert_equal_stores
 
 from logitstore import LogitStore, ShardTable, StoreError, Unit, copy, diff, merge, verify
+from logitstore.testing import SPEC, TABLE, made_store, random_rows
 
 
 def test_a_copy_is_equal_bit_by_bit_and_sealed(tmp_path: Path) -> None:

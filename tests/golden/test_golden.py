@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 from support import EXAMPLE, SMALL, small_arguments, tinyvit
-from toy import SAMPLES, SPEC, TABLE, random_rows
 
 from logitstore import LogitStore, StoreSpec, Unit, UnitRows, digest_of
 from logitstore.features import Features, FeatureSpec, FeatureStore
+from logitstore.testing import SAMPLES, SPEC, TABLE, random_rows
 from tinyvit.cli.main import app
 from tinyvit.config import Augment, Decode, load_recipe
 from tinyvit.config.recipe import recipe_names

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import SPEC, TABLE, assert_equal_stores, made_store, random_rows
+from toy import assert_equal_stores
 
 from logitstore import LogitStore, Rows, StoreError, Unit, UnitRows, verify
 from logitstore.objects import LocalObjects
+from logitstore.testing import SPEC, TABLE, made_store, random_rows
 
 MANY = replace(SPEC, epochs=32, epochs_per_unit=1)
 SPAWN = multiprocessing.get_context("spawn")
