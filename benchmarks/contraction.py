@@ -27,6 +27,7 @@ from tinyvit.contraction.point import Point, floor
 from tinyvit.contraction.rounds import SearchFolder
 from tinyvit.contraction.run import contract, open_search
 from tinyvit.contraction.search import Search
+from tinyvit.data.index import index_shards
 from tinyvit.data.loader import default_workers
 from tinyvit.data.training_views import counts_of
 from tinyvit.datasets.fetch import fetch_fashion_mnist
@@ -59,13 +60,15 @@ def compare(folder: Path, seeds: int, overrides: list[str], progress: Progress) 
     recipe = load_recipe("contract-example", overrides)
     teacher = load_teacher(recipe.label.teacher, default_device(), recipe.label.classes)
     opened, _ = label_store(recipe, folder / "store", teacher, default_workers(), progress)
+    index = index_shards(recipe.data.train, progress)
     found: dict[str, Any] = {"seeds": seeds, "ways": {}}
     for seed in range(seeds):
         chosen: dict[str, dict[str, Any]] = {}
         for way, inherit in (("contraction", True), ("contraction, fresh weights", False)):
             changes = [*overrides, f"contract.seed={seed}", f"contract.inherit={str(inherit).lower()}"]
             home = folder / f"seed-{seed}" / ("inherited" if inherit else "fresh")
-            search = open_search(load_recipe("contract-example", changes), home, opened, default_workers(), progress)
+            chosen_recipe = load_recipe("contract-example", changes)
+            search = open_search(chosen_recipe, home, opened, index, default_workers(), progress)
             chosen[way] = _last(contract(search))
             if inherit:
                 first, images = search, chosen[way]["pictures"]

@@ -18,6 +18,7 @@ from tinyvit.config import load_recipe
 from tinyvit.contraction.result import write_result
 from tinyvit.contraction.rounds import Round
 from tinyvit.contraction.run import open_search
+from tinyvit.data.index import open_index
 from tinyvit.data.loader import default_workers
 from tinyvit.data.location import resolve_data
 from tinyvit.errors import UserError
@@ -64,7 +65,8 @@ def contract_student(
     _ = resolved.contract
     check_store.submit(resolved, store).result()
     opened = LogitStore.open(store)
-    search = open_search(resolved, folder, opened, default_workers(), default_progress())
+    index = open_index(resolved.data.train, default_progress())
+    search = open_search(resolved, folder, opened, index, default_workers(), default_progress())
 
     def unfinished(of: Round) -> list[str]:
         return [candidate.folder for candidate in of.candidates if not search.folder.score(candidate.folder)]

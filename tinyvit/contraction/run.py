@@ -12,6 +12,7 @@ from tinyvit.config import Recipe
 from tinyvit.contraction.result import write_result
 from tinyvit.contraction.rounds import Round
 from tinyvit.contraction.search import Search
+from tinyvit.data.index import ShardIndex
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import Progress
 from tinyvit.tasks.run import open_run
@@ -19,11 +20,13 @@ from tinyvit.tasks.signals import StoredSignals
 
 
 def open_search(
-    recipe: Recipe, folder: Path, store: LogitStore, workers: int, progress: Progress, stop: Event | None = None,
-    world: World | None = None,
+    recipe: Recipe, folder: Path, store: LogitStore, index: ShardIndex, workers: int, progress: Progress,
+    stop: Event | None = None, world: World | None = None,
 ) -> Search:  # fmt: skip
-    """The search of a recipe on a store that was found to fit it, in a folder: a new one, or one to go on with."""
-    run = open_run(recipe, folder.resolve(), [recipe.contract.stage], workers, progress, world)
+    """The search of a recipe on a store that was found to fit it and the shards, in a folder: a new one, or one to go
+    on with.
+    """
+    run = open_run(recipe, folder.resolve(), [recipe.contract.stage], workers, progress, world, index)
     return Search(replace(run, signals=StoredSignals(store), stop=stop or Event()))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyvit.config import Recipe
+from tinyvit.data.index import ShardIndex
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import Progress
 from tinyvit.tasks.classification import ClassificationTask
@@ -20,9 +21,13 @@ TASKS: dict[str, TaskType] = {"teacher": DistillationTask, "labels": Classificat
 
 
 def open_run(
-    recipe: Recipe, folder: Path, stages: Sequence[str], workers: int, progress: Progress, world: World | None = None
-) -> Run[Any]:
-    """A run of these stages, with its data at hand. UserError for a stage that there is not."""
+    recipe: Recipe, folder: Path, stages: Sequence[str], workers: int, progress: Progress, world: World | None = None,
+    index: ShardIndex | None = None,
+) -> Run[Any]:  # fmt: skip
+    """A run of these stages, with its data at hand; `index` is of its shards, where the caller has it already.
+
+    UserError for a stage that there is not.
+    """
     check_stages(recipe, stages)
     # Before a live teacher makes the first product of the process.
     repeat_exactly(recipe.engine.deterministic)
@@ -30,5 +35,5 @@ def open_run(
     if recipe.detection:
         data: Any = open_coco(recipe, workers, progress, world)
     else:
-        data = open_shards(recipe.data.train, progress, world)
+        data = index or open_shards(recipe.data.train, progress, world)
     return Run(recipe, folder, data, TASKS, world, workers, progress)

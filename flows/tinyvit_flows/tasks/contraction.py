@@ -10,6 +10,7 @@ from logitstore import LogitStore
 from tinyvit.config import Recipe
 from tinyvit.contraction.run import open_search
 from tinyvit.contraction.search import Search
+from tinyvit.data.index import open_index
 from tinyvit.data.loader import default_workers
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.gpu_lock import reserve_gpu
@@ -31,4 +32,5 @@ def _search(recipe: Recipe, run_dir: Path, store: str) -> Iterator[Search]:
     """The search that this process trains a candidate of, on a device of its own; one at a time here too."""
     with ONE_AT_A_TIME, stopping_with_the_flow() as stop:
         world, workers = World(device=reserve_gpu()), default_workers(default_processes())
-        yield open_search(recipe, run_dir, LogitStore.open(store), workers, default_progress(), stop, world)
+        opened, index = LogitStore.open(store), open_index(recipe.data.train, default_progress())
+        yield open_search(recipe, run_dir, opened, index, workers, default_progress(), stop, world)

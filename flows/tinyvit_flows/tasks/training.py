@@ -8,7 +8,7 @@ from typing import Any
 
 from logitstore import LogitStore
 from tinyvit.config import Recipe
-from tinyvit.data.index import index_shards
+from tinyvit.data.index import ShardIndex, index_shards, open_index
 from tinyvit.data.loader import default_workers
 from tinyvit.labelling.verify_replay import open_for_training
 from tinyvit.reports.run_page import write_run_page
@@ -35,7 +35,8 @@ def check_store(recipe: Recipe, store: str) -> str:
 @work("check stages")
 def check_later_stages(recipe: Recipe, run_dir: Path, store: str | None, names: list[str]) -> None:
     """Refuse a stage that could not begin once those before it are done."""
-    run = open_run(recipe, run_dir, names, default_workers(), default_progress(), World(device=CPU))
+    index = _checked_index(recipe) if store else None
+    run = open_run(recipe, run_dir, names, default_workers(), default_progress(), World(device=CPU), index)
     run = replace(run, signals=StoredSignals(LogitStore.open(store)) if store else None)
     for name in names[1:]:
         refuse_stage(run, name)
@@ -49,7 +50,8 @@ def run_stage(
     if not ranks.alone:
         return train_on_devices(recipe, run_dir, [*before, name], store, ranks, STOPPING)
     opened = LogitStore.open(store) if store else None
-    run = open_run(recipe, run_dir, [name], default_workers(), default_progress())
+    index = _checked_index(recipe)
+    run = open_run(recipe, run_dir, [name], default_workers(), default_progress(), index=index)
     run = replace(run, signals=StoredSignals(opened) if opened else None, stop=STOPPING)
     return train_stage(run, name, run_dir / before[-1] if before else None)
 
@@ -58,3 +60,8 @@ def run_stage(
 def report_run(page: Path, stages: dict[str, Path]) -> dict[str, Any]:
     """The page about stages of training."""
     return write_run_page(page, stages, None, None, REPORTED_VIEWS, 0, default_progress())
+
+
+def _checked_index(recipe: Recipe) -> ShardIndex | None:
+    """The index that a check before has made, so that the shards are not looked at again; detection has none."""
+    return None if recipe.detection else open_index(recipe.data.train, default_progress())

@@ -19,6 +19,7 @@ from tinyvit.contraction.count import count
 from tinyvit.contraction.point import Point
 from tinyvit.contraction.run import contract, open_search
 from tinyvit.contraction.search import divide
+from tinyvit.data.index import index_shards
 from tinyvit.data.location import resolve_data
 from tinyvit.errors import UserError
 from tinyvit.models import input_size, load_student
@@ -169,7 +170,8 @@ def test_bad_input_is_one_line(case: str, small_data: Path, small_store: LogitSt
 
     def begin() -> None:
         recipe = resolve_data(load_recipe("contract-example", [*SHORT_SEARCH, *changes]), small_data)
-        contract(open_search(recipe, tmp_path / "s", small_store, 0, SilentProgress()))
+        index = index_shards(recipe.data.train, SilentProgress())
+        contract(open_search(recipe, tmp_path / "s", small_store, index, 0, SilentProgress()))
 
     with pytest.raises(UserError) as fault:
         begin()

@@ -37,8 +37,9 @@ def contract(
     # Says what is wrong with the recipe before the store is read.
     _ = resolved.contract
     with stopping_by_signal() as stop:
-        opened = open_for_training(resolved, store, index_shards(resolved.data.train, progress), count)
-        found = search_all(open_search(resolved, run_dir, opened, count, progress, stop))
+        index = index_shards(resolved.data.train, progress)
+        opened = open_for_training(resolved, store, index, count)
+        found = search_all(open_search(resolved, run_dir, opened, index, count, progress, stop))
     if as_json:
         show(found, as_json)
         return
