@@ -13,14 +13,14 @@ from tinyvit.data.index import ShardIndex
 from tinyvit.data.training_views import Batch, TrainingViews
 from tinyvit.targets.losses import agreement, label_loss
 from tinyvit.tasks.classes import classes_of_labels
-from tinyvit.tasks.student import StudentTask, open_shards
+from tinyvit.tasks.student import StudentTask, metrics_of_classes, open_shards
 from tinyvit.training.run import Run
 
 
 class ClassificationTask(StudentTask[LabelStage]):
     """A student on labels."""
 
-    accuracy_name: str | None = "train_top1"
+    metrics = metrics_of_classes("train_top1")
 
     def __init__(self, run: Run[ShardIndex], name: str, before: Path | None) -> None:
         stage = run.recipe.stages[name]

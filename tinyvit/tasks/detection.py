@@ -22,7 +22,7 @@ from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import Progress
 from tinyvit.training.model_runner import ModelRunner
 from tinyvit.training.run import Run
-from tinyvit.training.task import Validation
+from tinyvit.training.task import MetricNames, Task, Validation
 from tinyvit.views.images import record_of
 
 log = logging.getLogger("tinyvit")
@@ -38,14 +38,11 @@ def open_coco(recipe: Recipe, workers: int, progress: Progress, world: World) ->
     return check_set(coco, recipe.detection.head == "mask_rcnn", False, world, workers, progress)
 
 
-class DetectionTask:
+class DetectionTask(Task):
     """A detector in a stage: with the weights in the folder `before`, or on those that its student begins with."""
 
-    accuracy_name: str | None = None
-    best_by = "ap"
+    metrics = MetricNames(None, "ap", curves=("ap", "ap50", "ap75"), told=(("ap", "AP"), ("ap50", "AP50")))
     fixed_input_size = False
-    val_curves: tuple[str, ...] = ("ap", "ap50", "ap75")
-    val_names: tuple[tuple[str, str], ...] = (("ap", "AP"), ("ap50", "AP50"))
 
     def __init__(self, run: Run[CocoSet], name: str, before: Path | None) -> None:
         recipe = run.recipe
@@ -140,9 +137,3 @@ class DetectionTask:
 
     def counted(self) -> dict[str, Any]:
         return {"data": asdict(self._coco.census)}
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Which images come follows from the seed alone."""

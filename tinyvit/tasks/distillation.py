@@ -15,7 +15,7 @@ from tinyvit.data.index import ShardIndex
 from tinyvit.data.training_views import Batch, TrainingViews
 from tinyvit.targets.losses import agreement, distillation_loss, label_loss
 from tinyvit.tasks.classes import classes_of_teacher
-from tinyvit.tasks.student import StudentTask
+from tinyvit.tasks.student import StudentTask, metrics_of_classes
 from tinyvit.training.run import Run
 
 log = logging.getLogger("tinyvit")
@@ -24,7 +24,7 @@ log = logging.getLogger("tinyvit")
 class DistillationTask(StudentTask[TeacherStage]):
     """A student on the soft targets of a run's source of signals."""
 
-    accuracy_name: str | None = "agreement"
+    metrics = metrics_of_classes("agreement")
 
     def __init__(self, run: Run[ShardIndex], name: str, before: Path | None) -> None:
         stage = run.recipe.stages[name]

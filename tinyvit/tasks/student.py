@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -20,11 +20,16 @@ from tinyvit.runtime.progress import Progress
 from tinyvit.tasks.classes import StageClasses
 from tinyvit.training.model_runner import ModelRunner
 from tinyvit.training.run import Run
-from tinyvit.training.task import Validation
+from tinyvit.training.task import MetricNames, Task, Validation
 from tinyvit.views.images import record_of
 from tinyvit.views.pixels import normalise
 
 S = TypeVar("S", bound=ClassStage)
+
+
+def metrics_of_classes(train: str) -> MetricNames:
+    """The figures of a student of classes; `train` is what it is called when it is right about a view."""
+    return MetricNames(train, "top1", ("top1", "top5", "loss", "calibration_error"), told=(("top1", "top-1"),))
 
 
 def open_shards(location: str, progress: Progress, world: World) -> ShardIndex:
@@ -37,16 +42,12 @@ def open_shards(location: str, progress: Progress, world: World) -> ShardIndex:
     return index
 
 
-class StudentTask(ABC, Generic[S]):
+class StudentTask(Task, Generic[S]):
     """A student in a stage, for this rank: with the weights in the folder `before`, or those that its recipe begins
     with.
     """
 
-    accuracy_name: str | None
-    best_by = "top1"
     fixed_input_size = True
-    val_curves: tuple[str, ...] = ("top1", "top5", "loss", "calibration_error")
-    val_names: tuple[tuple[str, str], ...] = (("top1", "top-1"),)
 
     def __init__(self, run: Run[ShardIndex], name: str, stage: S, classes: StageClasses, before: Path | None) -> None:
         self.run, self.name, self.stage, self.classes = run, name, stage, classes
@@ -156,15 +157,3 @@ class StudentTask(ABC, Generic[S]):
     def save(self, folder: Path, model: nn.Module) -> None:
         recipe = self.run.recipe
         save_student(folder, model, recipe.student, self.classes.names, recipe.data.decode)
-
-    def log_setup(self) -> None:
-        """There is nothing to know beforehand."""
-
-    def counted(self) -> dict[str, Any]:
-        return {}
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Which views come follows from the seed alone."""

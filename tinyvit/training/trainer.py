@@ -154,7 +154,7 @@ class Trainer:
     def _metrics(self, done: EpochTotals) -> dict[str, Any]:
         return {
             "epoch": self.epoch + 1,
-            **done.means(self.task.accuracy_name),
+            **done.means(self.task.metrics.train),
             "lr": self.optimiser.learning_rate,
             "memory_mib": peak_memory_mib(self.settings.world.device),
         }
@@ -182,11 +182,11 @@ class Trainer:
         if metric_logger:
             metric_logger.plot(
                 (self.epoch + 1) * task.steps,
-                {f"val_{key}": val[key] for key in task.val_curves if val[key] is not None},
+                {f"val_{key}": val[key] for key in task.metrics.curves if val[key] is not None},
             )
             measured = [metrics["val"] for metrics in self.done if metrics.get("val")]
-            best = max((earlier[task.best_by] or 0.0 for earlier in measured), default=-1.0)
-            if (val[task.best_by] or 0.0) > best:
+            best = max((earlier[task.metrics.best_by] or 0.0 for earlier in measured), default=-1.0)
+            if (val[task.metrics.best_by] or 0.0) > best:
                 task.save(self.folder.path / BEST, model)
         return val
 
@@ -241,7 +241,7 @@ class Trainer:
     def _result(self) -> dict[str, Any]:
         epochs = self.done
         measured = [metrics for metrics in epochs if metrics.get("val")]
-        by = self.task.best_by
+        by = self.task.metrics.best_by
         best = max(measured, key=lambda metrics: metrics["val"][by] or 0.0) if measured else None
         return {
             "stage": self.name,
@@ -267,10 +267,11 @@ def _seed(*parts: object) -> int:
 
 def _metrics_line(metrics: dict[str, Any], task: Task) -> str:
     parts = [f"loss {metrics['loss']:.4f}"]
-    if task.accuracy_name in metrics:
-        parts += [f"{task.accuracy_name.replace('_', ' ')} {metrics[task.accuracy_name]:.1f} %"]
+    names = task.metrics
+    if names.train in metrics:
+        parts += [f"{names.train.replace('_', ' ')} {metrics[names.train]:.1f} %"]
     if val := metrics.get("val"):
-        parts += [f"val {word} {val[name]:.1f} %" for name, word in task.val_names if val.get(name) is not None]
+        parts += [f"val {word} {val[name]:.1f} %" for name, word in names.told if val.get(name) is not None]
         parts += [f"{val['broken']} broken images left out of it"] if val.get("broken") else []
     parts += [f"{metrics['images_per_s']:.0f} images/s", f"waiting {100 * metrics['waiting_for_data']:.0f} %"]
     return ", ".join(parts)
