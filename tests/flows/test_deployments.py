@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import torch
@@ -42,15 +41,16 @@ def test_training_on_two_processes_that_is_cancelled_saves_within_seconds_and_go
     folder, changes = tmp_path / "finetune", [*SMALL, "stages.finetune.epochs=12"]
     asked = {"data": small_data, "run_dir": tmp_path, "processes": 2, "stages": ["finetune"], "overrides": changes}
     run_deployment(server, "distill-student", **asked)
-    wait_for(lambda: (folder / "record.json").exists())
-    time.sleep(2)
+    wait_for(lambda: (folder / "metrics.jsonl").exists())
     run = running(server, "distill-student")
     assert not (folder / "result.json").exists(), "the run was over before it was cancelled"
     assert prefect(server, "flow-run", "cancel", run).returncode == 0
-    wait_for(lambda: (folder / "state.pt").exists(), seconds=20)
     wait_for(lambda: ask(server, f"flow_runs/{run}")["state"]["type"] == "CANCELLED")
+    tasks = ask(server, "task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    (told,) = [task["state"]["message"] for task in tasks if task["name"].startswith("train")]
     saved = torch.load(folder / "state.pt", weights_only=True)
-    assert saved["epoch"] < 12
+    assert f"stopped and saved after epoch {saved['epoch']} and {saved['step']} steps" in told
+    assert 0 < 10 * saved["epoch"] + saved["step"] < 120
     run_deployment(server, "distill-student", "--watch", **asked)
     assert len(read_epochs(folder)) == 12
     assert json.loads((folder / "record.json").read_text())["ranks"] == 2

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Event
@@ -39,6 +40,11 @@ DISK_FAULTS = {
 SHOWN = 20
 
 
+# Seconds in which signals say the same once more: of a wish to stop a process may be told by the terminal or Prefect,
+# which tell a whole group, and by torchrun, which passes on what it was told.
+ONE_WISH = 3.0
+
+
 class Interrupted(BaseException):
     """Ctrl-C or SIGTERM, by its number. Not KeyboardInterrupt, which typer would answer by itself, without a word."""
 
@@ -49,13 +55,17 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def stopping_by_signal() -> Iterator[Event]:
-    """An event that SIGTERM or a first Ctrl-C sets: long work saves and ends at its next step; a second ends now."""
-    stop = Event()
+    """An event that SIGTERM or a first Ctrl-C sets: long work saves and ends at its next step; a later one ends now."""
+    stop, told = Event(), 0.0
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal told
+        now = time.monotonic()
+        if not stop.is_set():
+            told = now
+            stop.set()
+        elif now - told > ONE_WISH:
             raise Interrupted(number)
-        stop.set()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
