@@ -23,7 +23,7 @@ TRAIN = "train"
 
 @dataclass(frozen=True)
 class Score:
-    """How a trained candidate does on the views that were held out: cross-entropy with the teacher's logits in nats
+    """How a trained candidate does on views that were held out: cross-entropy with the teacher's soft targets in nats
     and agreement with its best class in percent, over so many views. `images` were trained on, `seconds` it took.
     """
 

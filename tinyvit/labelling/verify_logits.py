@@ -90,7 +90,7 @@ def _compare(store: LogitStore, rows: Rows, shard: IndexedShard, slots: list[int
 
 
 def _difference(store: LogitStore, rows: Rows, slot: int, live: np.ndarray, noise: float) -> str | None:
-    """Where stored logits are not the live ones' [C], beyond what its encoding and this noise of sqrt(p) account for.
+    """Where stored logits are not the live ones' [C], beyond what their encoding and this noise of sqrt(p) account for.
 
     Looked at are the kept classes, and those that were left out.
     """

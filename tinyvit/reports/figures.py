@@ -89,7 +89,9 @@ def smaller_k(sampled: SampledRows) -> Plot:
         axes.minorticks_off()
 
     told = ", ".join(f"K={k}: {value:.2g}" for k, value in lost.items())
-    return plot("What a smaller K would lose", f"mean KL divergence from the stored logits, {told or 'K is 1'}", paint)
+    return plot(
+        "What a smaller K would lose", f"mean KL divergence from the stored probabilities, {told or 'K is 1'}", paint
+    )
 
 
 def reliability(sampled: SampledRows) -> Plot:

@@ -27,7 +27,7 @@ def kept_mass(sampled: SampledRows) -> NDArray[np.float64]:
 
 
 def divergence_of(sampled: SampledRows, top_k: int) -> NDArray[np.float64]:
-    """[N] nats: KL divergence of the stored logits from what its `top_k` best classes alone would say, the mass
+    """[N] nats: KL divergence of the stored probabilities from what the `top_k` best classes alone would say, the mass
     outside spread evenly in both (the paper's section 3.1).
     """
     p, kept = sampled.probability, sampled.probability[:, :top_k]

@@ -11,7 +11,7 @@ from tinyvit.targets.signal import TeacherSignal
 
 
 def distillation_loss(logits: Tensor, signal: TeacherSignal, residual: Residual) -> Tensor:
-    """[B] cross-entropy of student logits [B, C] against the teacher's logits.
+    """[B] cross-entropy of student logits [B, C] against the teacher's soft targets.
 
     The mass r outside the kept classes, which may be fewer than K, is
     - `uniform`: spread over the other classes (TinyViT, section 3.1),
