@@ -93,7 +93,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for line in config.stash.get(TOLD, []):
         terminalreporter.write_line(line)
     if config.getoption("--record-durations"):
-        took = {r.nodeid: r.duration for r in terminalreporter.stats.get("passed", []) if r.when == "call"}
+        # Also of those that failed: not in the file, a slow one would be taken for a fast one.
+        ran = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+        took = {report.nodeid: report.duration for report in ran if report.when == "call"}
         lines = [f"{seconds:.1f} {name}\n" for name, seconds in sorted(took.items()) if seconds >= 0.5]
         DURATIONS.write_text("".join(lines))
 
