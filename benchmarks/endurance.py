@@ -35,12 +35,16 @@ def endure(folder: Path, index: ShardIndex, minutes: float, workers: int, progre
         TrainingViews(index, Augment(), Decode(), SIZE, store.spec.num_classes, BATCH, epoch, seed=0, replayed=stored)
         for epoch in range(EPOCHS)
     ]
-    began = mark = time.monotonic()
-    images, done, longest, memory = 0, 0.0, 0.0, [memory_mib()]
+    mark, began = time.monotonic(), 0.0
+    images, done, longest, memory = 0, 0.0, 0.0, list[float]()
     with progress.task("load", minutes * 60, "s") as bar:
         for batches in run_streams(epochs, workers):
             for batch in batches:
                 longest, mark = max(longest, time.monotonic() - mark), time.monotonic()
+                if not memory:
+                    # By now the data processes are there: their start is no loading.
+                    began, memory = mark, [memory_mib()]
+                    continue
                 images += len(batch)
                 bar.advance(mark - began - done)
                 done = mark - began
