@@ -120,12 +120,15 @@ def test_every_byte_of_a_store(tmp_path: Path, recorded: Recorded) -> None:
 
 def test_every_pixel_of_a_view(recorded: Recorded) -> None:
     shard = index_shards(EXAMPLE / "train", LogProgress()).shard(0)
-    images = [EncodedImage(sample.image, Decode()) for sample in shard.read(range(12))]
-    lines = {}
+    images = {sample.slot: EncodedImage(sample.image, Decode()) for sample in shard.read(range(12))}
+    lines = dict[str, str]()
     for name, augment in POLICIES.items():
         seeds = view_seeds(0, "a.tar", 0, len(images))
         made = views(images, range(12), seeds, partners(seeds, augment), augment, 48)
-        lines[name] = " ".join(f"{view_digest(pixels):08x}" for pixels in made)
+        lines[name] = " ".join(f"{view_digest(view):08x}" for view in made.values() if isinstance(view, np.ndarray))
+    assert all(line.count(" ") == 11 for line in lines.values())
+    # The same images, each policy another view of them.
+    assert len(set(lines.values())) == len(lines)
     found = as_lines(lines)
     assert found == recorded("views.txt", found)
 
