@@ -22,8 +22,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 check: lint type ## style, types, and the tests of less than half a second that need no server
 	$(PYTEST) --most 0.5 --ignore tests/flows --ignore tests/benchmarks --ignore tests/torture
 
-test: $(READY) ## what a change must pass: all tests but those that take more than 10 seconds (10 minutes)
-	$(PYTEST) --most 10 --durations 10
+test: $(READY) ## what a change must pass: all tests but those of more than 8 seconds (10 minutes)
+	$(PYTEST) --most 8 --durations 10
 
 test-all: $(READY) ## every test, as continuous integration runs them (25 minutes on 2 cores)
 	$(PYTEST) --durations 20
@@ -35,9 +35,8 @@ lint: $(READY) ## ruff: style, faults, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-type: $(READY) ## mypy, strict; of the tests names, arguments and members
+type: $(READY) ## mypy, strict, of packages, benchmarks and tests
 	$(BIN)/mypy
-	$(BIN)/mypy --config-file tests/mypy.ini --cache-dir .mypy_cache/tests tests storage/tests
 
 bench: $(READY) ## the store against flat records, the data path against timm, training against a bare loop (20 minutes)
 	$(BIN)/tinyvit bench storage

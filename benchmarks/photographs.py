@@ -28,7 +28,7 @@ QUALITY = (88, 98)
 def sources() -> dict[str, Image.Image]:
     """The photographs that come with the two packages, by name."""
     found = {name: Image.fromarray(getattr(skimage.data, name)()) for name in NAMES}
-    left, right, _ = skimage.data.stereo_motorcycle()  # type: ignore[no-untyped-call]
+    left, right, _ = skimage.data.stereo_motorcycle()
     found |= {"motorcycle-left": Image.fromarray(left), "motorcycle-right": Image.fromarray(right)}
     sample = load_sample_images()
     return found | {

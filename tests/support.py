@@ -82,27 +82,27 @@ def upload(folder: Path, url: str) -> None:
         objects.put(file.relative_to(folder).as_posix(), file.read_bytes())
 
 
-def label_all(recipe: Recipe, path: Path, teacher: Teacher, workers: int = 0) -> LogitStore:
+def label_all(recipe: Recipe, path: str | Path, teacher: Teacher, workers: int = 0) -> LogitStore:
     """Label what is missing, verify and seal."""
     return label_store(recipe, path, teacher, workers, LogProgress())[0]
 
 
-def tinyvit(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def tinyvit(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end, in a process of its own that has imported torch already."""
     return run_forked([str(a) for a in arguments], cwd)
 
 
-def started(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def started(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end from its very start, as a user does."""
     return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def command(*arguments: str | Path) -> list[str]:
+def command(*arguments: object) -> list[str]:
     """The command line that runs the installed `tinyvit`."""
     return [str(Path(sys.executable).parent / "tinyvit"), *(str(a) for a in arguments)]
 
 
-def torchrun(*arguments: str | Path, ranks: int = 2) -> list[str]:
+def torchrun(*arguments: object, ranks: int = 2) -> list[str]:
     """The command that trains on so many ranks of this machine."""
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
             "-m", "tinyvit", "train", *(str(a) for a in arguments)]  # fmt: skip

@@ -110,7 +110,7 @@ def synsets(subset: str) -> list[str]:
     """Those of an ImageNet list of timm's, in its order. AssertionError for an unknown one."""
     from timm.data import ImageNetInfo
 
-    return list(ImageNetInfo(subset).label_names())  # type: ignore[no-untyped-call]
+    return list(ImageNetInfo(subset).label_names())
 
 
 def named_classes(name: str) -> list[str]:

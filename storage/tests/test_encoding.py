@@ -20,7 +20,8 @@ def answers(num_classes: int, spread: float) -> NDArray[np.float64]:
     rng = np.random.default_rng(num_classes)
     logits = rng.normal(size=(ROWS, num_classes)) * rng.uniform(0, spread, size=(ROWS, 1))
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return p / p.sum(axis=1, keepdims=True)
+    shares: NDArray[np.float64] = p / p.sum(axis=1, keepdims=True)
+    return shares
 
 
 def stored(
@@ -49,7 +50,7 @@ def stored(
     read = store.read(0, 0)
     assert (read.class_id[:, 0] == order[:, 0]).all(), "the best class comes first"
     assert (read.probability[:, 0] >= read.probability.max(axis=1)).all()
-    given = replace(read, class_id=order, probability=best, residual=rows.residual[0])
+    given = replace(read, class_id=order.astype(np.uint32), probability=best, residual=rows.residual[0])
     return by_class(given), by_class(read)
 
 
@@ -64,10 +65,12 @@ def by_class(rows: Rows) -> Rows:
 def divergence(given: Rows, read: Rows) -> NDArray[np.float64]:
     """[ROWS] Kullback-Leibler divergence of what was read from what was given, over kept classes and residual."""
     one, two = given.probability.astype(np.float64), read.probability.astype(np.float64)
-    found = np.where(one > 0, one * np.log(np.maximum(one, 1e-300) / np.maximum(two, 1e-300)), 0).sum(axis=1)
+    terms = np.where(one > 0, one * np.log(np.maximum(one, 1e-300) / np.maximum(two, 1e-300)), 0)
+    found: NDArray[np.float64] = terms.sum(axis=1)
     r, q = given.residual.astype(np.float64), read.residual.astype(np.float64)
     found += np.where(r > 0, r * np.log(np.maximum(r, 1e-300) / np.maximum(q, 1e-300)), 0)
-    return found + np.log(two.sum(axis=1) + q)
+    found += np.log(two.sum(axis=1) + q)
+    return found
 
 
 @pytest.mark.parametrize("encoding", ["compact", "fine", "exact"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_a_unit_that_the_source_lacks_stays_missing(tmp_path: Path) -> None:
         ({"encoding": "counts"}, "counts, and only they"),
     ],
 )
-def test_copies_that_cannot_be(tmp_path: Path, change: dict, message: str) -> None:
+def test_copies_that_cannot_be(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     source = made_store(tmp_path / "one")
     with pytest.raises(StoreError, match=message):
         list(copy(source, tmp_path / "two", **change))
@@ -99,7 +100,11 @@ def test_units_of_two_machines_become_one_sealed_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["specification", "libraries", "data"])
 def test_stores_that_do_not_belong_together_are_not_merged(tmp_path: Path, what: str) -> None:
     one = made_store(tmp_path / "one")
-    spec = replace(SPEC, **{"specification": {"run_seed": 8}, "libraries": {"libraries": {"numpy": "0"}}}.get(what, {}))
+    changes: dict[str, dict[str, Any]] = {
+        "specification": {"run_seed": 8},
+        "libraries": {"libraries": {"numpy": "0"}},
+    }
+    spec = replace(SPEC, **changes.get(what, {}))
     table = TABLE if what != "data" else ShardTable(TABLE.name, TABLE.samples, ("aa", "cc"), TABLE.key_digest)
     two = LogitStore.create(tmp_path / "two", spec, table, one.class_names)
     with pytest.raises(StoreError, match=r"same (specification|data)|not of the"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -34,5 +35,12 @@ def assert_equal_stores(one: LogitStore, two: LogitStore) -> None:
     groups = [zarr.open_group(store.location, mode="r") for store in (one, two)]
     assert sorted(groups[0]) == sorted(groups[1])
     for name in groups[0]:
-        values = [np.asarray(group[name][:]) for group in groups]  # type: ignore[index]
-        assert np.array_equal(*values), name
+        first, second = (np.asarray(stored(group, name)[:]) for group in groups)
+        assert np.array_equal(first, second), name
+
+
+def stored(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """An array of a store that stock zarr has opened."""
+    found = group[name]
+    assert isinstance(found, zarr.Array), name
+    return found

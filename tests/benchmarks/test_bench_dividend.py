@@ -122,7 +122,9 @@ def test_settings_are_judged_on_training_images_that_were_held_out(small_data: P
 
 
 def test_an_ensemble_answers_with_the_mean_probability() -> None:
-    networks = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5)) for _ in range(3)]
+    networks: list[torch.nn.Module] = [
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5)) for _ in range(3)
+    ]
     pixels = torch.randn(4, 3, 2, 2)
     together = Ensemble(networks)(pixels).softmax(dim=1)
     assert torch.allclose(together, torch.stack([network(pixels).softmax(dim=1) for network in networks]).mean(dim=0))

@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ STAGES = ("distill", "finetune")
 STEPS = 20
 # What a repetition does not repeat.
 MEASURED = ("images_per_s", "waiting_for_data", "memory_mib", "val")
+
+
+def has_come_to(metrics: Path, lines: int) -> bool:
+    return len(read_lines(metrics)) >= lines
 
 
 def test_kills_at_random_steps(
@@ -45,7 +50,7 @@ def test_kills_at_random_steps(
         process = subprocess.Popen(
             command(*arguments, "--workers", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_until(lambda at=(run / stage / METRICS, step): len(read_lines(at[0])) >= at[1], process)
+        wait_until(partial(has_come_to, run / stage / METRICS, step), process)
         process.kill()
         process.wait()
         assert not (run / stage / "result.json").exists(), "the kill came too late to prove anything"

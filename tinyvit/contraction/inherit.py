@@ -54,4 +54,4 @@ def _regroup(theirs: dict[str, Tensor], name: str, wide: int, attention: Attenti
         key = f"{name}.qkv.{part}"
         channels = theirs[key].flatten(1, 2)
         whole = channels.shape[1] // narrow
-        theirs[key] = channels[:, : whole * narrow].unflatten(1, (whole, narrow))  # type: ignore[no-untyped-call]
+        theirs[key] = channels[:, : whole * narrow].unflatten(1, (whole, narrow))

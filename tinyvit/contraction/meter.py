@@ -131,7 +131,7 @@ def _bytes(model: nn.Module) -> int:
     return sum(int(tensor.nbytes) for tensor in model.state_dict().values())
 
 
-class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Held(TorchDispatchMode):
     """Counts the bytes of tensors that operations made and that are still held: a CPU's allocator does not."""
 
     def __init__(self) -> None:

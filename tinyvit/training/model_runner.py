@@ -93,7 +93,7 @@ class ModelRunner:
 def synchronised(model: nn.Module) -> nn.Module:
     """The network with batch norm over the images of all ranks."""
     # torch's own function drops the activations of timm's layers of norm and activation.
-    together: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    together: nn.Module = convert_sync_batchnorm(model)
     return together
 
 

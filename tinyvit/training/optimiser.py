@@ -59,7 +59,7 @@ class Optimiser:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a part of a step."""
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(loss).backward()
 
     def step(self, number: int) -> Tensor:
         """Update the weights and forget the gradients; the rate of step `number + 1` comes next.

@@ -144,7 +144,7 @@ class _DeviceWaits(_Waits):
         self._marks: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def __enter__(self) -> None:
-        done, there = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        done, there = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self._marks.append((done, there))
         done.record()
 

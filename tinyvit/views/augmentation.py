@@ -107,7 +107,7 @@ def _cropped(image: EncodedImage, crop: RandomResizedCropAndInterpolation, size:
     """timm's random resized crop [3, size, size], from an image that is decoded no larger than the crop needs."""
     columns, rows = image.size
     whole = torch.empty(3, rows, columns, device="meta")
-    top, left, height, width = crop.get_params(whole, crop.scale, crop.ratio)  # type: ignore[no-untyped-call]
+    top, left, height, width = crop.get_params(whole, crop.scale, crop.ratio)
     # Of an image of few pixels timm rounds the crop to none, at its very edge.
     height, width = max(1, height), max(1, width)
     top, left = min(top, rows - height), min(left, columns - width)

@@ -70,7 +70,9 @@ def test_a_student_and_its_twin_on_labels_take_as_many_steps(name: str, labelled
     if labelled:
         images = sum(index_shards(recipe.data.train, LogProgress()).counts)
         for stage in ("finetune", "labels"):
-            assert sum(index_shards(str(recipe.stages[stage].train), LogProgress()).counts) == labelled
+            of_labels = recipe.stages[stage]
+            assert isinstance(of_labels, LabelStage)
+            assert sum(index_shards(str(of_labels.train), LogProgress()).counts) == labelled
     # Of few-labels the labelled images are repeated until there are as many of them as of all.
     of = {"distill": images, "finetune": labelled or images, "labels": labelled or images}
     steps = {stage: recipe.stages[stage].epochs * (of[stage] // recipe.stages[stage].batch_size) for stage in of}
@@ -85,9 +87,10 @@ def test_the_papers_figures() -> None:
         stage = recipe.stages["pretrain"]
         assert (recipe.label.epochs, recipe.label.top_k, recipe.label.augment.mixes) == (90, 100, False)
         assert (stage.epochs, stage.batch_size, stage.weight_decay, stage.clip_grad) == (90, 4096, 0.01, 5.0)
-        assert (stage.lr * stage.lr_scale, stage.warmup_epochs) == (pytest.approx(2e-3), 5)
+        assert (stage.lr * stage.lr_scale, stage.warmup_epochs) == pytest.approx((2e-3, 5))
         assert recipe.student.kwargs["drop_path_rate"] == drop_path
         tuned = load_recipe(f"in22k-to-in1k-{size}").stages["finetune"]
+        assert isinstance(tuned, LabelStage)
         assert (tuned.epochs, tuned.layer_decay, tuned.eval_batch_norm) == (30, 0.8, True)
         scratch = load_recipe(f"in1k-scratch-{size}")
         assert (scratch.stages["scratch"].epochs, scratch.augment_of(scratch.stages["scratch"]).mixes) == (300, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_the_biases_of_a_smaller_window_are_those_of_the_same_distances() -> Non
     model = child.build(LIKE, 10, 3)
     inherit(model, whole)
     name = "stages.1.blocks.0.attn"
-    small, large = (m.get_submodule(name) for m in (model, whole))
+    small, large = (cast(Any, m.get_submodule(name)) for m in (model, whole))
     for one in range(4):
         for two in range(4):
             place = (one // 2) * 4 + one % 2, (two // 2) * 4 + two % 2

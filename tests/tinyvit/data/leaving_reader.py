@@ -23,7 +23,7 @@ def stopped(*_: object) -> None:
 
 if __name__ == "__main__":
     # The last thing that it waits for.
-    handover.recv_handle = stopped
+    vars(handover)["recv_handle"] = stopped
     try:
         list(run_stream(Tensors(), 1))
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ class Numbers:
 
 
 if __name__ == "__main__":
-    got = set()
+    got = set[int]()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: got.add(number))
     begun = threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -19,19 +20,19 @@ from tinyvit.runtime.progress import LogProgress
 from tinyvit.views import view_digest
 
 
-def stream(recipe: Recipe, store: LogitStore | None, stored_epoch: int = 1, **changes: object) -> TrainingViews:
+def stream(recipe: Recipe, store: LogitStore | None, stored_epoch: int = 1, **changes: Any) -> TrainingViews:
     """The training views of a recipe's data, of one stored epoch."""
     stored = Replayed(stored_epoch, store.spec.run_seed, store.location) if store else None
-    settings: dict[str, object] = {"batch_size": 50, "epoch": 0, "seed": 0, "num_classes": 1000, "replayed": stored}
+    settings: dict[str, Any] = {"batch_size": 50, "epoch": 0, "seed": 0, "num_classes": 1000, "replayed": stored}
     index = index_shards(recipe.data.train, LogProgress())
     return TrainingViews(
         index=index, augment=recipe.label.augment, decode=recipe.data.decode, size=32, **settings | changes
-    )  # type: ignore[arg-type]
+    )
 
 
 def places(recipe: Recipe, store: LogitStore, epoch: int = 1) -> dict[int, tuple[int, int]]:
     """Where each view of a stored epoch belongs: digest of its pixels -> (shard, slot)."""
-    found = {}
+    found = dict[int, tuple[int, int]]()
     for shard in index_shards(recipe.data.train, LogProgress()).shards():
         rows = store.read(epoch, shard.number)
         made = render_views(shard, range(shard.samples), rows.seed, recipe.label.augment, recipe.data.decode, 32)

@@ -60,7 +60,7 @@ def test_a_bucket_with_train_and_val_inside_is_like_such_a_folder(
     upload(small_data, bucket.s3("both"))
     data = resolve_data(small_recipe, bucket.s3("both/")).data
     assert (data.train, data.val) == (bucket.s3("both/train"), bucket.s3("both/val"))
-    assert index_shards(data.val, LogProgress()).counts == index_shards(small_data / "val", LogProgress()).counts
+    assert index_shards(str(data.val), LogProgress()).counts == index_shards(small_data / "val", LogProgress()).counts
     data = resolve_data(small_recipe, bucket.s3("both/train")).data
     assert (data.train, data.val) == (bucket.s3("both/train"), None)
 

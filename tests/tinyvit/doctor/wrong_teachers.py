@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import timm
 import torch
@@ -12,13 +13,13 @@ from tinyvit.models.teachers import load_teacher
 
 # Smaller than it was made for: enough to tell, in half the time.
 SIDE = 160
-HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+HALVES: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
 class Wrapped(nn.Module):
     """The network behind a change of its input."""
 
-    def __init__(self, change: Callable[[Tensor], Tensor], network: nn.Module | None = None, **config: object) -> None:
+    def __init__(self, change: Callable[[Tensor], Tensor], network: nn.Module | None = None, **config: Any) -> None:
         super().__init__()
         self.network = network or load_teacher("pypi:efficientnet-lite0", torch.device("cpu")).model
         self.change = change

@@ -40,11 +40,11 @@ def model(small_recipe: Recipe) -> torch.nn.Module:
     """An untrained student, sure of itself, so that confidences differ."""
     made = create_student(small_recipe.student, 10, seed=0)
     with torch.no_grad():
-        made.get_submodule("head.fc").weight.mul_(40)  # type: ignore[operator, union-attr]
+        made.get_submodule("head.fc").weight.mul_(40)  # type: ignore[operator]
     return made.eval()
 
 
-def evaluate(subject: EvalModel, data: Path | DataSet, workers: int = 0, **options: bool) -> dict[str, Any]:
+def evaluate(subject: EvalModel, data: Path | DataSet, workers: int = 0, **options: Any) -> dict[str, Any]:
     images = open_images(str(data), LogProgress()) if isinstance(data, Path) else data
     return Evaluator(subject, [images], CPU, workers, torch.float32, **options).measure(subject.model).as_dict()
 

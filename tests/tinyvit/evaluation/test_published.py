@@ -25,9 +25,9 @@ from tinyvit.classes import synsets
 from tinyvit.errors import UserError
 from tinyvit.evaluation import EvalModel, Evaluator, evaluate, load_eval_model
 from tinyvit.evaluation.corruptions import ALEXNET, corruption_error, find_corrupted, open_corrupted, prepared
-from tinyvit.evaluation.images import LabelledImages
+from tinyvit.evaluation.images import LabelledImages, Relabelled
 from tinyvit.evaluation.measure import Evaluation
-from tinyvit.evaluation.published import SETS, Relabelled, open_set, real_labels, reassessed
+from tinyvit.evaluation.published import SETS, open_set, real_labels, reassessed
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import LogProgress
 from tinyvit.transfer.scorer import Scorer
@@ -91,7 +91,7 @@ def timms(
 ) -> None:
     """What validate.py of timm's repository does with each batch of a folder."""
     (where / "map.txt").write_text("\n".join(class_map))
-    dataset = create_dataset("", root=str(folder), class_map=str(where / "map.txt"))
+    dataset = create_dataset("", root=str(folder), class_map=str(where / "map.txt"))  # type: ignore[arg-type]
     loader = create_loader(
         dataset, (3, 224, 224), 5, use_prefetcher=False, interpolation=subject.interpolation,
         mean=subject.mean, std=subject.std, crop_pct=subject.crop_pct,

@@ -65,7 +65,7 @@ def test_stored_loss_equals_the_live_teachers_within_the_encoding(
         assert (stored.residual.sqrt() - live.residual.sqrt()).abs().max() < 0.5 * math.pi / 510
         student = torch.randn(64, 1000, generator=torch.Generator().manual_seed(epoch))
         for residual in ("uniform", "ghost", "renormalise"):
-            losses = [distillation_loss(student, s, residual).mean() for s in (stored, live)]  # type: ignore[arg-type]
+            losses = [distillation_loss(student, s, residual).mean() for s in (stored, live)]
             # Nats, of a loss of about 7. What is left out moves between classes whose log q differ by a few nats.
             assert abs(losses[0] - losses[1]) < 5e-3, residual
 
@@ -235,7 +235,7 @@ def own(
 def test_a_masked_class_is_impossible_offline_as_online(
     small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: str, encoding: str
 ) -> None:
-    changes = {"select": select, "mass": 1.0 if select == "mass" else None, "encoding": encoding}
+    changes: dict[str, Any] = {"select": select, "mass": 1.0 if select == "mass" else None, "encoding": encoding}
     change = "out[:, 1:3] = float('-inf')"
     recipe, masked = own(small_recipe, tmp_path, "masked_teacher", change, monkeypatch, **changes)
     store = label_all(recipe, tmp_path / "s", masked)

@@ -7,6 +7,7 @@ import json
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -31,8 +32,10 @@ class ReleasedForward:
         weight = self.state[f"{name}.c.weight"]
         groups = x.shape[1] // weight.shape[1]
         x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2, groups=groups)
-        bn = [self.state[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
-        return F.batch_norm(x, *bn)
+        mean, var, scale, bias = (
+            self.state[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x, mean, var, scale, bias)
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         weight = self.state[f"{name}.weight"]
@@ -109,7 +112,7 @@ def test_an_imported_checkpoint_answers_as_the_papers_model(architecture: str, c
     done = tinyvit("import", tmp_path / "released.pth", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["architecture"] == architecture
-    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    model: Any = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     size = model.pretrained_cfg["input_size"][-1]
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -146,7 +147,7 @@ def test_the_image_tower_of_a_clip_is_no_classifier(monkeypatch: pytest.MonkeyPa
 
 def test_a_network_without_a_classifier_gives_a_student_its_weights(tmp_path: Path) -> None:
     student = Student(name="resnet10t", checkpoint="timm:local-dir:" + str(tmp_path / "bare"))
-    bare = timm.create_model("resnet10t", num_classes=0)
+    bare: Any = timm.create_model("resnet10t", num_classes=0)
     bare.model_args = {}
     save_student(tmp_path / "bare", bare, Student(name="resnet10t"), None, Decode())
     made = create_student(student, 3, seed=0)

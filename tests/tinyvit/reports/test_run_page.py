@@ -7,9 +7,11 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from opened import Opened
 from playwright.sync_api import Browser
 from support import small_arguments, tinyvit
@@ -40,8 +42,8 @@ def run(small_data: Path, small_store: LogitStore, tmp_path_factory: pytest.Temp
 def test_a_student_with_the_teachers_weights_agrees_with_it(
     teacher: Teacher, small_store: LogitStore, small_data: Path
 ) -> None:
-    student = copy.deepcopy(teacher.model)
-    student.pretrained_cfg = {**teacher.model.pretrained_cfg, "input_size": (3, 32, 32)}  # type: ignore[dict-item]
+    student: Any = copy.deepcopy(teacher.model)
+    student.pretrained_cfg = {**student.pretrained_cfg, "input_size": (3, 32, 32)}
     sampled = sample_rows(small_store, 60, 0, SilentProgress())
     index = index_shards(small_data / "train", SilentProgress())
     found = compare(student, sampled, small_store, index, SilentProgress())
@@ -50,7 +52,7 @@ def test_a_student_with_the_teachers_weights_agrees_with_it(
     assert found.agreement == found.among_five == 100
     assert found.confusions(5) == []
     # The same views at another size are other images to it.
-    student.pretrained_cfg["input_size"] = (3, 64, 64)  # type: ignore[index]
+    student.pretrained_cfg["input_size"] = (3, 64, 64)
     other = compare(student, sampled, small_store, index, SilentProgress())
     assert other is not None
     assert other.agreement < 90
@@ -93,7 +95,11 @@ def test_foreign_names_and_formulas_are_drawn_as_what_they_are(tmp_path: Path) -
     assert ">a $x<" in drawn
     assert ">b^2$<" in drawn
     assert "<b>" not in drawn
-    powers = plot("powers", "", lambda axes: axes.set(yscale="log", ylim=(1e-3, 1))).svg
+
+    def paint(axes: Axes) -> None:
+        axes.set(yscale="log", ylim=(1e-3, 1))
+
+    powers = plot("powers", "", paint).svg
     assert "mathdefault" not in re.sub("<!--.*?-->", "", powers)
 
 

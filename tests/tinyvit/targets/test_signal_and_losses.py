@@ -54,7 +54,7 @@ def test_all_classes_kept_is_plain_soft_cross_entropy(logits: torch.Tensor) -> N
     wanted = torch.nn.functional.cross_entropy(student, logits.softmax(dim=1)).item()
     assert (signal.residual == 0).all()
     for residual in ("uniform", "ghost", "renormalise"):
-        assert distillation_loss(student, signal, residual).mean().item() == pytest.approx(wanted, rel=1e-5)  # type: ignore[arg-type]
+        assert distillation_loss(student, signal, residual).mean().item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_residual_keeps_its_digits_where_the_teacher_is_sure() -> None:

@@ -43,7 +43,7 @@ def shard(folder: Path, count: int, broken: Sequence[int]) -> Path:
     return folder
 
 
-def opened(data: Path, folder: Path, *changes: str) -> Run:
+def opened(data: Path, folder: Path, *changes: str) -> Run[Any]:
     recipe = resolve_data(load_recipe("example", (*ONE_EPOCH, *changes)), data)
     return open_run(recipe, folder, ["finetune"], 0, LogProgress(), World(device=torch.device("cpu")))
 

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -17,14 +18,14 @@ from tinyvit.config import Recipe
 from tinyvit.models import load_weights
 
 
-def train_arguments(run: Path, store: Path, data: Path) -> list[str]:
+def train_arguments(run: Path, store: str, data: Path) -> list[str]:
     return [
         "train",
         "example",
         "--run-dir",
         str(run),
         "--store",
-        str(store),
+        store,
         "--workers",
         "1",
         *small_arguments(data),
@@ -64,10 +65,12 @@ def test_a_run_killed_with_9_and_resumed_ends_in_identical_weights(
 
 def test_plain_timm_loads_the_checkpoint(trained: Path, small_recipe: Recipe) -> None:
     student = small_recipe.student
-    kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in student.kwargs.items() if k != "img_size"}
+    kwargs: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in student.kwargs.items() if k != "img_size"
+    }
     file = str(trained / "finetune" / "model.safetensors")
     told = timm.create_model(student.name, num_classes=10, checkpoint_path=file, **kwargs)
-    folder = timm.create_model(f"local-dir:{trained / 'finetune'}", pretrained=True)
+    folder: Any = timm.create_model(f"local-dir:{trained / 'finetune'}", pretrained=True)
     pixels = torch.randn(2, 3, 32, 32)
     assert torch.equal(told.eval()(pixels), folder.eval()(pixels))
     assert list(folder.pretrained_cfg["input_size"]) == [3, 32, 32]

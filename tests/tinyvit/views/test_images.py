@@ -173,7 +173,9 @@ def test_transparent_colours_of_a_palette_show_a_background(kind: str) -> None:
 
 
 def test_the_transparent_sample_of_a_png_is_found_at_every_depth() -> None:
-    clear = lambda *sample: (b"tRNS", struct.pack(f">{len(sample)}H", *sample))  # noqa: E731
+    def clear(*sample: int) -> tuple[bytes, bytes]:
+        return b"tRNS", struct.pack(f">{len(sample)}H", *sample)
+
     for content, wanted in [
         (png(1, 0, bytes([0b01000000]), 2, clear(0)), [255, 255]),
         (png(2, 0, bytes([0b00011011]), 4, clear(1)), [0, 255, 170, 255]),

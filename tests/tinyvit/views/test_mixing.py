@@ -72,7 +72,7 @@ def test_shares_are_distributed_as_timms() -> None:
         mixes = [mix_of(i, i + count, augment) for i in range(count)]
         ours = np.array([mix.share if mix else 1.0 for mix in mixes])
         np.random.seed(0)
-        timms = Mixup(**settings, mode="pair", prob=1.0, label_smoothing=0.0, num_classes=2)  # type: ignore[arg-type]
+        timms = Mixup(**settings, mode="pair", prob=1.0, label_smoothing=0.0, num_classes=2)
         # Each pair of one image of each class: the target of the first says the share of its own.
         labels = torch.tensor([0] * (count // 2) + [1] * (count // 2))
         _, target = timms(torch.zeros(count, 3, 64, 64), labels)

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,14 +68,19 @@ def test_threads_do_not_disturb_each_other() -> None:
     assert threaded == [view_digest(view(image, seed, Augment(), 48)) for image, seed in jobs]
 
 
+def numpy_state() -> list[int]:
+    state: Any = np.random.get_state()
+    return list(state[1].tolist())
+
+
 def test_the_global_generators_are_left_as_they_were() -> None:
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state()
+    before = random.getstate(), numpy_state(), torch.random.get_rng_state()
     digests(Augment())
     assert random.getstate() == before[0]
-    assert np.random.get_state()[1].tolist() == before[1]
+    assert numpy_state() == before[1]
     assert torch.equal(torch.random.get_rng_state(), before[2])
 
 
@@ -115,7 +121,7 @@ def test_erasing_covers_the_same_part_of_the_image_at_every_size() -> None:
     for size in (64, 256):
         shares = []
         for seed in range(40):
-            hole = view(black, seed, Augment(**plain, erase_prob=1.0), size).any(axis=2)
+            hole = np.asarray(view(black, seed, Augment(**plain, erase_prob=1.0), size).any(axis=2))
             rows, columns = np.where(hole.any(axis=1))[0], np.where(hole.any(axis=0))[0]
             shares.append([rows[0] / size, (rows[-1] + 1) / size, columns[0] / size, (columns[-1] + 1) / size])
         holes.append(np.array(shares))

@@ -41,7 +41,7 @@ def timms(image: Image.Image, seed: int, augment: Augment, size: int) -> np.ndar
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "random"])
 @pytest.mark.parametrize("size", [48, 224, 288])
 def test_crop_and_flip_are_timms_to_a_rounding(interpolation: str, size: int) -> None:
-    augment = Augment(**PLAIN, interpolation=interpolation, vflip=0.3, reduced_decode=False)  # type: ignore[arg-type]
+    augment = Augment(**PLAIN, interpolation=interpolation, vflip=0.3, reduced_decode=False)
     for seed in range(12):
         image = PHOTOGRAPHS[seed % 4]
         gap = np.abs(view(encoded(image), seed, augment, size) - timms(image, seed, augment, size))
