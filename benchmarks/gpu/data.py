@@ -21,7 +21,7 @@ from tinyvit.models.teachers import load_teacher
 from tinyvit.runtime.gpu_lock import reserve_gpu
 from tinyvit.runtime.progress import SilentProgress
 
-COLUMNS = ("pictures", "of them different", "bytes an image", "seconds")
+COLUMNS = ("images", "of them different", "bytes an image", "seconds")
 PER_SHARD = 256
 QUICK = "python:benchmarks.gpu.teachers:quick"
 
@@ -60,7 +60,7 @@ def _read(folder: Path) -> list[SourceImage]:
 
 
 def _drawn(count: int) -> list[SourceImage]:
-    """DecodedSamples as large as photographs, smooth with some noise, so that they are about as hard to decode."""
+    """Images as large as photographs, smooth with some noise, so that they are about as hard to decode."""
     rng = np.random.default_rng(0)
     images = []
     for number in range(count):

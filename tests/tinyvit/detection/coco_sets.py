@@ -46,7 +46,7 @@ def written(folder: Path, annotations: list[dict[str, Any]], /, **parts: Any) ->
 
 
 class Foretold(torch.nn.Module):
-    """SparseRows what it was told, image by image."""
+    """Says what it was told, image by image."""
 
     def __init__(self, answers: list[dict[str, torch.Tensor]]) -> None:
         super().__init__()
