@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,31 +33,55 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 DURATIONS = Path(__file__).with_name("durations.txt")
 # Of a run with --most no test may take so many times as long, and so many seconds: it is not in the file yet, or has
-# become slow.
+# become slow. A fixture may, for tests share it.
 LENIENCE, AT_LEAST = 4, 20.0
+# What was set up for the test under way, and the seconds of it.
+SET_UP = pytest.StashKey[dict[str, float]]()
 
 
 def recorded_durations() -> dict[str, float]:
-    """Seconds that tests took, by their names; those that take less than half of one are not there."""
+    """Seconds of tests and of fixtures, by their names; what takes less than half of one is not there."""
     lines = (line.split(" ", 1) for line in DURATIONS.read_text().splitlines())
     return {name: float(seconds) for seconds, name in lines}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes too long."""
+    """Leave out what takes too long, or needs what takes too long."""
     most = config.getoption("--most")
     if most is None:
         return
     took = recorded_durations()
-    left_out = [item for item in items if took.get(item.nodeid, 0) > most]
+    slow = [name.rpartition("::") for name, seconds in took.items() if seconds > LENIENCE * most]
+
+    def too_long(item: pytest.Item) -> bool:
+        names = getattr(item, "fixturenames", ())
+        needed = any(fixture in names and item.nodeid.startswith(place) for place, _, fixture in slow)
+        return needed or took.get(item.nodeid, 0) > most
+
+    left_out = [item for item in items if too_long(item)]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if took.get(item.nodeid, 0) <= most]
+    items[:] = [item for item in items if not too_long(item)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """Measure it, without those that it needs itself."""
+    began = time.perf_counter()
+    value = yield
+    name = f"{fixturedef.baseid}::{fixturedef.argname}"
+    request.config.stash.setdefault(SET_UP, {})[name] = time.perf_counter() - began
+    return value
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     """Fail a test that makes a short run long."""
     report, most = (yield), item.config.getoption("--most")
+    if call.when == "setup":
+        report.set_up = dict(item.config.stash.get(SET_UP, {}))
+        item.config.stash[SET_UP] = {}
     if most and report.passed and call.when == "call" and call.duration > max(AT_LEAST, LENIENCE * most):
         report.outcome = "failed"
         report.longrepr = (
@@ -96,6 +121,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         # Also of those that failed: not in the file, a slow one would be taken for a fast one.
         ran = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
         took = {report.nodeid: report.duration for report in ran if report.when == "call"}
+        for report in (report for kind in terminalreporter.stats.values() for report in kind):
+            for fixture, seconds in getattr(report, "set_up", {}).items():
+                took[fixture] = max(seconds, took.get(fixture, 0))
         lines = [f"{seconds:.1f} {name}\n" for name, seconds in sorted(took.items()) if seconds >= 0.5]
         DURATIONS.write_text("".join(lines))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -24,3 +25,9 @@ def refuse_mismatch(store: str | Path, differences: Sequence[str], remedy: str) 
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
         named = "; ".join(differences[:3])
         raise UserError(f"the store {store} does not match this run: {named}{more}; {remedy}")
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """What to do about a name that is not among those known: take one that looks like it, or else something else."""
+    close = difflib.get_close_matches(name, list(known), 3)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise

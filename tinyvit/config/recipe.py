@@ -18,11 +18,12 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from logitstore import digest_of
+from tinyvit.config.complaint import complaint
 from tinyvit.config.contract import Contraction
 from tinyvit.config.detection import Detection
 from tinyvit.config.sections import Augment, Data, Engine, Label, Section, Student
 from tinyvit.config.stages import LabelStage, Stage, StageBase
-from tinyvit.errors import UserError
+from tinyvit.errors import UserError, did_you_mean
 
 
 class Recipe(Section):
@@ -114,18 +115,9 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as fault:
         first = fault.errors()[0]
-        raise UserError(f"recipe {name}: {_told(first['loc'], first['type'], first['msg'])}") from fault
-
-
-def _told(place: tuple[int | str, ...], kind: str, message: str) -> str:
-    """Where a recipe is wrong, and what is wrong with it."""
-    # Of a stage pydantic names the target too, which is no part of the path.
-    stage = place[:1] == ("stages",) and len(place) > 2
-    where = ".".join(str(part) for part in (place[:2] + place[3:] if stage else place)) or "recipe"
-    if stage and kind == "extra_forbidden":
-        target = "a teacher" if place[2] == "teacher" else place[2]
-        return f"{where}: a stage on {target} has no field {place[-1]}; remove it"
-    return f"{where}: {message.removeprefix('Value error, ')}"
+        stages = tree.get("stages")
+        told = complaint(Recipe, stages if isinstance(stages, dict) else {}, first)
+        raise UserError(f"recipe {name}: {told}") from fault
 
 
 def _read(name: str, derived: tuple[str, ...]) -> dict[str, Any]:
@@ -138,8 +130,9 @@ def _read(name: str, derived: tuple[str, ...]) -> dict[str, Any]:
         elif name in recipe_names():
             text = (resources.files("tinyvit") / "recipes" / f"{name}.yaml").read_text()
         else:
-            known = ", ".join(recipe_names())
-            raise UserError(f"there is no recipe {name!r}; choose one of {known}, or give a .yaml file")
+            known = recipe_names()
+            remedy = did_you_mean(name, known, f"choose one of {', '.join(known)}, or give a .yaml file")
+            raise UserError(f"there is no recipe {name!r}; {remedy}")
         tree = yaml.safe_load(text)
         if found := UNQUOTED.search(text):
             raise UserError(f"the recipe {name}: {found.group().strip()} is a comment to YAML; quote it: '#808080'")

@@ -129,3 +129,4 @@ class BoxStage(StageBase):
 
 
 Stage = Annotated[TeacherStage | LabelStage | BoxStage, Field(discriminator="target")]
+STAGES: dict[str, type[StageBase]] = {"teacher": TeacherStage, "labels": LabelStage, "boxes": BoxStage}

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from logitstore import digest_of
 from tinyvit.classes import load_class_list
-from tinyvit.errors import UserError
+from tinyvit.errors import UserError, did_you_mean
 from tinyvit.runtime.checkpoint import read_weights
 from tinyvit.runtime.foreign import first_line, foreign
 from tinyvit.targets.signal import refuse_probabilities
@@ -222,9 +222,12 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _from_timm(name: str, checkpoint: str | None = None) -> nn.Module:
-    if not name.startswith(("local-dir:", "hf-hub:")) and not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]) or "see timm.list_models()"
-        raise UserError(f"timm has no model {name!r}; near it: {close}")
+    tagged = "." in name
+    known = timm.list_models(include_tags=tagged)
+    # timm still takes names of old that it does not list.
+    there = name in known if tagged else timm.is_model(name)
+    if not there and not name.startswith(("local-dir:", "hf-hub:")):
+        raise UserError(f"timm has no model {name!r}; {did_you_mean(name, known, 'see timm.list_models()')}")
     if checkpoint is not None:
         advice = "give a .pth or .safetensors file of the model's weights after the @"
         state = read_weights(Path(checkpoint), None, advice).state
@@ -237,10 +240,11 @@ def _from_timm(name: str, checkpoint: str | None = None) -> nn.Module:
         model.load_state_dict(state)
         return model
     except OSError as fault:
-        raise UserError(
-            f"the weights of timm:{name} cannot be had ({first_line(fault)}); with no network, "
-            f"give a checkpoint file as timm:{name}@FILE"
-        ) from fault
+        remedy = {
+            "local-dir": "train that network first, or mend the path",
+            "hf-hub": "with no network, download the folder where there is one and give timm:local-dir:FOLDER",
+        }.get(name.partition(":")[0], f"with no network, give a checkpoint file as timm:{name}@FILE")
+        raise UserError(f"the weights of timm:{name} cannot be had ({first_line(fault)}); {remedy}") from fault
     except (RuntimeError, KeyError, ValueError) as fault:
         raise UserError(f"{checkpoint or name} does not fit the model {name}: {first_line(fault)}") from fault
 

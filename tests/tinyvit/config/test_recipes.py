@@ -130,9 +130,16 @@ def test_what_goes_with_another_target_is_refused_by_its_name() -> None:
     for change, told in {
         "stages.distill.label_smoothing=0.1": "stages.distill.label_smoothing: a stage on a teacher has no field",
         "stages.finetune.label_weight=0.5": "stages.finetune.label_weight: a stage on labels has no field label_weight",
-        "stages.finetune.topk=5": "stages.finetune.topk: a stage on labels has no field topk; remove it",
+        "stages.distill.topk=5": r"stages.distill.topk: a stage on a teacher has no field topk; did you mean top_k\?",
+        "stages.finetune.colour=5": "stages.finetune.colour: a stage on labels has no field colour; remove it",
+        "label.augment.scal=5": r"label.augment.scal: augment has no field scal; did you mean scale\?",
+        "stage.distill.lr=1": r"stage: a recipe has no field stage; did you mean stages\?",
+        "engine.a.b=1": "engine.a: engine has no field a; remove it",
+        "stages.distil.lr=1": r"stages.distil: a stage needs a target; did you mean distill\?",
+        "stages.last.lr=1": "stages.last: a stage needs a target; give it one of teacher, labels, boxes",
         "stages.finetune.target=boxes": "stages.finetune.label_smoothing: a stage on boxes has no field",
-        "stages.finetune.target=classes": "stages.finetune: Input tag 'classes'",
+        "stages.finetune.target=label": r"stages.finetune: there is no target 'label'; did you mean labels\?",
+        "stages.finetune.target=points": "stages.finetune: there is no target 'points'; choose one of teacher, labels",
         "stages.finetune.lr=-1": "stages.finetune.lr: Input should be greater than 0",
         "stages.finetune.warmup_epochs=99": "stages.finetune: warmup_epochs 99.0 leaves nothing of epochs",
     }.items():

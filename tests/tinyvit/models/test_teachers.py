@@ -60,6 +60,18 @@ def test_a_student_of_ours_can_teach(tmp_path: Path) -> None:
     assert loaded.classes == tuple("abcde")
 
 
+def test_a_misspelt_model_is_told_with_the_one_that_was_meant() -> None:
+    for name, meant in {"resnet500": "resnet50", "resnet50.a1_in22k": "resnet50.a1_in1k", "qqq": ""}.items():
+        with pytest.raises(UserError, match=f"timm has no model '{name}'; ") as fault:
+            load_teacher(f"timm:{name}", CPU, None)
+        assert f"did you mean {meant} or" in str(fault.value) if meant else "see timm.list_models()" in str(fault.value)
+
+
+def test_a_folder_that_is_not_there_is_to_be_trained_first(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be had .*; train that network first, or mend the path"):
+        load_teacher(f"timm:local-dir:{tmp_path / 'no'}", CPU, None)
+
+
 def test_a_checkpoint_of_another_model_is_refused(teacher: Teacher, tmp_path: Path) -> None:
     torch.save(teacher.model.state_dict(), tmp_path / "lite0.pth")
     with pytest.raises(UserError, match="does not fit the model resnet10t"):
