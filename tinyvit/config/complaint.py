@@ -22,8 +22,11 @@ def complaint(recipe: type[BaseModel], stages: Iterable[str], fault: ErrorDetail
     where = ".".join(str(part) for part in (place[:2] + place[3:] if in_stage else place)) or "recipe"
     if fault["type"] == "extra_forbidden":
         owner, section = _section(recipe, place[:-1])
-        remedy = did_you_mean(str(place[-1]), _fields(section), "remove it")
-        return f"{where}: {owner} has no field {place[-1]}; {remedy}"
+        field = str(place[-1])
+        # A field of another stage is not misspelt.
+        elsewhere = in_stage and any(field in _fields(stage) for stage in STAGES.values())
+        remedy = "remove it" if elsewhere else did_you_mean(field, _fields(section), "remove it")
+        return f"{where}: {owner} has no field {field}; {remedy}"
     if fault["type"] == "union_tag_not_found":
         others = [name for name in stages if name != place[1]]
         remedy = did_you_mean(str(place[1]), others, f"give it one of {', '.join(STAGES)}")
