@@ -27,6 +27,8 @@ from tinyvit.training.task import Batch, EpochViews, Task, Validation
 
 log = logging.getLogger("tinyvit")
 
+# Epochs of few images would be told faster than anyone reads.
+TOLD_SECONDS = 5.0
 # What ranks agree on after each step; the highest wish wins.
 GO_ON, SAVE, STOP = range(3)
 
@@ -44,6 +46,7 @@ class Trainer:
         # How far it is: whole epochs and their metrics, steps of the next one and what they counted.
         self.epoch, self.done = 0, list[dict[str, Any]]()
         self.step, self.totals = 0, EpochTotals()
+        self._told = float("-inf")
 
     def run(self, state: dict[str, Any] | None) -> dict[str, Any]:
         """Train to the end, from the start or a saved state; returns the result."""
@@ -66,12 +69,19 @@ class Trainer:
                 self.done.append(metrics)
                 self.epoch, self.step, self.totals = self.epoch + 1, 0, EpochTotals()
                 self._save()
-                log.info("%s: epoch %d: %s", self.name, self.epoch, _metrics_line(metrics, self.task))
+                self._tell(metrics)
         if metric_logger:
             metric_logger.close()
             self.task.save(self.folder.path, self.optimiser.best_model)
             self.folder.finish(self._result())
         return self._result()
+
+    def _tell(self, metrics: dict[str, Any]) -> None:
+        """A line on the epoch that has ended: where it was measured or is the last; on others one every few seconds."""
+        late = time.monotonic() - self._told >= TOLD_SECONDS
+        if late or metrics.get("val") or self.epoch == self.stage.epochs:
+            self._told = time.monotonic()
+            log.info("%s: epoch %d: %s", self.name, self.epoch, _metrics_line(metrics, self.task))
 
     def _is_measured(self, epoch: int) -> bool:
         """Whether an epoch ends with a validation: every few of them, and the last."""

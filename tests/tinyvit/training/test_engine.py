@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -68,6 +69,17 @@ class After:
 def losses(folder: Path) -> list[float]:
     """The losses in a stage's journal."""
     return [line["loss"] for line in read_lines(folder / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(1e9, [1, 3, 4]), (0.0, [1, 2, 3, 4])])
+def test_short_epochs_are_not_told_one_by_one(
+    train: Train, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, seconds: float, told: list[int]
+) -> None:
+    monkeypatch.setattr("tinyvit.training.trainer.TOLD_SECONDS", seconds)
+    with caplog.at_level("INFO", "tinyvit"):
+        train("finetune", "stages.finetune.epochs=4", "engine.val_interval=3")
+    assert [int(number) for number in re.findall(r"finetune: epoch (\d+): loss", caplog.text)] == told
+    assert len(re.findall(r"epoch \d+: loss .*, val top-1 ", caplog.text)) == 2
 
 
 @pytest.mark.parametrize(
