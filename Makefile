@@ -19,7 +19,7 @@ run: $(READY) ## main job: label the example with its teacher, distil a student,
 # One thread a process: torch's threads wait for each other by spinning, and two test processes have cores to lose.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-check: lint type ## style, types, and the tests that take and need little (80 seconds)
+check: lint type ## style, types, and the tests that take and need little (85 seconds)
 	$(PYTEST) --most 0.5 --ignore tests/flows --ignore tests/benchmarks --ignore tests/torture
 
 test: $(READY) ## what a change must pass: all tests but those of more than 8 seconds (10 minutes)

@@ -220,13 +220,13 @@ def _index_shard(place: ShardLocation, name: str, stamp: tuple[int, int]) -> Sha
         stream = _Digested(opened)
         found, end = extents(where, stream)  # type: ignore[arg-type]
         sha256, size, filled = stream.finish()
+    if size < end + TAR_END or size % BLOCK:
+        raise UserError(f"{where} is cut short (no end-of-archive marker); fetch or make it again")
     if filled > end:
         raise UserError(
             f"{where} is damaged: its members end at byte {end}, but it goes on, as where two tars were joined; "
             f"fetch or make it again"
         )
-    if size < end + TAR_END or size % BLOCK:
-        raise UserError(f"{where} is cut short (no end-of-archive marker); fetch or make it again")
     if not found:
         raise UserError(f"{where} holds no samples; remove it or make it again")
     for extent in found:

@@ -177,6 +177,18 @@ def test_a_tar_cut_in_the_middle_of_a_member_is_named(folder: Path) -> None:
         indexed(folder)
 
 
+def test_a_tar_cut_in_the_middle_of_a_header_is_cut_short(folder: Path) -> None:
+    shard = min(folder.glob("*.tar"))
+    cut(shard, 9)
+    border = shard.stat().st_size
+    whole = shard.with_name(max(folder.glob("*.tar")).name).read_bytes()
+    # The first bytes of any header.
+    shard.write_bytes(shard.read_bytes() + whole[:100])
+    assert shard.stat().st_size == border + 100
+    with pytest.raises(UserError, match=f"{shard.name} is cut short"):
+        indexed(folder)
+
+
 def test_a_shard_that_changes_after_the_index_is_named_at_the_join(folder: Path) -> None:
     index = indexed(folder)
     one, two = index.shards()
