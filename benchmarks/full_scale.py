@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.confirm import confirm
 from logitstore import LogitStore, ShardTable, StoreSpec, Unit, UnitRows
 from logitstore.objects import open_objects
 from logitstore.units import commit_key
@@ -104,11 +105,11 @@ def measure(location: str) -> dict[str, dict[str, float]]:
 
 
 def _open(location: str) -> None:
-    assert LogitStore.open(location).has_index
+    confirm(LogitStore.open(location).has_index, "the store has no index")
 
 
 def _scan(location: str) -> None:
-    assert LogitStore.open(location).missing() == []
+    confirm(LogitStore.open(location).missing() == [], "units are missing")
 
 
 def _plan(_location: str) -> None:
@@ -116,20 +117,21 @@ def _plan(_location: str) -> None:
     from tinyvit.labelling.plan import Work, plan
 
     label = load_recipe("in22k-distill-21m").label
-    assert plan(label, Work(IMAGES, SHARDS, CLASSES), 8, 1500.0, None).units == SHARDS * EPOCHS // EPOCHS_PER_UNIT
+    units = plan(label, Work(IMAGES, SHARDS, CLASSES), 8, 1500.0, None).units
+    confirm(units == SHARDS * EPOCHS // EPOCHS_PER_UNIT, f"{units:,} units are planned")
 
 
 def _seal(location: str) -> None:
-    assert LogitStore.open(location).seal()
+    confirm(LogitStore.open(location).seal(), "the store was not sealed")
 
 
 def _info(location: str) -> None:
-    assert describe(LogitStore.open(location))["units_missing"] == 0
+    confirm(describe(LogitStore.open(location))["units_missing"] == 0, "units are missing")
 
 
 def _check(location: str) -> None:
     """What is read before training: the documents, the index, the seal."""
-    assert LogitStore.open(location).faults() == []
+    confirm(LogitStore.open(location).faults() == [], "the store has faults")
 
 
 OPERATIONS = {"open": _open, "scan": _scan, "plan": _plan, "seal": _seal, "info": _info, "check": _check}

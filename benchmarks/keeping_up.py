@@ -23,6 +23,7 @@ import timm
 import torch
 from torch import Tensor
 
+from benchmarks.confirm import confirm
 from benchmarks.gpu.peak import synchronise
 from logitstore import Claims, LogitStore
 from tinyvit.config import Recipe
@@ -60,7 +61,7 @@ def measure(recipe: Recipe, folder: Path, progress: Progress) -> dict[str, Any]:
                 store = folder / f"{number}-{count}"
                 open_for_labelling(recipe, store, _teacher(recipe, 1), index)
                 rates.setdefault(f"{count}", []).append(views / _together(_label, count, recipe, store))
-                assert not LogitStore.open(store).missing()
+                confirm(not LogitStore.open(store).missing(), "units are missing")
                 bar.advance(1)
     middle = {name: statistics.median(values) for name, values in rates.items()}
     return {

@@ -1,5 +1,6 @@
 """The architecture as a test: what a folder must not import is not there when it is imported."""
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,36 @@ def test_an_import_against_the_plan_is_found_also_inside_a_function(tmp_path: Pa
         (tmp_path / "tinyvit" / part).mkdir(parents=True)
         (tmp_path / "tinyvit" / part / "a.py").write_text(line)
     assert against_the_plan(tmp_path / "tinyvit") == ["tinyvit/views/a.py:2: views imports data"]
+
+
+def checks(statement: ast.Assert) -> bool:
+    """Whether an assertion asks more than what a type checker wants to be told: python -O leaves it out."""
+    told = {"isinstance", "issubclass"}
+    called = [node.func for node in ast.walk(statement.test) if isinstance(node, ast.Call)]
+    compared = [op for node in ast.walk(statement.test) if isinstance(node, ast.Compare) for op in node.ops]
+    return any(not isinstance(call, ast.Name) or call.id not in told for call in called) or any(
+        not isinstance(op, ast.Is | ast.IsNot) for op in compared
+    )
+
+
+def test_no_check_is_inside_an_assertion() -> None:
+    found = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for folder in ("tinyvit", "flows", "storage/logitstore", "benchmarks")
+        for file in (ROOT / folder).rglob("*.py")
+        # Tests that other places of a store are tried with.
+        if file.name != "testing.py"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Assert) and checks(node)
+    ]
+    assert found == []
+    for line, is_check in {
+        "x": False,
+        "x is not None": False,
+        "isinstance(x, A)": False,
+        "x.f()": True,
+        "x == 1": True,
+    }.items():
+        (statement,) = ast.parse(f"assert {line}").body
+        assert isinstance(statement, ast.Assert)
+        assert checks(statement) == is_check
