@@ -28,7 +28,8 @@ def complaint(recipe: type[BaseModel], stages: Iterable[str], fault: ErrorDetail
         remedy = "remove it" if elsewhere else did_you_mean(field, _fields(section), "remove it")
         return f"{where}: {owner} has no field {field}; {remedy}"
     if fault["type"] == "union_tag_not_found":
-        others = [name for name in stages if name != place[1]]
+        # YAML takes a name such as 1 for a number.
+        others = [str(name) for name in stages if name != place[1]]
         remedy = did_you_mean(str(place[1]), others, f"give it one of {', '.join(STAGES)}")
         return f"{where}: a stage needs a target; {remedy}"
     if fault["type"] == "union_tag_invalid":

@@ -147,6 +147,12 @@ def test_what_goes_with_another_target_is_refused_by_its_name() -> None:
             load_recipe("example", [change])
 
 
+def test_a_stage_beside_one_that_yaml_takes_for_a_number_is_told(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("base: example\nstages: {last: {lr: 1}, 2: {target: labels}}\n")
+    with pytest.raises(UserError, match=r"stages\.last: a stage needs a target"):
+        load_recipe(str(tmp_path / "r.yaml"))
+
+
 def test_a_record_is_a_recipe_again(tmp_path: Path) -> None:
     for name in recipe_names():
         recipe = load_recipe(name)
