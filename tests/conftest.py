@@ -58,9 +58,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         needed = any(fixture in names and item.nodeid.startswith(place) for place, _, fixture in slow)
         return needed or took.get(item.nodeid, 0) > most
 
-    left_out = [item for item in items if too_long(item)]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if not too_long(item)]
+    left_out = {item for item in items if too_long(item)}
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(wrapper=True)

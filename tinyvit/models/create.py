@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from tinyvit.classes import Names
 from tinyvit.config import Student
-from tinyvit.errors import UserError, did_you_mean
+from tinyvit.errors import UserError
+from tinyvit.models.names import check_model_name
 from tinyvit.models.teachers import SOURCES, load_network, own_class_names
 from tinyvit.models.weights import adopt_weights, classes_of, load_weights, timm_config
 from tinyvit.runtime.foreign import foreign
@@ -22,9 +23,7 @@ def create_student(student: Student, num_classes: int, seed: int, classes: Names
 
     `classes` are the names of what it is to tell apart, where they are known.
     """
-    if not timm.is_model(student.name):
-        remedy = did_you_mean(student.name, timm.list_models(), "see timm.list_models()")
-        raise UserError(f"timm has no model {student.name!r} for the student; {remedy}")
+    check_model_name(student.name)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         with foreign(f"timm cannot make {student.name} with {student.kwargs}", "change student.kwargs"):

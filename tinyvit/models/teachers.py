@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from logitstore import digest_of
 from tinyvit.classes import load_class_list
-from tinyvit.errors import UserError, did_you_mean
+from tinyvit.errors import UserError
+from tinyvit.models.names import check_model_name
 from tinyvit.runtime.checkpoint import read_weights
 from tinyvit.runtime.foreign import first_line, foreign
 from tinyvit.targets.signal import refuse_probabilities
@@ -222,12 +223,8 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _from_timm(name: str, checkpoint: str | None = None) -> nn.Module:
-    tagged = "." in name
-    known = timm.list_models(include_tags=tagged)
-    # timm still takes names of old that it does not list.
-    there = name in known if tagged else timm.is_model(name)
-    if not there and not name.startswith(("local-dir:", "hf-hub:")):
-        raise UserError(f"timm has no model {name!r}; {did_you_mean(name, known, 'see timm.list_models()')}")
+    if not name.startswith(("local-dir:", "hf-hub:")):
+        check_model_name(name)
     if checkpoint is not None:
         advice = "give a .pth or .safetensors file of the model's weights after the @"
         state = read_weights(Path(checkpoint), None, advice).state

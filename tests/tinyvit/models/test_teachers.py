@@ -64,6 +64,8 @@ def test_a_misspelt_model_is_told_with_the_one_that_was_meant() -> None:
     for name, meant in {"resnet500": "resnet50", "resnet50.a1_in22k": "resnet50.a1_in1k", "qqq": ""}.items():
         with pytest.raises(UserError, match=f"timm has no model '{name}'; ") as fault:
             load_teacher(f"timm:{name}", CPU, None)
+        with pytest.raises(UserError, match=f"timm has no model '{name}'; "):
+            create_student(Student(name=name), num_classes=2, seed=0)
         assert f"did you mean {meant} or" in str(fault.value) if meant else "see timm.list_models()" in str(fault.value)
 
 
