@@ -30,7 +30,7 @@ def endure(folder: Path, index: ShardIndex, minutes: float, workers: int, progre
     A batch that takes longer than a minute is a hang: the longest wait is told.
     """
     store = LogitStore.open(folder / "store")
-    stored = Replayed(0, store.spec.run_seed, store.location)
+    stored = (Replayed(0, store.spec.run_seed, store.location),)
     epochs = [
         TrainingViews(index, Augment(), Decode(), SIZE, store.spec.num_classes, BATCH, epoch, seed=0, replayed=stored)
         for epoch in range(EPOCHS)

@@ -119,8 +119,8 @@ def _timm(data: Path, augment: Augment, workers: int, seed: int, prefetcher: boo
     return iter(loader.loader if prefetcher else loader)
 
 
-def _views(index: ShardIndex, augment: Augment, seed: int, stored: Replayed | None = None) -> TrainingViews:
-    labels = stored is None
+def _views(index: ShardIndex, augment: Augment, seed: int, *stored: Replayed) -> TrainingViews:
+    labels = not stored
     return TrainingViews(
         index, augment, Decode(), SIZE, CLASSES, BATCH, epoch=seed, seed=0, replayed=stored, labels=labels
     )

@@ -25,7 +25,7 @@ from tinyvit.config import Augment, Decode, load_recipe
 from tinyvit.config.recipe import recipe_names
 from tinyvit.data.index import index_shards
 from tinyvit.data.location import resolve_data
-from tinyvit.data.order import EpochOrder, EpochSequence
+from tinyvit.data.order import EpochOrder, EpochSequence, pairs
 from tinyvit.runtime.progress import LogProgress
 from tinyvit.tasks.run import TASKS, open_run
 from tinyvit.tasks.signals import StoredSignals
@@ -140,12 +140,11 @@ def test_the_order_of_an_epoch_and_its_partners(recorded: Recorded) -> None:
         order = EpochOrder((700, 0, 20_000, 15_000, 513), seed=5, epoch=epoch)
 
         def partners_of(shard: int, epoch: int = epoch, order: EpochOrder = order) -> Any:
-            return partners(view_seeds(3, f"{shard}.tar", epoch, order.samples[shard]), mixed)
+            return pairs(partners(view_seeds(3, f"{shard}.tar", epoch, order.samples[shard]), mixed))
 
         sequence = EpochSequence(order, partners_of).take(0, order.total)
         seeds = view_seeds(3, "0.tar", epoch, 700)
-        pairs = zip(seeds[::2], seeds[1::2], strict=True)
-        mixes = [mix_of(int(one), int(two), mixed) for one, two in pairs]
+        mixes = [mix_of(int(one), int(two), mixed) for one, two in zip(seeds[::2], seeds[1::2], strict=True)]
         lines[f"epoch {epoch}"] = sha256(sequence.astype(np.int64).tobytes())
         lines[f"seeds {epoch}"] = sha256(seeds.astype(np.int64).tobytes())
         lines[f"mixes {epoch}"] = sha256(repr([(mix.share, mix.box) for mix in mixes if mix]).encode())

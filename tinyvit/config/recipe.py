@@ -80,6 +80,7 @@ class Recipe(Section):
         document: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
         # Recipes without them are as they were before there were these sections, and so are their digests.
         absent = [name for name in ("contract", "detection") if document[name] is None]
+        document["data"] = self.data.record()
         document["stages"] = {name: stage.record() for name, stage in self.stages.items()}
         return {name: section for name, section in document.items() if name not in absent}
 

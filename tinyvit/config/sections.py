@@ -93,6 +93,18 @@ class Data(Decode):
         description="an image that cannot be decoded: stop, or store an invalid row and leave the view out of training",
     )
 
+    lanes: int = Field(
+        default=1, ge=1, description="parts of equal size that an epoch's order has: nodes that share them out read "
+        "shards of their own; batch sizes are multiples of it"
+    )  # fmt: skip
+
+    def record(self) -> dict[str, Any]:
+        """All that it says; of what is new only what is not as it was before."""
+        record = self.model_dump(mode="json")
+        if self.lanes == 1:
+            del record["lanes"]
+        return record
+
     @property
     def decode(self) -> Decode:
         """How images are read."""

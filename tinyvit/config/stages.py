@@ -82,6 +82,16 @@ class ClassStage(StageBase):
         default=None, gt=0, le=1, description="factor of the learning rate from a layer to the one below it"
     )
 
+    views_per_read: int = Field(
+        default=1, ge=1, description="views, of as many epochs, that an image gives each time it is read and decoded"
+    )
+
+    def record(self) -> dict[str, Any]:
+        record = super().record()
+        if self.views_per_read == 1:
+            del record["views_per_read"]
+        return record
+
     @property
     def layers(self) -> float | None:
         return self.layer_decay

@@ -44,7 +44,7 @@ def score(
             batch_size=images // -(-images // TOGETHER),
             epoch=epoch,
             seed=0,
-            replayed=source.replayed(epoch, frozenset()),
+            replayed=(source.replayed(epoch, frozenset()),),
             missing="skip",
             broken="skip",
             shards=shards,

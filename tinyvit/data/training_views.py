@@ -7,9 +7,10 @@ read the same epoch, and reading goes on anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,11 @@ from torch import Tensor
 from logitstore import LogitStore, Rows
 from tinyvit.config import Augment, Broken, Decode, Missing
 from tinyvit.data.index import ShardIndex
-from tinyvit.data.order import BatchPartition, EpochOrder, EpochSequence
+from tinyvit.data.order import BatchPartition, EpochOrder, EpochSequence, Turns, blocks, pairs
 from tinyvit.data.render_views import DecodedSamples, ViewBatch
 from tinyvit.errors import UserError
 from tinyvit.targets.signal import TeacherSignal
-from tinyvit.views import partners, view_seeds
+from tinyvit.views import PAIRING_BLOCK, partners, view_seeds
 from tinyvit.views.images import BrokenImage
 
 
@@ -73,12 +74,14 @@ class Replayed:
 class TrainingViews:
     """One epoch of training views, `batch_size` a step on all ranks together.
 
-    They are those of a stored epoch (`replayed`) or fresh ones, whose seeds follow from `seed`, which also decides
-    the order. `start` views of the epoch were taken before. Each of the `world_size` ranks takes an equal share of a
-    step, in `grad_accum_steps` batches. Of a broken image or logits that are missing, `broken` and `missing` say what
-    becomes. `labels` asks for the views' labels, `label_classes` has the class of each label (None: its own number);
-    `teacher_size` asks for the views as a live teacher is shown them. `shards` are those that are read, where it is
-    not all of them.
+    They are those of a `replayed` epoch or fresh ones, whose seeds follow from `seed` and `epoch`, which also decide
+    the order. Where several are replayed, each image that is read gives its views of all of them; they fill so many
+    equal parts, of which this is the one of number `part`. `start` views of it were taken before. Each of the
+    `world_size` ranks takes an equal share of a step, in `grad_accum_steps` batches; a step takes as many views of each
+    of the order's `lanes`. Of a broken image or logits that are missing, `broken` and `missing` say what becomes.
+    `labels` asks for the views' labels, `label_classes` has the class of each label (None: its own number);
+    `teacher_size` asks for the views as a live teacher is shown them. `shards` are those that are read, where it is not
+    all of them. `kept` is shared by epochs that are read one after another.
     """
 
     index: ShardIndex
@@ -89,7 +92,8 @@ class TrainingViews:
     batch_size: int
     epoch: int
     seed: int
-    replayed: Replayed | None = None
+    replayed: tuple[Replayed, ...] = ()
+    part: int = 0
     labels: bool = False
     label_classes: tuple[int, ...] | None = None
     teacher_size: int | None = None
@@ -99,7 +103,9 @@ class TrainingViews:
     world_size: int = 1
     grad_accum_steps: int = 1
     start: int = 0
+    lanes: int = 1
     shards: frozenset[int] | None = None
+    kept: Kept = field(default_factory=lambda: Kept(), compare=False)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -107,11 +113,17 @@ class TrainingViews:
         return counts_of(self.index, self.shards)
 
     @property
+    def epochs(self) -> tuple[Replayed, ...]:
+        """Those whose views each reading of an image gives."""
+        return self.replayed or (Replayed(self.epoch, self.seed, None),)
+
+    @cached_property
     def order(self) -> EpochOrder:
         """The sequence that the epoch takes its views from."""
-        left_out = self.replayed.missing if self.replayed and self.missing == "skip" else frozenset[int]()
+        absent = frozenset.intersection(*(epoch.missing for epoch in self.epochs))
+        left_out = absent if self.missing == "skip" else frozenset[int]()
         counts = tuple(0 if shard in left_out else n for shard, n in enumerate(self.counts))
-        return EpochOrder(counts, self.seed, self.epoch)
+        return EpochOrder(counts, self.seed, self.epoch, self.lanes, views_together(self.augment, len(self.epochs)))
 
     @property
     def partition(self) -> BatchPartition:
@@ -137,17 +149,31 @@ class TrainingViews:
 
     def read(self, worker: int, workers: int) -> Iterator[Batch]:
         """The batches of one worker of this rank."""
-        source = _Source(self)
-        sequence, partition = EpochSequence(self.order, source.partners), self.partition
-        for number in range(worker, partition.items, workers):
-            span = partition.span(number)
-            yield source.batch(sequence.take(span.start, len(span)))
+        source = self.kept.source_of(self)
+        first = self._first
+        for number in range(first + worker, first + self.items, workers):
+            yield source.take(number, workers)
 
     def keys(self, step: int) -> list[str]:
         """Shard and key of the views that this rank takes in a step, for a message."""
-        sequence = EpochSequence(self.order, _Source(self).partners)
-        places = np.concatenate([sequence.take(span.start, len(span)) for span in self.partition.spans(step)])
+        first, source = self._first + step * self.grad_accum_steps, _Source(self)
+        places = np.concatenate([source.places(first + part)[0] for part in range(self.grad_accum_steps)])
         return [f"{self.index.table.name[shard]}: {self.index.keys(shard)[slot]}" for shard, slot in places.tolist()]
+
+    @property
+    def _first(self) -> int:
+        """Which of this rank's batches of all parts is the first one that is left of this."""
+        whole = replace(self.partition, start=self.start % self.batch_size)
+        return self.part * whole.items + self.start // self.batch_size * self.grad_accum_steps
+
+
+def views_together(augment: Augment, several: int) -> int:
+    """How many views of a shard follow each other in the order: partners, or where they differ from one view of an
+    image to the next, of which each reading gives `several`, all that may be partners.
+    """
+    if not augment.mixes:
+        return 1
+    return 2 if several == 1 else PAIRING_BLOCK
 
 
 def counts_of(index: ShardIndex, shards: frozenset[int] | None) -> tuple[int, ...]:
@@ -155,37 +181,105 @@ def counts_of(index: ShardIndex, shards: frozenset[int] | None) -> tuple[int, ..
     return tuple(n if shards is None or shard in shards else 0 for shard, n in enumerate(index.counts))
 
 
+class Kept:
+    """What a process that reads epochs one after another keeps from one to the next. It travels empty."""
+
+    def __init__(self) -> None:
+        self._source: _Source | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Kept, ()
+
+    def source_of(self, views: TrainingViews) -> _Source:
+        """What the views are read from: the same for all parts of a reading."""
+        if self._source is None or not self._source.gives(views):
+            self._source = _Source(views)
+        return self._source
+
+
 class _Source:
-    """What a worker keeps while it reads an epoch: connections, and what is known of the shards of a window."""
+    """What a worker keeps while it reads: connections, and what is known of the shards of a window."""
 
     def __init__(self, views: TrainingViews) -> None:
-        self._views = views
-        location = views.replayed.location if views.replayed else None
+        self._views, self._epochs = views, views.epochs
+        location = self._epochs[0].location
         # Opened here, in the worker: connections must not be carried over from another process.
         self._store = LogitStore.open(location) if location else None
+        order, several = views.order, len(self._epochs)
+        self._partition = replace(views.partition, start=views.start % views.batch_size)
+        self._turns = Turns(self._partition.steps, several)
+        self._sequence = EpochSequence(order, self._groups, views.batch_size // order.lanes)
         # A batch may begin in one window and end in the next.
-        together = 2 * max(len(shards) for _, shards in views.order.windows())
+        most = max(len(window.pieces) for lane in range(order.lanes) for window in order.windows(lane))
+        together = 2 * most * order.lanes * several
         self._shard = lru_cache(together)(views.index.shard)
         self._rows = lru_cache(together)(self._read_rows)
         self._seeds = lru_cache(together)(self._seeds_of)
-        self.partners = lru_cache(together)(lambda shard: partners(self._seeds(shard), views.augment))
+        self._partners = lru_cache(together)(lambda epoch, shard: partners(self._seeds(epoch, shard), views.augment))
+        # Batches that were made at the same time as one of the same images, by their numbers.
+        self._made = dict[int, Batch]()
 
-    def batch(self, places: NDArray[np.intp]) -> Batch:
-        """The batch of these views, [n, 2] shard and slot."""
-        draft = _BatchBuilder(len(places), self._views, self._store.spec.top_k if self._store else 0)
-        for shard in np.unique(places[:, 0]):
+    def gives(self, views: TrainingViews) -> bool:
+        """Whether these views are another part of the same reading."""
+        return replace(views, part=0, start=0) == replace(self._views, part=0, start=0)
+
+    def places(self, number: int) -> tuple[NDArray[np.intp], int]:
+        """[n, 2] shard and slot of the views of a batch, numbered through all parts, and of which epoch they are."""
+        step, part = divmod(number, self._partition.grad_accum_steps)
+        images, epoch = self._turns.of(step)
+        span = self._partition.span(images * self._partition.grad_accum_steps + part)
+        return self._sequence.take(span.start, len(span)), epoch
+
+    def take(self, number: int, workers: int) -> Batch:
+        """A batch. Others of the same images that the same of `workers` will be asked for are made with it."""
+        if number not in self._made:
+            places, now = self.places(number)
+            step, part = divmod(number, self._partition.grad_accum_steps)
+            images, _ = self._turns.of(step)
+            numbers = {
+                epoch: self._turns.step(images, epoch) * self._partition.grad_accum_steps + part
+                for epoch in range(now, len(self._epochs))
+            }
+            wanted = [epoch for epoch, other in numbers.items() if (other - number) % workers == 0]
+            for epoch, batch in zip(wanted, self._batches(places, wanted), strict=True):
+                self._made[numbers[epoch]] = batch
+        return self._made.pop(number)
+
+    def _batches(self, places: NDArray[np.intp], epochs: Sequence[int]) -> list[Batch]:
+        """The batches of the views of some epochs of these images, [n, 2] shard and slot, each decoded once."""
+        top_k = self._store.spec.top_k if self._store else 0
+        drafts = [_BatchBuilder(len(places), self._views, top_k) for _ in epochs]
+        for shard in np.unique(places[:, 0]).tolist():
             here = np.flatnonzero(places[:, 0] == shard)
-            self._fill(draft, int(shard), here, places[here, 1])
-        return draft.batch()
+            slots = places[here, 1]
+            stored = [self._stored(epoch, shard, slots) for epoch in epochs]
+            wanted = np.ones(len(slots), bool)
+            if self._store and self._views.missing == "skip":
+                wanted = np.logical_or.reduce(stored)
+            mates = [self._partners(epoch, shard)[slots[wanted]].tolist() for epoch in epochs]
+            images = DecodedSamples(self._shard(shard), [*slots[wanted], *chain(*mates)], self._views.decode)
+            for draft, epoch, has in zip(drafts, epochs, stored, strict=True):
+                taken = has if self._store and self._views.missing == "skip" else wanted
+                self._fill(draft, epoch, images, here[taken], slots[taken], has[taken])
+        return [draft.batch() for draft in drafts]
 
-    def _fill(self, draft: _BatchBuilder, number: int, here: NDArray[np.intp], slots: NDArray[np.intp]) -> None:
+    def _stored(self, epoch: int, shard: int, slots: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether there are logits of these slots."""
+        rows = self._rows(epoch, shard)
+        return rows.valid[slots] if rows else np.zeros(len(slots), bool)
+
+    def _fill(
+        self,
+        draft: _BatchBuilder,
+        epoch: int,
+        images: DecodedSamples,
+        here: NDArray[np.intp],
+        slots: NDArray[np.intp],
+        stored: NDArray[np.bool_],
+    ) -> None:
         """Make the views of some slots of a shard, for the places `here` of a batch."""
-        views, shard = self._views, self._shard(number)
-        rows, seeds, partner = self._rows(number), self._seeds(number), self.partners(number)
-        stored = rows.valid[slots] if rows else np.zeros(len(slots), bool)
-        if self._store and views.missing == "skip":
-            here, slots, stored = here[stored], slots[stored], stored[stored]
-        images = DecodedSamples(shard, [*slots, *partner[slots].tolist()], views.decode)
+        views, shard, number = self._views, images.shard, images.shard.number
+        rows, seeds, partner = self._rows(epoch, number), self._seeds(epoch, number), self._partners(epoch, number)
         draft.seeds[here] = seeds[slots]
         for pixels in draft.pixels:
             made = images.views(slots.tolist(), seeds, partner, views.augment, pixels.shape[1])
@@ -196,11 +290,11 @@ class _Source:
         if rows:
             draft.signal.take_rows(here[kept & stored], rows, slots[kept & stored])
         missing = np.flatnonzero(kept & ~stored) if self._store else np.empty(0, np.intp)
-        if views.replayed and views.missing == "error" and len(missing):
-            slot = int(slots[missing[0]])
+        if views.missing == "error" and len(missing):
+            slot, replayed = int(slots[missing[0]]), self._epochs[epoch]
             raise UserError(
-                f"the store {views.replayed.location} has no logits for {made.samples[slot].key!r} (slot {slot} of "
-                f"{shard.path}, stored epoch {views.replayed.epoch}); set the stage's missing=skip to leave such "
+                f"the store {replayed.location} has no logits for {made.samples[slot].key!r} (slot {slot} of "
+                f"{shard.path}, stored epoch {replayed.epoch}); set the stage's missing=skip to leave such "
                 f"views out, or missing=label to train on their labels"
             )
         draft.labelled += len(missing)
@@ -216,18 +310,22 @@ class _Source:
                     )
                 targets.label(int(here[i]), [known[label] for label in labels], shares)
 
-    def _read_rows(self, shard: int) -> Rows | None:
-        replayed = self._views.replayed
-        if self._store is None or replayed is None or shard in replayed.missing:
-            return None
-        return self._store.read(replayed.epoch, shard)
+    def _groups(self, shard: int) -> NDArray[np.intp]:
+        """The views of a shard that follow each other in the order."""
+        views = self._views
+        if views.augment.mixes and len(self._epochs) == 1:
+            return pairs(self._partners(0, shard))
+        return blocks(views.index.counts[shard], PAIRING_BLOCK if views.augment.mixes else 1)
 
-    def _seeds_of(self, shard: int) -> NDArray[np.uint32]:
-        if (rows := self._rows(shard)) is not None:
+    def _read_rows(self, epoch: int, shard: int) -> Rows | None:
+        replayed = self._epochs[epoch]
+        return None if self._store is None or shard in replayed.missing else self._store.read(replayed.epoch, shard)
+
+    def _seeds_of(self, epoch: int, shard: int) -> NDArray[np.uint32]:
+        if (rows := self._rows(epoch, shard)) is not None:
             return rows.seed
-        replayed, index = self._views.replayed, self._shard(shard)
-        run_seed, epoch = (replayed.run_seed, replayed.epoch) if replayed else (self._views.seed, self._views.epoch)
-        return view_seeds(run_seed, index.name, epoch, index.samples)
+        replayed, index = self._epochs[epoch], self._shard(shard)
+        return view_seeds(replayed.run_seed, index.name, replayed.epoch, index.samples)
 
 
 class _BatchBuilder:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tinyvit.config import LabelStage
 from tinyvit.data.index import ShardIndex
-from tinyvit.data.training_views import Batch, TrainingViews
+from tinyvit.data.training_views import Batch, Replayed, TrainingViews
 from tinyvit.targets.losses import agreement, label_loss
 from tinyvit.tasks.classes import classes_of_labels
 from tinyvit.tasks.student import StudentTask, metrics_of_classes, open_shards
@@ -42,7 +42,7 @@ class ClassificationTask(StudentTask[LabelStage]):
         return cls._identity(run, name, None, True, earlier)
 
     def views(self, epoch: int, done: int = 0) -> TrainingViews:
-        return self._views(epoch, done, labels=True)
+        return self._views(epoch, done, lambda number: Replayed(number, self.stage.seed, None), labels=True)
 
     def loss(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         assert batch.labels

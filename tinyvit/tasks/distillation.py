@@ -51,7 +51,7 @@ class DistillationTask(StudentTask[TeacherStage]):
         return self._views(
             epoch,
             done,
-            replayed=self._source.replayed(epoch % self._stored, self._absent),
+            replayed=lambda number: self._source.replayed(number % self._stored, self._absent),
             labels=self.stage.label_weight > 0,
             teacher_size=self._source.view_size,
             missing=self.stage.missing,

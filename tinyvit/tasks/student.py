@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from tinyvit.config import ClassStage
 from tinyvit.data.index import ShardIndex, index_shards
-from tinyvit.data.training_views import Batch, TrainingViews, counts_of
+from tinyvit.data.order import EpochOrder
+from tinyvit.data.training_views import Batch, Kept, Replayed, TrainingViews, counts_of, views_together
 from tinyvit.errors import UserError
 from tinyvit.evaluation import EvalModel, Evaluator, open_images
 from tinyvit.models import adopt_weights, classes_of, create_student, input_size, load_weights, mean_std, save_student
@@ -56,9 +58,17 @@ class StudentTask(Task, Generic[S]):
             raise UserError(f"stage {name}: {world} processes cannot share a batch_size of {stage.batch_size}")
         share = -(-stage.batch_size // world)
         self.grad_accum_steps = -(-share // micro) if micro else 1
+        lanes, counts = run.recipe.data.lanes, counts_of(run.data, run.shards)
+        if stage.batch_size % lanes:
+            raise UserError(
+                f"stage {name}: a batch_size of {stage.batch_size} cannot be shared out to data.lanes={lanes}; give a "
+                f"multiple of it"
+            )
+        together = views_together(run.recipe.augment_of(stage), stage.views_per_read)
         # Of a whole epoch: one of a store that lacks some units may have fewer.
-        images = sum(counts_of(run.data, run.shards))
+        images = EpochOrder(counts, stage.seed, 0, lanes, together).total
         self.steps = images // stage.batch_size
+        self._kept = Kept()
         if self.steps == 0:
             raise UserError(
                 f"stage {name}: no whole batch of {stage.batch_size} in {images} images; lower stages.{name}.batch_size"
@@ -87,6 +97,8 @@ class StudentTask(Task, Generic[S]):
             run.data.class_names if labels else None,
             earlier,
             *([] if run.shards is None else [sorted(run.shards)]),
+            # Most have one, and are the runs that they were.
+            *([] if run.recipe.data.lanes == 1 else [{"lanes": run.recipe.data.lanes}]),
         ]
 
     @property
@@ -96,9 +108,13 @@ class StudentTask(Task, Generic[S]):
     @abstractmethod
     def views(self, epoch: int, done: int = 0) -> TrainingViews: ...
 
-    def _views(self, epoch: int, done: int, **learned: Any) -> TrainingViews:
-        """Of what is `learned` from them the views of an epoch after so many steps."""
+    def _views(self, epoch: int, done: int, replayed: Callable[[int], Replayed], **learned: Any) -> TrainingViews:
+        """Of what is `learned` from them the views of an epoch after so many steps; `replayed` says which those of an
+        epoch are.
+        """
         run, stage = self.run, self.stage
+        first = epoch - epoch % stage.views_per_read
+        together = range(first, min(first + stage.views_per_read, stage.epochs))
         return TrainingViews(
             index=run.data,
             augment=run.recipe.augment_of(stage),
@@ -106,15 +122,19 @@ class StudentTask(Task, Generic[S]):
             size=self._side,
             num_classes=self.classes.count,
             batch_size=stage.batch_size,
-            epoch=epoch,
+            epoch=first,
             seed=stage.seed,
+            replayed=tuple(map(replayed, together)),
+            part=epoch - first,
             label_classes=self.classes.of_labels,
             broken=run.recipe.data.broken,
             rank=run.world.rank,
             world_size=run.world.size,
             grad_accum_steps=self.grad_accum_steps,
             start=done * stage.batch_size,
+            lanes=run.recipe.data.lanes,
             shards=run.shards,
+            kept=self._kept,
             **learned,
         )
 

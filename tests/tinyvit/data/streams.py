@@ -22,7 +22,7 @@ from tinyvit.views import view_digest
 
 def stream(recipe: Recipe, store: LogitStore | None, stored_epoch: int = 1, **changes: Any) -> TrainingViews:
     """The training views of a recipe's data, of one stored epoch."""
-    stored = Replayed(stored_epoch, store.spec.run_seed, store.location) if store else None
+    stored = (Replayed(stored_epoch, store.spec.run_seed, store.location),) if store else ()
     settings: dict[str, Any] = {"batch_size": 50, "epoch": 0, "seed": 0, "num_classes": 1000, "replayed": stored}
     index = index_shards(recipe.data.train, LogProgress())
     return TrainingViews(

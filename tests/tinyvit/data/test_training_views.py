@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +19,14 @@ from streams import digests, places, stream
 from support import ROOT, SMALL, label_all, small_arguments, tinyvit
 
 from logitstore import LogitStore, Unit
-from tinyvit.config import Recipe, load_recipe
+from tinyvit.config import Decode, Recipe, load_recipe
 from tinyvit.data.join import IndexedShard
-from tinyvit.data.loader import run_stream
+from tinyvit.data.loader import run_stream, run_streams
 from tinyvit.data.location import resolve_data
-from tinyvit.data.training_views import Batch
+from tinyvit.data.training_views import Batch, Kept, Replayed, TrainingViews
 from tinyvit.errors import UserError
 from tinyvit.models.teachers import Teacher
+from tinyvit.views.images import EncodedImage
 
 MIXED = (*SMALL, "label.augment.mixup_alpha=0.8", "label.augment.cutmix_alpha=1.0")
 
@@ -178,8 +181,8 @@ def test_units_that_are_missing_are_left_out_or_labelled(
     small_recipe: Recipe, small_store: LogitStore, missing: str
 ) -> None:
     views = stream(small_recipe, small_store, missing=missing)
-    assert views.replayed
-    views = replace(views, replayed=replace(views.replayed, missing=frozenset({0})))
+    (replayed,) = views.replayed
+    views = replace(views, replayed=(replace(replayed, missing=frozenset({0})),))
     batches = list(run_stream(views, 2))
     if missing == "skip":
         assert counted(batches) == (250, 0, 0)
@@ -281,3 +284,84 @@ def test_fewer_stored_epochs_than_training_needs_are_used_in_turn(
     assert done.returncode == 0, done.stderr
     assert "2 epochs to train, 1 stored: they are used in turn" in " ".join(done.stderr.split())
     assert json.loads(done.stdout)["distill"]["epochs"] == 2
+
+
+def parts(recipe: Recipe, store: LogitStore, several: int, **changes: Any) -> list[TrainingViews]:
+    """The equal parts of a reading that gives the views of the first stored epochs."""
+    replayed = tuple(Replayed(epoch, store.spec.run_seed, store.location) for epoch in range(several))
+    first = stream(recipe, store, replayed=replayed, **changes)
+    return [replace(first, part=part) for part in range(several)]
+
+
+def read(views: list[TrainingViews], workers: int) -> list[list[list[int]]]:
+    """By part and batch the views that are read."""
+    return [digests(list(batches)) for batches in run_streams(views, workers)]
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
+    """How often each image was decoded."""
+    count, real = Counter[bytes](), EncodedImage.__init__
+
+    def counting(image: EncodedImage, content: bytes, decode: Decode) -> None:
+        count[content] += 1
+        real(image, content, decode)
+
+    monkeypatch.setattr(EncodedImage, "__init__", counting)
+    return count
+
+
+def test_a_reading_gives_every_view_of_its_epochs_once(
+    labelled: tuple[Recipe, LogitStore], decoded: Counter[bytes]
+) -> None:
+    recipe, store = labelled
+    views = {digest: place for epoch in range(2) for digest, place in places(recipe, store, epoch).items()}
+    rows = {(epoch, shard): store.read(epoch, shard) for epoch in range(2) for shard in range(2)}
+    known = {int(seed): (*where, slot) for where, read in rows.items() for slot, seed in enumerate(read.seed)}
+    decoded.clear()
+    seen = list[tuple[int, int, int]]()
+    for batches in run_streams(parts(recipe, store, 2, batch_size=50), 0):
+        for batch in batches:
+            found = [known[seed] for seed in batch.seeds.tolist()]
+            # No batch has two views of an image.
+            assert len({(shard, slot) for _, shard, slot in found}) == 50
+            assert {digest in views for digest in digests([batch])[0]} == {True}
+            assert batch.signal
+            for i, (epoch, shard, slot) in enumerate(found):
+                assert (batch.signal.class_id[i].numpy() == rows[epoch, shard].class_id[slot]).all()
+                assert batch.signal.residual[i] == float(rows[epoch, shard].residual[slot])
+            seen += found
+    assert len(seen) == len(set(seen)) == 1000
+    if not recipe.label.augment.mixes:
+        assert decoded.total() == 500
+    else:
+        # All that may be partners are read together, in blocks of 64, which batches of 50 cut.
+        assert 500 < decoded.total() < 900
+
+
+def test_a_reading_is_the_same_whoever_reads_it(labelled: tuple[Recipe, LogitStore]) -> None:
+    recipe, store = labelled
+    wanted = read(parts(recipe, store, 2, batch_size=24, lanes=2), 0)
+    assert len(wanted[0]) == len(wanted[1])
+    for workers in (1, 2, 5):
+        assert read(parts(recipe, store, 2, batch_size=24, lanes=2), workers) == wanted
+    for world, grad_accum_steps in ((2, 1), (3, 2)):
+        ranks = [
+            read(
+                parts(
+                    recipe, store, 2, batch_size=24, lanes=2, rank=rank, world_size=world,
+                    grad_accum_steps=grad_accum_steps,
+                ),
+                0,
+            )
+            for rank in range(world)
+        ]  # fmt: skip
+        for number, part in enumerate(wanted):
+            steps = [[view for batch in rank[number] for view in batch] for rank in ranks]
+            assert sorted(view for views in steps for view in views) == sorted(view for step in part for view in step)
+            assert ranks[0][number][0] == part[0][: 24 // world // grad_accum_steps]
+    # Any part can be begun anywhere, by processes that have read nothing of the others.
+    first, second = parts(recipe, store, 2, batch_size=24, lanes=2)
+    last = len(wanted[0]) - 1
+    assert read([replace(second, kept=Kept(), start=5 * 24)], 2) == [wanted[1][5:]]
+    assert read([replace(first, start=last * 24), second], 1) == [wanted[0][last:], wanted[1]]

@@ -322,6 +322,25 @@ def test_stopping_saves_and_the_same_run_goes_on_to_the_same_weights(train: Trai
     assert [line["step"] for line in read_lines(journal)] == [2, 4, 6, 8, 10]
 
 
+@pytest.mark.parametrize("name", ["distill", "finetune"])
+def test_several_views_a_reading_are_as_many_steps_and_go_on_anywhere(train: Train, tmp_path: Path, name: str) -> None:
+    changes = [f"stages.{name}.epochs=3", f"stages.{name}.views_per_read=2"]
+    whole = train(name, *changes, folder="whole")
+    # The third epoch is a reading of its own.
+    with pytest.raises(Stopped, match="after epoch 1 and 4 steps"):
+        train(name, *changes, stop=After(14))
+    resumed = train(name, *changes)
+    assert resumed["last"]["images"] == whole["last"]["images"] == 500
+    assert resumed["last"]["loss"] == whole["last"]["loss"]
+    one, two = (load_weights(tmp_path / folder / name) for folder in ("whole", "run"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_batch_that_lanes_cannot_share_is_refused(train: Train) -> None:
+    with pytest.raises(UserError, match=r"batch_size of 50 cannot be shared out to data\.lanes=7; give a multiple"):
+        train("distill", "data.lanes=7")
+
+
 def test_told_to_stop_while_no_batch_comes_it_saves_too(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,7 +152,7 @@ def test_an_image_that_cannot_be_prepared_is_named(tmp_path: Path) -> None:
 def views_of(recipe: Recipe, store: LogitStore) -> torch.Tensor:
     replayed = Replayed(0, store.spec.run_seed, None)
     index = index_shards(recipe.data.train, LogProgress())
-    views = TrainingViews(index, recipe.label.augment, recipe.data.decode, 32, 10, COUNT, 0, 0, replayed)
+    views = TrainingViews(index, recipe.label.augment, recipe.data.decode, 32, 10, COUNT, 0, 0, (replayed,))
     (batch,) = views.read(0, 1)
     return batch.views
 
