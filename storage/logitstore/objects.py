@@ -7,6 +7,7 @@ durable.py on a local disk. A commit is worth nothing if what it vouches for can
 from __future__ import annotations
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -29,6 +30,8 @@ REMOTE_REQUESTS = 8
 MANY_REQUESTS = 64
 # Bytes of a piece of an object that is read from its beginning to its end.
 BLOCK = 8 << 20
+# Answers that are broken off, one after another, until that is a fault.
+BROKEN_OFF = 5
 # For a request that fails by chance: tried again with growing pauses.
 RETRIES: dict[str, Any] = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 
@@ -235,8 +238,7 @@ class RemoteObjects(Objects):
         elif part.start:
             asked = {"offset": part.start}
         try:
-            found = self._store.get(part.key, options={"range": asked} if asked else {})
-            return found.bytes().to_bytes()
+            return self._body(part.key, {"range": asked} if asked else {})
         except FileNotFoundError:
             return None
         except self._faults as fault:
@@ -245,6 +247,16 @@ class RemoteObjects(Objects):
             if isinstance(fault, NotSupportedError):
                 raise WholeOnly(self._unsigned(f"{self.location}: {part.key} is given whole only")) from fault
             raise self._plain(f"{part.key} cannot be read", fault) from fault
+
+    def _body(self, key: str, options: Any) -> bytes:
+        for attempt in range(BROKEN_OFF):
+            found = self._store.get(key, options=options)
+            try:
+                return found.bytes().to_bytes()
+            except self._faults:
+                # obstore asks again where no answer comes, not where one is broken off.
+                time.sleep(2**attempt / 10)
+        return self._store.get(key, options=options).bytes().to_bytes()
 
     def pieces(self, key: str) -> Iterator[bytes]:
         try:

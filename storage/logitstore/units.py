@@ -263,6 +263,11 @@ class UnitStore(ABC, Generic[S]):
         """When the store was sealed (ISO 8601); empty when it was not."""
         return str(self._attributes.get("sealed", ""))
 
+    @property
+    def seal_digest(self) -> str:
+        """Of all that the seal vouches for, the time of sealing among it; empty where there is none."""
+        return str(self._attributes.get("seal_digest", ""))
+
     def faults(self) -> list[str]:
         """What is wrong with the store beside its units: documents, index, class names, seal."""
         found = []

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from PIL import ImageColor
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 
 Residual = Literal["uniform", "ghost", "renormalise"]
 Missing = Literal["error", "skip", "label"]
@@ -98,12 +98,19 @@ class Data(Decode):
         "shards of their own; batch sizes are multiples of it"
     )  # fmt: skip
 
+    cache: Path | None = Field(
+        default=None,
+        description="folder where shards and stored rows are kept near; null: the user's own, for what is not local",
+    )
+    cache_size: ByteSize | None = Field(
+        default=None, gt=0, description="bytes that it may have, such as 200GB; null: half of what is free on its disk"
+    )
+
     def record(self) -> dict[str, Any]:
         """All that it says; of what is new only what is not as it was before."""
         record = self.model_dump(mode="json")
-        if self.lanes == 1:
-            del record["lanes"]
-        return record
+        unsaid = {"lanes": 1, "cache": None, "cache_size": None}
+        return {name: value for name, value in record.items() if name not in unsaid or value != unsaid[name]}
 
     @property
     def decode(self) -> Decode:

@@ -8,6 +8,7 @@ from torch import nn
 from tinyvit.config import Residual
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.loader import run_streams
+from tinyvit.data.location import cache_for
 from tinyvit.data.training_views import TrainingViews, counts_of
 from tinyvit.errors import UserError
 from tinyvit.models import input_size, mean_std
@@ -35,7 +36,7 @@ def score(
     images = sum(counts_of(run.data, shards))
     views = [
         TrainingViews(
-            index=run.data,
+            index=run.data.through(cache_for(run.recipe.data.train, run.recipe.data)),
             augment=run.recipe.label.augment,
             decode=run.recipe.data.decode,
             size=input_size(model),

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logitstore import ShardTable, write_whole
+from tinyvit.cache import CachedShard, CacheFolder
 from tinyvit.data.join import IndexedShard, key_digest
 from tinyvit.data.location import ShardLocation
 from tinyvit.data.shards import BLOCK, extents, image_suffix
@@ -52,9 +53,12 @@ class ShardEntry:
 class ShardIndex:
     """A data set whose index is at hand. Travels to other processes as the names of its files."""
 
-    def __init__(self, place: ShardLocation, folder: Path) -> None:
-        """Open the index that lies in `folder`. ValueError, KeyError or OSError when it is not whole."""
-        self.place, self.folder = place, folder
+    def __init__(self, place: ShardLocation, folder: Path, cache: CacheFolder | None = None) -> None:
+        """Open the index that lies in `folder`. ValueError, KeyError or OSError when it is not whole.
+
+        With a `cache` samples are read from shards that are fetched whole into it.
+        """
+        self.place, self.folder, self.cache = place, folder, cache
         document = json.loads((folder / INDEX_NAME).read_bytes())
         if document["format"] != FORMAT:
             raise ValueError("of another format")
@@ -70,7 +74,7 @@ class ShardIndex:
             raise ValueError("not whole")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardIndex, (self.place, self.folder)
+        return ShardIndex, (self.place, self.folder, self.cache)
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -94,7 +98,7 @@ class ShardIndex:
         """One shard, in the order of names."""
         samples = self._of(number)
         return IndexedShard(
-            place=self.place,
+            place=self.cached(number) or self.place,
             name=self._shards[number]["name"],
             number=number,
             key_digest=samples["key_digest"],
@@ -102,6 +106,17 @@ class ShardIndex:
             length=samples["length"],
             key_of=lambda slot: self.keys(number)[slot],
         )
+
+    def cached(self, number: int) -> CachedShard | None:
+        """A shard as the cache has it, or will; None where there is no cache."""
+        if self.cache is None:
+            return None
+        shard = self._shards[number]
+        return CachedShard(self.place, shard["name"], shard["stamp"][0], shard["sha256"], self.cache)
+
+    def through(self, cache: CacheFolder | None) -> ShardIndex:
+        """The same, read through a cache."""
+        return self if cache == self.cache else ShardIndex(self.place, self.folder, cache)
 
     def shards(self) -> Iterator[IndexedShard]:
         """Every shard."""

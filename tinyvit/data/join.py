@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyvit.data.location import ShardLocation
+from tinyvit.cache import Place
 from tinyvit.data.shards import Sample, parse
 from tinyvit.errors import UserError
 
@@ -27,7 +27,7 @@ class IndexedShard:
     key itself and where the sample lies.
     """
 
-    place: ShardLocation
+    place: Place
     name: str
     number: int
     key_digest: NDArray[np.uint64]

@@ -16,8 +16,9 @@ from urllib.parse import unquote
 from braceexpand import braceexpand
 
 from logitstore import ByteRange, Objects, StoreError, WholeOnly, open_objects
+from tinyvit.cache import CacheFolder, open_cache
 from tinyvit.classes import read_class_list
-from tinyvit.config import Recipe
+from tinyvit.config import Data, Recipe
 from tinyvit.data.folders import hidden, no_shards
 from tinyvit.data.shards import COMPRESSED_TARS
 from tinyvit.errors import UserError
@@ -230,6 +231,15 @@ def _split(address: str, local: bool) -> tuple[str, str]:
 
 def _on_hub(folder: str) -> str:
     return unquote(folder.removeprefix(HUB))
+
+
+def cache_for(location: str, data: Data | None = None) -> CacheFolder | None:
+    """The cache for what is read of a place, as `data` says; None where it is read as it lies: on this machine, with no
+    folder given.
+    """
+    folder, size = (data.cache, data.cache_size) if data else (None, None)
+    far = "://" in location and not location.startswith("file://")
+    return open_cache(folder, size) if folder or far else None
 
 
 def resolve_data(recipe: Recipe, location: str | Path | None) -> Recipe:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from logitstore import LogitStore, Rows
+from tinyvit.cache import Ahead, CachedRows, CacheFolder, Wanted
 from tinyvit.config import Augment, Broken, Decode, Missing
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.order import BatchPartition, EpochOrder, EpochSequence, Turns, blocks, pairs
@@ -81,7 +82,8 @@ class TrainingViews:
     of the order's `lanes`. Of a broken image or logits that are missing, `broken` and `missing` say what becomes.
     `labels` asks for the views' labels, `label_classes` has the class of each label (None: its own number);
     `teacher_size` asks for the views as a live teacher is shown them. `shards` are those that are read, where it is not
-    all of them. `kept` is shared by epochs that are read one after another.
+    all of them. Rows of a sealed store go through the `row_cache`, as shards go through the index's, where there is
+    one. `kept` is shared by epochs that are read one after another.
     """
 
     index: ShardIndex
@@ -105,6 +107,7 @@ class TrainingViews:
     start: int = 0
     lanes: int = 1
     shards: frozenset[int] | None = None
+    row_cache: CacheFolder | None = None
     kept: Kept = field(default_factory=lambda: Kept(), compare=False)
 
     @property
@@ -151,8 +154,10 @@ class TrainingViews:
         """The batches of one worker of this rank."""
         source = self.kept.source_of(self)
         first = self._first
-        for number in range(first + worker, first + self.items, workers):
-            yield source.take(number, workers)
+        with Ahead(source.stretches()) as ahead:
+            for number in range(first + worker, first + self.items, workers):
+                ahead.reached(source.stretch(number))
+                yield source.take(number, workers)
 
     def keys(self, step: int) -> list[str]:
         """Shard and key of the views that this rank takes in a step, for a message."""
@@ -205,6 +210,7 @@ class _Source:
         location = self._epochs[0].location
         # Opened here, in the worker: connections must not be carried over from another process.
         self._store = LogitStore.open(location) if location else None
+        self._row_cache = views.row_cache if self._store and self._store.sealed else None
         order, several = views.order, len(self._epochs)
         self._partition = replace(views.partition, start=views.start % views.batch_size)
         self._turns = Turns(self._partition.steps, several)
@@ -216,12 +222,50 @@ class _Source:
         self._rows = lru_cache(together)(self._read_rows)
         self._seeds = lru_cache(together)(self._seeds_of)
         self._partners = lru_cache(together)(lambda epoch, shard: partners(self._seeds(epoch, shard), views.augment))
+        # This rank's windows in the order in which they are needed.
+        lanes = {place * order.lanes // views.batch_size for place in self._partition.share}
+        self._windows = sorted(
+            (window for lane in lanes for window in order.windows(lane)), key=lambda window: window.start
+        )
+        self._refuse_small_cache()
         # Batches that were made at the same time as one of the same images, by their numbers.
         self._made = dict[int, Batch]()
+
+    def _refuse_small_cache(self) -> None:
+        """UserError where the shards of a window have no room in the cache together."""
+        index = self._views.index
+        if index.cache is None:
+            return
+        sizes = [size for size, _ in index.stamps.values()]
+        most = max(sum(sizes[piece.shard] for piece in window.pieces) for window in self._windows)
+        if most > index.cache.size:
+            raise UserError(
+                f"shards of {most:,} bytes are shuffled together, and the cache {index.cache.path} may have "
+                f"{index.cache.size:,}; raise data.cache_size, or set data.cache to a folder with more room"
+            )
 
     def gives(self, views: TrainingViews) -> bool:
         """Whether these views are another part of the same reading."""
         return replace(views, part=0, start=0) == replace(self._views, part=0, start=0)
+
+    def stretches(self) -> list[list[Wanted]]:
+        """What each window needs of the caches."""
+        if not (self._views.index.cache or self._row_cache):
+            return []
+        return [[wanted for piece in window.pieces for wanted in self._wanted(piece.shard)] for window in self._windows]
+
+    def _wanted(self, shard: int) -> Iterator[Wanted]:
+        if cached := self._views.index.cached(shard):
+            yield cached
+        if self._store and self._row_cache:
+            for epoch in (replayed.epoch for replayed in self._epochs if shard not in replayed.missing):
+                yield CachedRows(self._store, epoch, shard, self._row_cache)
+
+    def stretch(self, number: int) -> int:
+        """Which window is the first that a batch, or one after it, needs."""
+        images, _ = self._turns.of(number // self._partition.grad_accum_steps)
+        along = self._partition.span(images * self._partition.grad_accum_steps).start // self._views.order.lanes
+        return next((i for i, window in enumerate(self._windows) if window.start + window.views > along), 0)
 
     def places(self, number: int) -> tuple[NDArray[np.intp], int]:
         """[n, 2] shard and slot of the views of a batch, numbered through all parts, and of which epoch they are."""
@@ -319,7 +363,11 @@ class _Source:
 
     def _read_rows(self, epoch: int, shard: int) -> Rows | None:
         replayed = self._epochs[epoch]
-        return None if self._store is None or shard in replayed.missing else self._store.read(replayed.epoch, shard)
+        if self._store is None or shard in replayed.missing:
+            return None
+        if self._row_cache:
+            return CachedRows(self._store, replayed.epoch, shard, self._row_cache).read()
+        return self._store.read(replayed.epoch, shard)
 
     def _seeds_of(self, epoch: int, shard: int) -> NDArray[np.uint32]:
         if (rows := self._rows(epoch, shard)) is not None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinyvit.cache import Wanted
 from tinyvit.config import Decode
 from tinyvit.data.index import ShardIndex
 from tinyvit.evaluation.images import Labelled
@@ -51,6 +52,10 @@ class Sample:
     def read(self, part: int, numbers: range) -> list[Labelled]:
         """Some of them."""
         return list(self.images[numbers.start : numbers.stop])
+
+    def wanted(self, _part: int) -> list[Wanted]:
+        """Nothing: they are here."""
+        return []
 
     def first(self, count: int) -> Sample:
         """A smaller sample."""

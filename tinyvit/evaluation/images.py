@@ -11,9 +11,11 @@ from typing import Protocol
 import numpy as np
 
 from logitstore import ShardTable, digest_of
+from tinyvit.cache import CacheFolder, Wanted
 from tinyvit.classes import match_classes, named_classes
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.join import key_digest
+from tinyvit.data.location import cache_for
 from tinyvit.datasets.sources import SourceImage, images_of, is_image_folder
 from tinyvit.errors import UserError
 from tinyvit.runtime.progress import Progress
@@ -48,6 +50,10 @@ class LabelledImages(Protocol):
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
         """Some images of a part."""
+        ...
+
+    def wanted(self, part: int) -> Sequence[Wanted]:
+        """What a cache is to have before a part is read."""
         ...
 
 
@@ -89,6 +95,10 @@ class ShardImages:
             for sample in shard.read(numbers)
         ]
 
+    def wanted(self, part: int) -> Sequence[Wanted]:
+        cached = self.index.cached(part)
+        return [cached] if cached else []
+
 
 @dataclass(frozen=True)
 class FolderImages:
@@ -122,14 +132,20 @@ class FolderImages:
         chosen = self.images[first + numbers.start : first + numbers.stop]
         return [Labelled(str(image.content), image.read(), (image.label,)) for image in chosen]
 
+    def wanted(self, _part: int) -> Sequence[Wanted]:
+        return []
 
-def open_images(data: str, progress: Progress) -> DataSet:
-    """The labelled images of shards (a folder, a URL), of an image folder, or of a CSV file."""
+
+def open_images(data: str, progress: Progress, cache: CacheFolder | None = None) -> DataSet:
+    """The labelled images of shards (a folder, a URL), of an image folder, or of a CSV file.
+
+    Shards that are not local are read through a cache, the user's own where none is given.
+    """
     path = Path(data)
     if "://" not in data and (path.suffix.lower() == ".csv" or (path.is_dir() and is_image_folder(path))):
         found = images_of(path)
         return FolderImages(tuple(found.images), found.classes, found.left_out)
-    return ShardImages(index_shards(data, progress))
+    return ShardImages(index_shards(data, progress).through(cache or cache_for(data)))
 
 
 @dataclass(frozen=True)
@@ -153,6 +169,9 @@ class Relabelled:
 
     def read(self, part: int, numbers: range) -> list[Labelled]:
         return [replace(image, labels=self.labels(image)) for image in self.images.read(part, numbers)]
+
+    def wanted(self, part: int) -> Sequence[Wanted]:
+        return self.images.wanted(part)
 
 
 def renumbered(numbers: Sequence[int] | None, image: Labelled) -> tuple[int, ...] | None:

@@ -14,6 +14,7 @@ from PIL import Image
 from timm.data.transforms_factory import transforms_imagenet_eval
 from torch import Tensor
 
+from tinyvit.cache import Ahead
 from tinyvit.config import Decode
 from tinyvit.errors import UserError
 from tinyvit.evaluation.images import Labelled, LabelledImages
@@ -65,7 +66,14 @@ class EvaluationViews:
 
     def read(self, worker: int, workers: int) -> Iterator[EvaluationBatch]:
         """Batches of one worker, as `batch` makes them."""
-        return map(self.batch, self.spans[worker::workers])
+        with self.ahead() as ahead:
+            for span in self.spans[worker::workers]:
+                ahead.reached(span[0])
+                yield self.batch(span)
+
+    def ahead(self) -> Ahead:
+        """What has parts fetched before they are read."""
+        return Ahead([self.images.wanted(part) for part in range(len(self.images.counts))])
 
     def batch(self, span: tuple[int, range]) -> EvaluationBatch:
         """Some images of a part; there may be none left. UserError for one without a label, and for one that is
@@ -130,21 +138,26 @@ class UsableViews:
 
     def read(self, worker: int, workers: int) -> Iterator[tuple[int, int]]:
         """Of one worker. UserError as `EvaluationViews.batch`, and for a label that is too large."""
-        for span in self.views.spans[worker::workers]:
-            usable = 0
-            for image in (images := self.views.images.read(*span)):
-                if (wrong := max(_labels(image), default=0)) >= self.classes:
-                    raise UserError(
-                        f"{image.name} has the label {wrong}, but there are {self.classes} classes; mend it, or the "
-                        f"list of classes"
-                    )
-                try:
-                    _decoded(image, self.views.decode)
-                    usable += bool(image.labels)
-                except BrokenImage as fault:
-                    if not self.views.skip_broken:
-                        raise broken_image(image, fault) from fault
-            yield len(images), usable
+        with self.views.ahead() as ahead:
+            for span in self.views.spans[worker::workers]:
+                ahead.reached(span[0])
+                yield self._looked(span)
+
+    def _looked(self, span: tuple[int, range]) -> tuple[int, int]:
+        usable = 0
+        for image in (images := self.views.images.read(*span)):
+            if (wrong := max(_labels(image), default=0)) >= self.classes:
+                raise UserError(
+                    f"{image.name} has the label {wrong}, but there are {self.classes} classes; mend it, or the "
+                    f"list of classes"
+                )
+            try:
+                _decoded(image, self.views.decode)
+                usable += bool(image.labels)
+            except BrokenImage as fault:
+                if not self.views.skip_broken:
+                    raise broken_image(image, fault) from fault
+        return len(images), usable
 
 
 def _labels(image: Labelled) -> tuple[int, ...]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from threading import Event
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ from logitstore import Claims, LogitStore, StoreError, StoreSpec, Unit, UnitRows
 from tinyvit.config import Recipe
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.loader import run_jobs
-from tinyvit.data.location import ShardLocation
+from tinyvit.data.location import ShardLocation, cache_for
 from tinyvit.data.unit_views import UnitPart, UnitViews, ViewChunk
 from tinyvit.errors import Stopped, UserError, refuse_mismatch
 from tinyvit.labelling.verify_data import data_differences, faulty_units
@@ -192,11 +195,13 @@ class Labeller:
         first = next(free, None)
         if first is None:
             return
-        stream = asked_views(recipe, store, teacher, self.index)
+        index = self.index.through(cache_for(recipe.data.train, recipe.data))
+        stream = asked_views(recipe, store, teacher, index)
 
         def parts() -> Iterator[UnitPart]:
-            for unit in chain([first], free):
-                yield from stream.parts(unit, store.spec.epochs_of(unit))
+            with _Next(index) as following:
+                for unit in following.units(chain([first], free)):
+                    yield from stream.parts(unit, store.spec.epochs_of(unit))
 
         draft: _UnitBuilder | None = None
         began = time.monotonic()
@@ -218,6 +223,36 @@ class Labeller:
     def _end_if_told(self) -> None:
         if self.stop.is_set():
             raise Stopped("labelling was stopped; what was committed stays, and the same command goes on from there")
+
+
+class _Next:
+    """Has the shard of the next unit fetched while one is labelled, where shards are read through a cache."""
+
+    def __init__(self, index: ShardIndex) -> None:
+        self._index, self._thread = index, ThreadPoolExecutor(1, "ahead")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def units(self, units: Iterator[Unit]) -> Iterator[Unit]:
+        """The units, each asked for while the one before it is labelled if its shard is to be fetched."""
+        if self._index.cache is None:
+            yield from units
+            return
+        now = next(units, None)
+        while now:
+            then = next(units, None)
+            present = self._index.cached(now.shard)
+            if then and present and (shard := self._index.cached(then.shard)):
+                # What goes wrong is met, and told, by who reads it.
+                self._thread.submit(shard.prepare, frozenset({present.key}))
+            yield now
+            now = then
 
 
 class _UnitBuilder:

@@ -12,6 +12,7 @@ from logitstore import Unit
 from tinyvit.classes import shared_classes
 from tinyvit.config import TeacherStage
 from tinyvit.data.index import ShardIndex
+from tinyvit.data.location import cache_for
 from tinyvit.data.training_views import Batch, TrainingViews
 from tinyvit.targets.losses import agreement, distillation_loss, label_loss
 from tinyvit.tasks.classes import classes_of_teacher
@@ -34,6 +35,7 @@ class DistillationTask(StudentTask[TeacherStage]):
         # The order of an epoch under way must not change when units are labelled meanwhile: a state keeps these.
         self._absent = source.absent()
         self._stored = stage.stored_epochs or source.epochs
+        self._row_cache = cache_for(source.location, run.recipe.data) if source.location else None
 
     @staticmethod
     def of_stage(run: Run[ShardIndex], _name: str) -> Run[ShardIndex]:
@@ -55,6 +57,7 @@ class DistillationTask(StudentTask[TeacherStage]):
             labels=self.stage.label_weight > 0,
             teacher_size=self._source.view_size,
             missing=self.stage.missing,
+            row_cache=self._row_cache,
         )
 
     def loss(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,10 @@ class StoredSignals:
     view_size: None = None
 
     @property
+    def location(self) -> str:
+        return self.store.location
+
+    @property
     def num_classes(self) -> int:
         return self.store.spec.num_classes
 
@@ -71,6 +75,7 @@ class LiveSignals:
 
     teacher: Teacher
     label: Label
+    location: None = None
 
     @property
     def num_classes(self) -> int:

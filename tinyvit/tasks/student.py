@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tinyvit.config import ClassStage
 from tinyvit.data.index import ShardIndex, index_shards
+from tinyvit.data.location import cache_for
 from tinyvit.data.order import EpochOrder
 from tinyvit.data.training_views import Batch, Kept, Replayed, TrainingViews, counts_of, views_together
 from tinyvit.errors import UserError
@@ -68,6 +69,7 @@ class StudentTask(Task, Generic[S]):
         # Of a whole epoch: one of a store that lacks some units may have fewer.
         images = EpochOrder(counts, stage.seed, 0, lanes, together).total
         self.steps = images // stage.batch_size
+        self._index = run.data.through(cache_for(run.recipe.data.train, run.recipe.data))
         self._kept = Kept()
         if self.steps == 0:
             raise UserError(
@@ -116,7 +118,7 @@ class StudentTask(Task, Generic[S]):
         first = epoch - epoch % stage.views_per_read
         together = range(first, min(first + stage.views_per_read, stage.epochs))
         return TrainingViews(
-            index=run.data,
+            index=self._index,
             augment=run.recipe.augment_of(stage),
             decode=run.recipe.data.decode,
             size=self._side,
@@ -153,7 +155,7 @@ class StudentTask(Task, Generic[S]):
     def validation(self, times: int, dtype: torch.dtype) -> Validation | None:
         run, val = self.run, self.run.recipe.data.val
         assert val
-        images = open_images(val, run.progress)
+        images = open_images(val, run.progress, cache_for(val, run.recipe.data))
         if not self.measurable(images.classes):
             return None
         evaluator = Evaluator(

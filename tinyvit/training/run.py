@@ -41,6 +41,11 @@ class SignalSource(Protocol):
         """Pixels a side of the views that a live teacher is shown; None where none is asked."""
         ...
 
+    @property
+    def location(self) -> str | None:
+        """Where they are stored."""
+        ...
+
     def identity(self) -> dict[str, Any]:
         """All that decides what the targets are."""
         ...

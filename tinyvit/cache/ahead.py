@@ -1,0 +1,83 @@
+"""Fetching ahead of need, beside a process that reads."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+log = logging.getLogger("tinyvit")
+
+# Seconds between looks whether there is room by now.
+LOOK = 0.05
+
+
+class Wanted(Protocol):
+    """Something that a cache is to have, called `key` there."""
+
+    @property
+    def key(self) -> str: ...
+
+    def prepare(self, needed: frozenset[str]) -> bool:
+        """Have it fetched, unless there is no room for it beside those that are needed before it; whether it need not
+        be asked again.
+        """
+        ...
+
+
+class Ahead:
+    """Has things fetched in the order in which they will be needed, by a thread, as far as there is room.
+
+    `stretches` are what is needed together, one after another.
+    """
+
+    def __init__(self, stretches: Sequence[Sequence[Wanted]]) -> None:
+        self._stretches = stretches
+        self._at, self._stopped, self._changed = 0, False, threading.Condition()
+
+    def __enter__(self) -> Self:
+        if any(self._stretches):
+            threading.Thread(target=self._run, name="ahead", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def reached(self, stretch: int) -> None:
+        """What is read now needs this stretch; those before it are not needed any more."""
+        if stretch != self._at:
+            with self._changed:
+                self._at = stretch
+                self._changed.notify()
+
+    def _run(self) -> None:
+        try:
+            self._fetch_all()
+        except Exception as fault:
+            # Who needs it meets the same, and tells it where it is heard.
+            log.debug("fetching ahead ended: %s", fault)
+
+    def _fetch_all(self) -> None:
+        stretch = place = 0
+        while stretch < len(self._stretches):
+            with self._changed:
+                if self._stopped:
+                    return
+                at = self._at
+            if stretch < at:
+                stretch, place = at, 0
+            elif place == len(self._stretches[stretch]):
+                stretch, place = stretch + 1, 0
+            else:
+                needed = frozenset(one.key for together in self._stretches[at : stretch + 1] for one in together)
+                if self._stretches[stretch][place].prepare(needed):
+                    place += 1
+                else:
+                    with self._changed:
+                        self._changed.wait(LOOK)
