@@ -20,9 +20,10 @@ from benchmarks.dividend.setting import ANSWERS, MAIN, MATTERS, UPPER_BOUND, Pla
 from benchmarks.dividend.teaching import members
 from logitstore import digest_of
 from tinyvit.config import load_recipe
+from tinyvit.data.fork_server import sockets_in_tmpdir
 from tinyvit.data.index import index_shards
 from tinyvit.data.location import train_and_val
-from tinyvit.data.processes import ending_with_this, sockets_in_tmpdir
+from tinyvit.data.processes import ending_with_this
 from tinyvit.datasets.fetch import fetch_fashion_mnist
 from tinyvit.errors import ProcessLost, UserError
 from tinyvit.models.teachers import load_network

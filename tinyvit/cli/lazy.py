@@ -9,11 +9,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from tinyvit.data.fork_server import start_fork_server
 
 
 class CommandFolder(TyperGroup):
@@ -44,7 +47,9 @@ class CommandFolder(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is called, imported."""
-        if self.files.get(args[0]):
+        if path := self.files.get(args[0]):
+            if path.is_file() and _wants_processes(path, args[1:]):
+                start_fork_server()
             self.commands[args[0]] = self.load(args[0])
         return super().resolve_command(ctx, args)
 
@@ -74,7 +79,20 @@ def _commands_in(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _docstring(path: Path) -> str | None:
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef) and node.name == path.stem:
-            return ast.get_docstring(node)
-    return None
+    function = _function(path)
+    return ast.get_docstring(function) if function else None
+
+
+def _wants_processes(path: Path, args: list[str]) -> bool:
+    """Whether a command that is called like this will start data processes."""
+    function = _function(path)
+    if function is None or "workers" not in {argument.arg for argument in function.args.args}:
+        return False
+    none = "--workers=0" in args or ("--workers", "0") in pairwise(args)
+    return not none and "--help" not in args
+
+
+def _function(path: Path) -> ast.FunctionDef | None:
+    """What a command runs."""
+    nodes = ast.parse(path.read_text()).body
+    return next((node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == path.stem), None)

@@ -145,7 +145,19 @@ class ShardLocation:
         return found
 
     def read(self, name: str, extents: list[tuple[int, int]]) -> list[bytes]:
-        """Runs of bytes (offset, length) of a shard. UserError when it has not so many any more."""
+        """Runs of bytes (offset, length) of a shard, those that touch each other in one request.
+
+        UserError when it has not so many any more.
+        """
+        runs = _together(extents)
+        found = self._read(name, [(run[0][0], sum(length for _, length in run)) for run in runs])
+        return [
+            data[offset - run[0][0] : offset - run[0][0] + length]
+            for data, run in zip(found, runs, strict=True)
+            for offset, length in run
+        ]
+
+    def _read(self, name: str, extents: list[tuple[int, int]]) -> list[bytes]:
         try:
             found = self._objects.fetch([ByteRange(name, offset, length) for offset, length in extents])
         except WholeOnly as fault:
@@ -194,6 +206,17 @@ class ShardLocation:
             if found is not None:
                 return read_class_list(found, f"{folder}/classes.txt")
         return None
+
+
+def _together(extents: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Runs of bytes that follow each other, as long as they are no more than STREAM_BYTES."""
+    found: list[list[tuple[int, int]]] = []
+    for offset, length in extents:
+        if found and sum(found[-1][-1]) == offset and offset + length - found[-1][0][0] <= STREAM_BYTES:
+            found[-1].append((offset, length))
+        else:
+            found.append([(offset, length)])
+    return found
 
 
 def _parts(address: str) -> tuple[str, list[str]]:

@@ -7,21 +7,21 @@ import multiprocessing
 import os
 import shutil
 import signal
-import tempfile
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
-from multiprocessing import forkserver, resource_tracker, util
+from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
 
 from logitstore import StoreError
+from tinyvit.data.fork_server import GROUP_SIGNALS, start_fork_server
 from tinyvit.data.handover import receive, send
 from tinyvit.errors import ProcessLost, Stopped, UserError
 
@@ -31,8 +31,6 @@ log = logging.getLogger("tinyvit")
 # more.
 Make = Callable[[Iterator[Any], int, int], Iterator[Any]]
 
-# What Ctrl-C and torchrun send to every process of a group.
-GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Seconds between looks at what else there is while an item is waited for, until the first line says so, and for how
 # long it is still waited for when this process was told to stop.
 LOOK, WARN, PATIENCE = 0.5, 60.0, 10.0
@@ -59,9 +57,8 @@ class DataProcess:
     """
 
     def __init__(self, make: Make, number: int, count: int) -> None:
+        start_fork_server()
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tinyvit.data.training_views", "tinyvit.data.unit_views"])
-        _start_fork_server()
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
             target=_serve, args=(theirs, make, number, count, dict(os.environ), ending_with_this()), daemon=True
@@ -129,35 +126,6 @@ class DataProcess:
             f"data process {self._process.pid} {how}; what was committed or saved stays: run the same command again, "
             f"with fewer data processes (--workers) if memory is short"
         )
-
-
-def _start_fork_server() -> None:
-    """Start it deaf to what may be sent to the reader's whole group while data processes begin: it and they inherit
-    that these signals are blocked, until `_begin`.
-    """
-    # It would be started beside the fork server, and that unblocks them.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
-    try:
-        with sockets_in_tmpdir():
-            forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def sockets_in_tmpdir() -> Iterator[None]:
-    """UserError for a temporary folder whose path leaves no room for the fork server's socket, which stands in it."""
-    try:
-        yield
-    except OSError as fault:
-        # Raised by Python before it asks the system: there is no number to know it by.
-        if "AF_UNIX path too long" not in str(fault):
-            raise
-        raise UserError(
-            f"the temporary folder {tempfile.gettempdir()} has too long a path for a socket in it (107 bytes with its "
-            f"name); set TMPDIR to a shorter one"
-        ) from fault
 
 
 def _serve(

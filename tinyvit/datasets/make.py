@@ -26,7 +26,8 @@ from webdataset.writer import TarWriter
 from logitstore import whole_file, write_whole
 from tinyvit.classes import class_list
 from tinyvit.data.folders import hidden
-from tinyvit.data.processes import ending_with_this, sockets_in_tmpdir
+from tinyvit.data.fork_server import sockets_in_tmpdir
+from tinyvit.data.processes import ending_with_this
 from tinyvit.datasets.sources import SourceImage, safe
 from tinyvit.errors import ProcessLost, UserError
 from tinyvit.runtime.progress import Progress

@@ -62,6 +62,14 @@ def test_a_shard_is_fetched_whole_and_once(index: ShardIndex, far: FarServer, sm
     assert far.sent.value == sum(path.stat().st_size for path in far.folder.glob("*.tar"))
 
 
+def test_samples_that_lie_side_by_side_are_one_request(index: ShardIndex, far: FarServer, small_data: Path) -> None:
+    local, without = index_shards(small_data / "train", LogProgress()).shard(0), index.through(None).shard(0)
+    for slots, requests in ((range(64), 1), ([7], 1), ([3, 4, 5, 9, 8, 10, 20], 5), ([5, 5], 2), ([], 0)):
+        far.requests.value = 0
+        assert without.read(slots) == local.read(slots)
+        assert far.requests.value == requests
+
+
 @pytest.mark.parametrize("fault", ["refuse", "cut"])
 def test_a_server_that_fails_for_a_while_is_asked_again(index: ShardIndex, far: FarServer, fault: str) -> None:
     getattr(far, fault).value = 3
