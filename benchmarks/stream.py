@@ -25,6 +25,7 @@ from PIL import Image
 from rich.table import Table
 from timm.data import create_transform
 
+from benchmarks import full_order
 from benchmarks.far_server import FarServer
 from benchmarks.loader import BATCH, CLASSES, PER_SHARD, PHOTOGRAPHS, SIZE
 from benchmarks.photographs import write_photographs
@@ -85,6 +86,7 @@ def measure(folder: Path, delay: float, rate: float, progress: Progress) -> dict
         server.requests.value = server.sent.value = 0
         _together(_views(_cold(far, folder), augment, 0))
         found["ranks"] = {"ranks": RANKS, "requests": server.requests.value, "bytes": server.sent.value}
+    found["order"] = full_order.measure(folder / "order")
     return found
 
 
@@ -175,6 +177,13 @@ def markdown(found: dict[str, Any]) -> str:
     ranks = found["ranks"]
     share = ranks["bytes"] / found["data_bytes"]
     lines.append(f"| {ranks['ranks']} ranks of one node | | | | {ranks['requests']:.0f} | {share:.2f} |")
+    order = found["order"]
+    lines += [
+        "",
+        f"The order of {full_order.IMAGES:,} images in {full_order.SHARDS:,} shards, of {full_order.NODES} nodes of "
+        f"{full_order.RANKS} ranks with {full_order.WORKERS} data processes each: {order['seconds']:.2f} s until a "
+        f"process knows its part, {order['mib_a_node']:.0f} MiB a node.",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -23,6 +23,9 @@ def test_every_way_is_measured_and_what_it_asks_for(tmp_path: Path, monkeypatch:
     assert measured["remote_requests"] == measured["remote_several_requests"] == found["ranks"]["requests"] == 3
     for figure in (measured["remote_bytes"], measured["remote_several_bytes"], found["ranks"]["bytes"]):
         assert figure == found["data_bytes"]
+    # At the size of ImageNet-21k, whatever is measured above.
+    assert found["order"]["seconds"] < 10
+    assert 400 < found["order"]["mib_a_node"] < 1024
     text = stream.markdown(found)
     assert all(words in text for words in stream.WAYS.values())
     assert stream.table(found).row_count == len(stream.WAYS)
