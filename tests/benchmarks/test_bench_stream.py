@@ -18,7 +18,8 @@ def test_every_way_is_measured_and_what_it_asks_for(tmp_path: Path, monkeypatch:
     measured = found["workers_1"]
     assert all(measured[f"{way}_images_per_s"] > 0 for way in stream.WAYS)
     assert measured["local_requests"] == measured["local_several_requests"] == 0
-    assert measured["direct_requests"] == 60
+    # Some of a batch's samples lie side by side.
+    assert 30 < measured["direct_requests"] <= 60
     # A shard of so few is one request, for all ranks and all views of a reading.
     assert measured["remote_requests"] == measured["remote_several_requests"] == found["ranks"]["requests"] == 3
     for figure in (measured["remote_bytes"], measured["remote_several_bytes"], found["ranks"]["bytes"]):
