@@ -5,12 +5,27 @@ from __future__ import annotations
 import logging
 import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from logitstore.objects import open_objects
+
+
+class _Requests(logging.Handler):
+    """What a server was asked for, as it logs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines = list[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+REQUESTS = _Requests()
 
 
 @dataclass(frozen=True)
@@ -22,6 +37,12 @@ class Bucket:
 
     def s3(self, path: str) -> str:
         return f"s3://{self.name}/{path}"
+
+    def read(self) -> Counter[str]:
+        """How often each object was asked for, whole or a part of it, until now."""
+        words = (f"GET /{self.name}/", " HTTP")
+        asked = (line.partition(words[0])[2].partition(words[1])[0] for line in REQUESTS.lines if words[0] in line)
+        return Counter(key for key in asked if key and not key.startswith("?"))
 
     def published(self, path: str) -> str:
         """The address of what lies under a path, open to everyone from now on."""
@@ -42,7 +63,10 @@ def s3_server() -> Iterator[str]:
     """The endpoint of an S3-compatible server on a free port."""
     from moto.server import ThreadedMotoServer
 
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    log = logging.getLogger("werkzeug")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(REQUESTS)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -62,6 +62,7 @@ def test_both_flows_with_shards_and_store_in_a_bucket(
 ) -> None:
     upload(small_data, bucket.s3("data"))
     keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    keys["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     job = ("--job-variable", f"env={json.dumps(keys)}")
     asked = {"data": bucket.s3("data"), "store": bucket.s3("store"), "overrides": SMALL}
     assert ended(server, begin(server, "teacher-logits", *job, **asked)) == "COMPLETED"
@@ -70,3 +71,12 @@ def test_both_flows_with_shards_and_store_in_a_bucket(
     assert all(found.equal == found.rows and not found.other_seed for found in diff(store, small_store))
     assert ended(server, begin(server, "distill-student", *job, **asked, run_dir=tmp_path)) == "COMPLETED"
     assert json.loads((tmp_path / "finetune" / "result.json").read_text())["val"]["images"] == 250
+    # Labelling and training, three epochs and four, read each shard to index it and to keep it near; their reports ask for
+    # some images, and training for a few samples on which it tries whether views can be made again.
+    read = bucket.read()
+    for number in range(2):
+        assert read[f"data/train/train-00000{number}.tar"] < 250 / 2
+    assert read["data/val/val-000000.tar"] == 2
+    kept = [path.suffix for path in (tmp_path / "cache" / "tinyvit" / "shards").iterdir()]
+    # The rows of two epochs of two shards beside them.
+    assert (kept.count(".tar"), kept.count(".rows")) == (3, 4)
