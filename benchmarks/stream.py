@@ -25,7 +25,7 @@ from PIL import Image
 from rich.table import Table
 from timm.data import create_transform
 
-from benchmarks import full_order
+from benchmarks import full_order, full_scale
 from benchmarks.far_server import FarServer
 from benchmarks.loader import BATCH, CLASSES, PER_SHARD, PHOTOGRAPHS, SIZE
 from benchmarks.photographs import write_photographs
@@ -180,7 +180,7 @@ def markdown(found: dict[str, Any]) -> str:
     order = found["order"]
     lines += [
         "",
-        f"The order of {full_order.IMAGES:,} images in {full_order.SHARDS:,} shards, of {full_order.NODES} nodes of "
+        f"The order of {full_scale.IMAGES:,} images in {full_scale.SHARDS:,} shards, of {full_order.NODES} nodes of "
         f"{full_order.RANKS} ranks with {full_order.WORKERS} data processes each: {order['seconds']:.2f} s until a "
         f"process knows its part, {order['mib_a_node']:.0f} MiB a node.",
     ]

@@ -71,8 +71,8 @@ def test_both_flows_with_shards_and_store_in_a_bucket(
     assert all(found.equal == found.rows and not found.other_seed for found in diff(store, small_store))
     assert ended(server, begin(server, "distill-student", *job, **asked, run_dir=tmp_path)) == "COMPLETED"
     assert json.loads((tmp_path / "finetune" / "result.json").read_text())["val"]["images"] == 250
-    # Labelling and training, three epochs and four, read each shard to index it and to keep it near; their reports ask for
-    # some images, and training for a few samples on which it tries whether views can be made again.
+    # Labelling and training, three epochs and four, read each shard to index it and to keep it near; their reports ask
+    # for some images, and training for a few samples on which it tries whether views can be made again.
     read = bucket.read()
     for number in range(2):
         assert read[f"data/train/train-00000{number}.tar"] < 250 / 2
