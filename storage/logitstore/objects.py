@@ -254,7 +254,7 @@ class RemoteObjects(Objects):
             try:
                 return found.bytes().to_bytes()
             except self._faults:
-                # obstore asks again where no answer comes, not where one is broken off.
+                # obstore asks again where no answer comes; where one is broken off, only of servers that give an ETag.
                 time.sleep(2**attempt / 10)
         return self._store.get(key, options=options).bytes().to_bytes()
 
