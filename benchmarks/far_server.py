@@ -52,7 +52,8 @@ class FarServer:
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.terminate()
+        # Not SIGTERM: to that the fork server of data processes is deaf, and what comes of it.
+        self._process.kill()
         self._process.join()
 
 

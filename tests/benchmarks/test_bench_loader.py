@@ -42,3 +42,16 @@ def test_endurance_tells_memory_and_the_longest_wait(
     # torch alone is more than that in each process.
     assert found["peak_mib"] > 200
     assert 0 < found["longest_wait_s"] < 60
+
+
+def test_endurance_from_afar_asks_for_each_shard_once(
+    prepared: tuple[Path, ShardIndex], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endurance, "BATCH", 10)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = endurance.endure_far(*prepared, 0.1, 1, LogProgress(), delay=0.001, rate=1e9)
+    assert found["images"] > 60
+    # Two shards; of the store's two units the documents, the index and the rows.
+    assert found["requests"] < 60
+    assert found["sent_mib"] <= found["cache_mib"] + 1
+    assert "requests" in str(endurance.table(found).caption)

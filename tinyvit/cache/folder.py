@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import shutil
 import time
@@ -20,6 +21,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tinyvit.errors import UserError
+
+log = logging.getLogger("tinyvit")
+
+# Caches of which this process has told where they are.
+_told = set[Path]()
 
 # Behind the name of a file that is being made, and the files whose locks are held for a moment or for a making.
 PART, LOCK, TURN = ".part", "lock", "turn-"
@@ -44,6 +50,11 @@ class CacheFolder:
 
     path: Path
     size: int
+
+    @property
+    def held(self) -> int:
+        """How many bytes there are now."""
+        return sum(size for size, _ in self._files().values())
 
     def open(self, name: str) -> BinaryIO | None:
         """A file that is there, which was used just now; None where it is not."""
@@ -138,7 +149,7 @@ class CacheFolder:
                 part.close()
                 return None
             files = self._files(path.name)
-            excess = sum(size for size, _ in files.values()) + size - self.size
+            excess = sum(held for held, _ in files.values()) + size - self.size
             if excess > 0 and self._drop(files, excess, needed) < excess and needed is not None:
                 path.unlink()
                 part.close()
@@ -211,7 +222,8 @@ def open_cache(folder: Path | None, size: int | None) -> CacheFolder:
 
     UserError for a folder that cannot be written.
     """
-    path = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinyvit" / "shards"
+    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinyvit" / "shards"
+    path = folder.expanduser() if folder else own
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         (path / LOCK).touch()
@@ -219,8 +231,11 @@ def open_cache(folder: Path | None, size: int | None) -> CacheFolder:
         raise UserError(
             f"the cache {path} cannot be written ({fault.strerror}); set data.cache to another folder"
         ) from fault
+    cache = CacheFolder(path, size or 0)
     if size is None:
         # What it holds already counts as free: the size does not change as it fills.
-        held = sum(entry.stat().st_size for entry in os.scandir(path) if not entry.name.endswith(PART))
-        size = int((shutil.disk_usage(path).free + held) * FREE_SHARE)
-    return CacheFolder(path, size)
+        cache = CacheFolder(path, int((shutil.disk_usage(path).free + cache.held) * FREE_SHARE))
+    if path not in _told:
+        _told.add(path)
+        log.info("what is far away is kept near in %s, at most %s MB", path, f"{cache.size / 1e6:,.0f}")
+    return cache

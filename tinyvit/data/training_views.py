@@ -198,18 +198,17 @@ class Kept:
     def source_of(self, views: TrainingViews) -> _Source:
         """What the views are read from: the same for all parts of a reading."""
         if self._source is None or not self._source.gives(views):
-            self._source = _Source(views)
+            self._source = _Source(views, self._source)
         return self._source
 
 
 class _Source:
     """What a worker keeps while it reads: connections, and what is known of the shards of a window."""
 
-    def __init__(self, views: TrainingViews) -> None:
+    def __init__(self, views: TrainingViews, before: _Source | None = None) -> None:
         self._views, self._epochs = views, views.epochs
-        location = self._epochs[0].location
         # Opened here, in the worker: connections must not be carried over from another process.
-        self._store = LogitStore.open(location) if location else None
+        self._store: LogitStore | None = _opened(self._epochs[0].location, before._store if before else None)
         self._row_cache = views.row_cache if self._store and self._store.sealed else None
         order, several = views.order, len(self._epochs)
         self._partition = replace(views.partition, start=views.start % views.batch_size)
@@ -374,6 +373,13 @@ class _Source:
             return rows.seed
         replayed, index = self._epochs[epoch], self._shard(shard)
         return view_seeds(replayed.run_seed, index.name, replayed.epoch, index.samples)
+
+
+def _opened(location: str | None, before: LogitStore | None) -> LogitStore | None:
+    """The store at a location, the one of the reading before where it is the same."""
+    if location is None or (before and before.location == location):
+        return before if location else None
+    return LogitStore.open(location)
 
 
 class _BatchBuilder:

@@ -16,6 +16,7 @@ from tinyvit.runtime.progress import default_progress
 def endurance(
     minutes: Annotated[float, typer.Option(min=0.1, help="how long")] = 10,
     workers: Annotated[int, typer.Option(min=0, help="data processes")] = 4,
+    far: Annotated[bool, typer.Option("--far", help="from a server of 30 ms and 60 MB/s, through a cache")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Loading photographs, joined with a store, for minutes on end: the longest wait, and memory over time."""
@@ -23,5 +24,7 @@ def endurance(
 
     progress = default_progress()
     with tempfile.TemporaryDirectory() as folder:
-        found = bench.endure(Path(folder), loading.prepare(Path(folder), progress), minutes, workers, progress)
+        index = loading.prepare(Path(folder), progress)
+        asked = (Path(folder), index, minutes, workers, progress)
+        found = bench.endure_far(*asked, delay=0.03, rate=60e6) if far else bench.endure(*asked)
     tell(found, bench, None, as_json)
