@@ -30,12 +30,12 @@ class Wanted(Protocol):
 class Ahead:
     """Has things fetched in the order in which they will be needed, by a thread, as far as there is room.
 
-    `stretches` are what is needed together, one after another.
+    `stretches` are what is needed together, one after another; the one at `first` is read first.
     """
 
-    def __init__(self, stretches: Sequence[Sequence[Wanted]]) -> None:
+    def __init__(self, stretches: Sequence[Sequence[Wanted]], first: int = 0) -> None:
         self._stretches = stretches
-        self._at, self._stopped, self._changed = 0, False, threading.Condition()
+        self._at, self._stopped, self._changed = first, False, threading.Condition()
 
     def __enter__(self) -> Self:
         if any(self._stretches):
@@ -64,7 +64,7 @@ class Ahead:
             log.debug("fetching ahead ended: %s", fault)
 
     def _fetch_all(self) -> None:
-        stretch = place = 0
+        stretch, place = self._at, 0
         while stretch < len(self._stretches):
             with self._changed:
                 if self._stopped:

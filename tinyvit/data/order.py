@@ -24,6 +24,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyvit.errors import UserError
+
 # Views of shards that are shuffled together: 100 stored classes of each are 20 MB.
 WINDOW = 32_768
 # Steps from one view of an image to its next, where a reading gives several. A number of data processes that divides
@@ -118,6 +120,14 @@ class EpochOrder:
             return sum(self.samples)
         # A border may cut off a group but for one view.
         return self.lanes * max(0, sum(self.samples) // self.lanes - (self.together - 1))
+
+    def share(self, batch_size: int) -> int:
+        """How many views of each lane a step of so many takes. UserError where they are not equally many."""
+        if batch_size % self.lanes:
+            raise UserError(
+                f"a batch_size of {batch_size} cannot be shared out to data.lanes={self.lanes}; give a multiple of it"
+            )
+        return batch_size // self.lanes
 
     @cached_property
     def _pieces(self) -> list[list[Piece]]:

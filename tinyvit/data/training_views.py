@@ -154,8 +154,9 @@ class TrainingViews:
         """The batches of one worker of this rank."""
         source = self.kept.source_of(self)
         first = self._first
-        with Ahead(source.stretches()) as ahead:
-            for number in range(first + worker, first + self.items, workers):
+        mine = range(first + worker, first + self.items, workers)
+        with Ahead(source.stretches(), source.stretch(mine[0]) if mine else 0) as ahead:
+            for number in mine:
                 ahead.reached(source.stretch(number))
                 yield source.take(number, workers)
 
@@ -213,14 +214,16 @@ class _Source:
         order, several = views.order, len(self._epochs)
         self._partition = replace(views.partition, start=views.start % views.batch_size)
         self._turns = Turns(self._partition.steps, several)
-        self._sequence = EpochSequence(order, self._groups, views.batch_size // order.lanes)
+        self._sequence = EpochSequence(order, self._groups, order.share(views.batch_size))
         # A batch may begin in one window and end in the next.
         most = max(len(window.pieces) for lane in range(order.lanes) for window in order.windows(lane))
-        together = 2 * most * order.lanes * several
+        together = 2 * most * order.lanes
         self._shard = lru_cache(together)(views.index.shard)
-        self._rows = lru_cache(together)(self._read_rows)
-        self._seeds = lru_cache(together)(self._seeds_of)
-        self._partners = lru_cache(together)(lambda epoch, shard: partners(self._seeds(epoch, shard), views.augment))
+        self._rows = lru_cache(together * several)(self._read_rows)
+        self._seeds = lru_cache(together * several)(self._seeds_of)
+        self._partners = lru_cache(together * several)(
+            lambda epoch, shard: partners(self._seeds(epoch, shard), views.augment)
+        )
         # This rank's windows in the order in which they are needed.
         lanes = {place * order.lanes // views.batch_size for place in self._partition.share}
         self._windows = sorted(
@@ -245,7 +248,8 @@ class _Source:
 
     def gives(self, views: TrainingViews) -> bool:
         """Whether these views are another part of the same reading."""
-        return replace(views, part=0, start=0) == replace(self._views, part=0, start=0)
+        one, other = (replace(v, part=0, start=v.start % v.batch_size) for v in (views, self._views))
+        return one == other
 
     def stretches(self) -> list[list[Wanted]]:
         """What each window needs of the caches."""

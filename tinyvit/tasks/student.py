@@ -59,21 +59,16 @@ class StudentTask(Task, Generic[S]):
             raise UserError(f"stage {name}: {world} processes cannot share a batch_size of {stage.batch_size}")
         share = -(-stage.batch_size // world)
         self.grad_accum_steps = -(-share // micro) if micro else 1
-        lanes, counts = run.recipe.data.lanes, counts_of(run.data, run.shards)
-        if stage.batch_size % lanes:
-            raise UserError(
-                f"stage {name}: a batch_size of {stage.batch_size} cannot be shared out to data.lanes={lanes}; give a "
-                f"multiple of it"
-            )
         together = views_together(run.recipe.augment_of(stage), stage.views_per_read)
         # Of a whole epoch: one of a store that lacks some units may have fewer.
-        images = EpochOrder(counts, stage.seed, 0, lanes, together).total
-        self.steps = images // stage.batch_size
+        order = EpochOrder(counts_of(run.data, run.shards), stage.seed, 0, run.recipe.data.lanes, together)
+        order.share(stage.batch_size)
+        self.steps = order.total // stage.batch_size
         self._index = run.data.through(cache_for(run.recipe.data.train, run.recipe.data))
         self._kept = Kept()
         if self.steps == 0:
             raise UserError(
-                f"stage {name}: no whole batch of {stage.batch_size} in {images} images; lower stages.{name}.batch_size"
+                f"stage {name}: no whole batch of {stage.batch_size} in {order.total} images; lower stages.{name}.batch_size"
             )
         self.model: nn.Module = create_student(run.recipe.student, classes.count, stage.seed, classes.names)
         if before is not None:
