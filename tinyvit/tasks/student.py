@@ -68,7 +68,8 @@ class StudentTask(Task, Generic[S]):
         self._kept = Kept()
         if self.steps == 0:
             raise UserError(
-                f"stage {name}: no whole batch of {stage.batch_size} in {order.total} images; lower stages.{name}.batch_size"
+                f"stage {name}: no whole batch of {stage.batch_size} in {order.total} images; "
+                f"lower stages.{name}.batch_size"
             )
         self.model: nn.Module = create_student(run.recipe.student, classes.count, stage.seed, classes.names)
         if before is not None:
