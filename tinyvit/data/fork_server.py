@@ -24,7 +24,7 @@ def start_fork_server() -> None:
     """Start it, unless it is there, and do not wait for it.
 
     It is deaf to what may be sent to the reader's whole group while data processes begin: it and they inherit that
-    these signals are blocked, until each of them is ready.
+    these signals are blocked, until each of them is ready (`ending_with_this`).
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(NEEDED)
     # It would be started beside the fork server, and that unblocks them.

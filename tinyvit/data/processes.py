@@ -173,14 +173,14 @@ def _begin(environment: dict[str, str]) -> None:
         # Ignoring one discards what was sent meanwhile.
         signal.signal(number, signal.SIG_IGN)
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
     # The processes share the cores.
     torch.set_num_threads(1)
 
 
 def ending_with_this() -> Callable[[], None]:
-    """What a process calls as it begins, to end when this one is gone, even by kill -9.
+    """What a process calls as it begins, to end when it is told to, and when this one is gone, even by kill -9.
 
+    The fork server is deaf to signals of its group (`start_fork_server`), and so are its children until then.
     A fork server's children have the server as their parent, which in turn lives as long as they do: without this,
     both would stay for ever.
     """
@@ -190,6 +190,7 @@ def ending_with_this() -> Callable[[], None]:
 
 
 def _end_with_parent(folder: str | None) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from threading import Event, Timer
@@ -21,7 +24,9 @@ from PIL import Image
 from support import command, left_running, marked_environment
 
 from tinyvit.data import loader, processes
+from tinyvit.data.fork_server import start_fork_server
 from tinyvit.data.loader import pinned, run_jobs, run_stream
+from tinyvit.data.processes import ending_with_this
 from tinyvit.errors import ProcessLost, Stopped
 from tinyvit.evaluation.views import EvaluationBatch
 
@@ -218,6 +223,20 @@ def test_a_killed_reader_leaves_neither_processes_nor_folders(short_folder: Path
     assert left_running(str(short_folder)) == []
     # Of torch's compiler, for all processes of the user.
     assert [path for path in short_folder.iterdir() if not path.name.startswith("torchinductor")] == []
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_whatever_comes_of_the_fork_server_ends_when_it_is_told_to(told: signal.Signals) -> None:
+    # Such as a process that packs images: the fork server itself is deaf to both.
+    start_fork_server()
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(1, context, ending_with_this()) as pool:
+        process = pool.submit(os.getpid).result()
+        sleeping = pool.submit(time.sleep, 60)
+        time.sleep(0.2)
+        os.kill(process, told)
+        with pytest.raises((BrokenProcessPool, KeyboardInterrupt)):
+            sleeping.result(timeout=20)
 
 
 @pytest.mark.parametrize(
