@@ -19,7 +19,7 @@ from benchmarks.gpu.jobs import Clock
 from benchmarks.gpu.peak import synchronise
 from benchmarks.gpu.settings import CLASSES, STAGE, TOP_K, Settings
 from logitstore import LogitStore
-from tinyvit.data.training_views import Batch
+from tinyvit.data.batch import Batch
 from tinyvit.errors import UserError
 from tinyvit.models import create_student, tuples
 from tinyvit.models.teachers import Teacher

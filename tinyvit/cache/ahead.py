@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
+from logitstore import StoreError
+from tinyvit.errors import UserError
+
 log = logging.getLogger("tinyvit")
 
 # Seconds between looks whether there is room by now.
@@ -57,13 +60,6 @@ class Ahead:
                 self._changed.notify()
 
     def _run(self) -> None:
-        try:
-            self._fetch_all()
-        except Exception as fault:
-            # Who needs it meets the same, and tells it where it is heard.
-            log.debug("fetching ahead ended: %s", fault)
-
-    def _fetch_all(self) -> None:
         stretch, place = self._at, 0
         while stretch < len(self._stretches):
             with self._changed:
@@ -76,8 +72,17 @@ class Ahead:
                 stretch, place = stretch + 1, 0
             else:
                 needed = frozenset(one.key for together in self._stretches[at : stretch + 1] for one in together)
-                if self._stretches[stretch][place].prepare(needed):
+                if _prepared(self._stretches[stretch][place], needed):
                     place += 1
                 else:
                     with self._changed:
                         self._changed.wait(LOOK)
+
+
+def _prepared(one: Wanted, needed: frozenset[str]) -> bool:
+    try:
+        return one.prepare(needed)
+    except (UserError, StoreError, OSError) as fault:
+        # Whoever needs it will try again, and tell the fault where it is heard. What comes after it may be there.
+        log.debug("%s is not fetched ahead: %s", one.key, fault)
+        return True

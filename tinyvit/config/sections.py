@@ -92,12 +92,11 @@ class Data(Decode):
         default="error",
         description="an image that cannot be decoded: stop, or store an invalid row and leave the view out of training",
     )
-
     lanes: int = Field(
-        default=1, ge=1, description="parts of equal size that an epoch's order has: nodes that share them out read "
-        "shards of their own; batch sizes are multiples of it"
-    )  # fmt: skip
-
+        default=1,
+        ge=1,
+        description="equal parts of an epoch: nodes that share them out read shards of their own; divides batch sizes",
+    )
     cache: Path | None = Field(
         default=None,
         description="folder where shards and stored rows are kept near; null: the user's own, for what is not local",
@@ -107,7 +106,7 @@ class Data(Decode):
     )
 
     def record(self) -> dict[str, Any]:
-        """All that it says; of what is new only what is not as it was before."""
+        """All that it says and whose digest a recipe has; what a recipe once could not say only where it says it."""
         record = self.model_dump(mode="json")
         unsaid = {"lanes": 1, "cache": None, "cache_size": None}
         return {name: value for name, value in record.items() if name not in unsaid or value != unsaid[name]}

@@ -9,7 +9,7 @@ from tinyvit.config import Residual
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.loader import run_streams
 from tinyvit.data.location import cache_for
-from tinyvit.data.training_views import TrainingViews, counts_of
+from tinyvit.data.training_views import Kept, TrainingViews, counts_of
 from tinyvit.errors import UserError
 from tinyvit.models import input_size, mean_std
 from tinyvit.targets.losses import agreement, distillation_loss
@@ -33,10 +33,12 @@ def score(
     device, source = run.world.device, run.taught
     model = student.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean, std = mean_std(model)
-    images = sum(counts_of(run.data, shards))
+    images, data = sum(counts_of(run.data, shards)), run.recipe.data
+    index, kept = run.data.through(cache_for(data.train, data)), Kept()
+    row_cache = cache_for(source.location, data) if source.location else None
     views = [
         TrainingViews(
-            index=run.data.through(cache_for(run.recipe.data.train, run.recipe.data)),
+            index=index,
             augment=run.recipe.label.augment,
             decode=run.recipe.data.decode,
             size=input_size(model),
@@ -49,6 +51,8 @@ def score(
             missing="skip",
             broken="skip",
             shards=shards,
+            row_cache=row_cache,
+            kept=kept,
         )
         for epoch in range(min(epochs, source.epochs))
     ]

@@ -14,48 +14,17 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from logitstore import LogitStore, Rows
 from tinyvit.cache import Ahead, CachedRows, CacheFolder, Wanted
 from tinyvit.config import Augment, Broken, Decode, Missing
+from tinyvit.data.batch import Batch, BatchBuilder, BatchShape
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.order import BatchPartition, EpochOrder, EpochSequence, Turns, blocks, pairs
-from tinyvit.data.render_views import DecodedSamples, ViewBatch
+from tinyvit.data.render_views import DecodedSamples
 from tinyvit.errors import UserError
-from tinyvit.targets.signal import TeacherSignal
 from tinyvit.views import PAIRING_BLOCK, partners, view_seeds
-from tinyvit.views.images import BrokenImage
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Training views [n, H, W, 3] uint8, their seeds [n] int64 and what is to be learned of each.
-
-    `signal` is the stored logits, `labels` are the views' own labels in the same form; either is None where nothing
-    is learned of it. `teacher_views` are the same views as a live teacher wants them. `skipped` views were left
-    out, `labelled` ones lack logits and have their label in its place.
-    """
-
-    views: Tensor
-    seeds: Tensor
-    signal: TeacherSignal | None
-    labels: TeacherSignal | None
-    teacher_views: Tensor | None
-    skipped: int
-    labelled: int
-
-    def __len__(self) -> int:
-        return len(self.views)
-
-    def pin_memory(self) -> Batch:
-        """Called by the loader: page-locked copies, which travel to the GPU while it computes."""
-        pinned: dict[str, Any] = {
-            name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor | TeacherSignal)
-        }
-        return replace(self, **pinned)
 
 
 @dataclass(frozen=True)
@@ -211,6 +180,14 @@ class _Source:
         # Opened here, in the worker: connections must not be carried over from another process.
         self._store: LogitStore | None = _opened(self._epochs[0].location, before._store if before else None)
         self._row_cache = views.row_cache if self._store and self._store.sealed else None
+        self._shape = BatchShape(
+            views.size,
+            views.teacher_size,
+            views.num_classes,
+            self._store.spec.top_k if self._store else 0,
+            views.labels,
+            views.augment.mixes,
+        )
         order, several = views.order, len(self._epochs)
         self._partition = replace(views.partition, start=views.start % views.batch_size)
         self._turns = Turns(self._partition.steps, several)
@@ -266,48 +243,50 @@ class _Source:
 
     def stretch(self, number: int) -> int:
         """Which window is the first that a batch, or one after it, needs."""
-        images, _ = self._turns.of(number // self._partition.grad_accum_steps)
-        along = self._partition.span(images * self._partition.grad_accum_steps).start // self._views.order.lanes
+        step = self._turn(number)[0] // self._partition.grad_accum_steps
+        along = (self._partition.start + step * self._views.batch_size) // self._views.order.lanes
         return next((i for i, window in enumerate(self._windows) if window.start + window.views > along), 0)
 
     def places(self, number: int) -> tuple[NDArray[np.intp], int]:
         """[n, 2] shard and slot of the views of a batch, numbered through all parts, and of which epoch they are."""
-        step, part = divmod(number, self._partition.grad_accum_steps)
-        images, epoch = self._turns.of(step)
-        span = self._partition.span(images * self._partition.grad_accum_steps + part)
+        images, epoch = self._turn(number)
+        span = self._partition.span(images)
         return self._sequence.take(span.start, len(span)), epoch
 
     def take(self, number: int, workers: int) -> Batch:
         """A batch. Others of the same images that the same of `workers` will be asked for are made with it."""
         if number not in self._made:
-            places, now = self.places(number)
-            step, part = divmod(number, self._partition.grad_accum_steps)
-            images, _ = self._turns.of(step)
+            images, now = self._turn(number)
+            step, part = divmod(images, self._partition.grad_accum_steps)
             numbers = {
-                epoch: self._turns.step(images, epoch) * self._partition.grad_accum_steps + part
+                epoch: self._turns.step(step, epoch) * self._partition.grad_accum_steps + part
                 for epoch in range(now, len(self._epochs))
             }
-            wanted = [epoch for epoch, other in numbers.items() if (other - number) % workers == 0]
-            for epoch, batch in zip(wanted, self._batches(places, wanted), strict=True):
+            mine = [epoch for epoch, other in numbers.items() if (other - number) % workers == 0]
+            for epoch, batch in zip(mine, self._batches(self.places(number)[0], mine), strict=True):
                 self._made[numbers[epoch]] = batch
         return self._made.pop(number)
 
+    def _turn(self, number: int) -> tuple[int, int]:
+        """Whose images a batch has, by their number among the batches of an epoch, and of which epoch its views are."""
+        step, part = divmod(number, self._partition.grad_accum_steps)
+        images, epoch = self._turns.of(step)
+        return images * self._partition.grad_accum_steps + part, epoch
+
     def _batches(self, places: NDArray[np.intp], epochs: Sequence[int]) -> list[Batch]:
         """The batches of the views of some epochs of these images, [n, 2] shard and slot, each decoded once."""
-        top_k = self._store.spec.top_k if self._store else 0
-        drafts = [_BatchBuilder(len(places), self._views, top_k) for _ in epochs]
+        drafts = [BatchBuilder(len(places), self._shape) for _ in epochs]
+        skips = self._store and self._views.missing == "skip"
         for shard in np.unique(places[:, 0]).tolist():
             here = np.flatnonzero(places[:, 0] == shard)
             slots = places[here, 1]
             stored = [self._stored(epoch, shard, slots) for epoch in epochs]
-            wanted = np.ones(len(slots), bool)
-            if self._store and self._views.missing == "skip":
-                wanted = np.logical_or.reduce(stored)
-            mates = [self._partners(epoch, shard)[slots[wanted]].tolist() for epoch in epochs]
-            images = DecodedSamples(self._shard(shard), [*slots[wanted], *chain(*mates)], self._views.decode)
-            for draft, epoch, has in zip(drafts, epochs, stored, strict=True):
-                taken = has if self._store and self._views.missing == "skip" else wanted
-                self._fill(draft, epoch, images, here[taken], slots[taken], has[taken])
+            taken = stored if skips else [np.ones(len(slots), bool)] * len(epochs)
+            wanted = slots[np.logical_or.reduce(taken)]
+            mates = [self._partners(epoch, shard)[wanted].tolist() for epoch in epochs]
+            images = DecodedSamples(self._shard(shard), [*wanted, *chain(*mates)], self._views.decode)
+            for draft, epoch, has, these in zip(drafts, epochs, stored, taken, strict=True):
+                self._fill(draft, epoch, images, here[these], slots[these], has[these])
         return [draft.batch() for draft in drafts]
 
     def _stored(self, epoch: int, shard: int, slots: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -317,7 +296,7 @@ class _Source:
 
     def _fill(
         self,
-        draft: _BatchBuilder,
+        draft: BatchBuilder,
         epoch: int,
         images: DecodedSamples,
         here: NDArray[np.intp],
@@ -384,70 +363,3 @@ def _opened(location: str | None, before: LogitStore | None) -> LogitStore | Non
     if location is None or (before and before.location == location):
         return before if location else None
     return LogitStore.open(location)
-
-
-class _BatchBuilder:
-    """A batch under way."""
-
-    def __init__(self, count: int, views: TrainingViews, top_k: int) -> None:
-        # A view has one label, or its partner's as well where views are mixed.
-        names = 1 + views.augment.mixes
-        # The student's and the teacher's, which are the same where they are of one size.
-        sizes = dict.fromkeys([views.size, views.teacher_size or views.size])
-        self.pixels = [np.empty((count, size, size, 3), np.uint8) for size in sizes]
-        self.seeds = np.zeros(count, np.int64)
-        self.kept = np.zeros(count, bool)
-        self.labelled = 0
-        self.signal = _TargetBuilder(count, max(top_k, names), views.num_classes)
-        self.labels = _TargetBuilder(count, names, views.num_classes)
-        self._views, self._has_signal = views, top_k > 0
-
-    def show(self, here: NDArray[np.intp], made: ViewBatch, pixels: NDArray[np.uint8]) -> None:
-        """Take the views that could be made."""
-        for place, view in zip(here, made.pixels.values(), strict=True):
-            if not isinstance(view, BrokenImage):
-                pixels[place] = view
-                self.kept[place] = True
-
-    def batch(self) -> Batch:
-        # Not a copy where all are kept.
-        kept = slice(None) if self.kept.all() else np.flatnonzero(self.kept)
-        pixels = [torch.from_numpy(array[kept]) for array in self.pixels]
-        return Batch(
-            views=pixels[0],
-            seeds=torch.from_numpy(self.seeds[kept]),
-            signal=self.signal.of(kept) if self._has_signal else None,
-            labels=self.labels.of(kept) if self._views.labels else None,
-            teacher_views=pixels[-1] if self._views.teacher_size else None,
-            skipped=int((~self.kept).sum()),
-            labelled=self.labelled,
-        )
-
-
-class _TargetBuilder:
-    """What is to be learned of the views of a batch under way."""
-
-    def __init__(self, count: int, entries: int, num_classes: int) -> None:
-        self._class_id = np.zeros((count, entries), np.int64)
-        self._probability = np.zeros((count, entries), np.float32)
-        self._residual = np.zeros(count, np.float32)
-        self._num_classes = num_classes
-
-    def take_rows(self, here: NDArray[np.intp], rows: Rows, slots: NDArray[np.intp]) -> None:
-        """What the teacher said of these views."""
-        entries = rows.class_id.shape[1]
-        self._class_id[here, :entries] = rows.class_id[slots]
-        self._probability[here, :entries] = rows.probability[slots]
-        self._residual[here] = rows.residual[slots]
-
-    def label(self, here: int, classes: list[int], shares: list[float]) -> None:
-        """A view's own label, and that of the one it is mixed with."""
-        self._class_id[here] = classes[0]
-        self._class_id[here, : len(classes)] = classes
-        self._probability[here, : len(classes)] = shares
-
-    def of(self, kept: slice | NDArray[np.intp]) -> TeacherSignal:
-        """What is to be learned of the views that are kept."""
-        arrays = (self._class_id, self._probability, self._residual)
-        class_id, probability, residual = (torch.from_numpy(array[kept]) for array in arrays)
-        return TeacherSignal(class_id, probability, residual, self._num_classes)

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from tinyvit.config import LabelStage
+from tinyvit.data.batch import Batch
 from tinyvit.data.index import ShardIndex
-from tinyvit.data.training_views import Batch, Replayed, TrainingViews
+from tinyvit.data.training_views import Replayed, TrainingViews
 from tinyvit.targets.losses import agreement, label_loss
 from tinyvit.tasks.classes import classes_of_labels
 from tinyvit.tasks.student import StudentTask, metrics_of_classes, open_shards

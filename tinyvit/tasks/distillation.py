@@ -11,9 +11,10 @@ from torch import Tensor
 from logitstore import Unit
 from tinyvit.classes import shared_classes
 from tinyvit.config import TeacherStage
+from tinyvit.data.batch import Batch
 from tinyvit.data.index import ShardIndex
 from tinyvit.data.location import cache_for
-from tinyvit.data.training_views import Batch, TrainingViews
+from tinyvit.data.training_views import TrainingViews
 from tinyvit.targets.losses import agreement, distillation_loss, label_loss
 from tinyvit.tasks.classes import classes_of_teacher
 from tinyvit.tasks.student import StudentTask, metrics_of_classes

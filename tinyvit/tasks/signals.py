@@ -9,7 +9,8 @@ import torch
 
 from logitstore import LogitStore, Unit, digest_of
 from tinyvit.config import Label
-from tinyvit.data.training_views import Batch, Replayed
+from tinyvit.data.batch import Batch
+from tinyvit.data.training_views import Replayed
 from tinyvit.errors import UserError
 from tinyvit.models.teachers import Teacher
 from tinyvit.targets.signal import TeacherSignal, valid_logits

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from tinyvit.config import ClassStage
+from tinyvit.data.batch import Batch
 from tinyvit.data.index import ShardIndex, index_shards
 from tinyvit.data.location import cache_for
 from tinyvit.data.order import EpochOrder
-from tinyvit.data.training_views import Batch, Kept, Replayed, TrainingViews, counts_of, views_together
+from tinyvit.data.training_views import Kept, Replayed, TrainingViews, counts_of, views_together
 from tinyvit.errors import UserError
 from tinyvit.evaluation import EvalModel, Evaluator, open_images
 from tinyvit.models import adopt_weights, classes_of, create_student, input_size, load_weights, mean_std, save_student

@@ -12,7 +12,8 @@ import torch
 
 from logitstore import Unit
 from tinyvit.config import Recipe
-from tinyvit.data.training_views import Batch, Replayed
+from tinyvit.data.batch import Batch
+from tinyvit.data.training_views import Replayed
 from tinyvit.errors import UserError
 from tinyvit.runtime.distributed import World
 from tinyvit.runtime.progress import Progress

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tinyvit.cache import Ahead
+from tinyvit.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,25 @@ def test_what_was_passed_by_is_not_fetched_any_more() -> None:
         assert until(lambda: there == ["b"])
 
 
-def test_a_fault_is_left_to_whoever_reads() -> None:
+def test_what_cannot_be_had_is_left_to_whoever_reads_and_the_next_is_fetched() -> None:
     class Broken(Thing):
         def prepare(self, needed: frozenset[str]) -> bool:
-            raise OSError("no network")
+            raise UserError("the shard was changed")
 
-    with Ahead([[Broken("a", [])]]):
-        time.sleep(0.1)
+    there = list[str]()
+    with Ahead([[Broken("a", there), Thing("b", there)]]):
+        assert until(lambda: there == ["b"])
+
+
+def test_reading_that_begins_late_fetches_nothing_of_before() -> None:
+    there, asked = list[str](), list[str]()
+
+    class Told(Thing):
+        def prepare(self, needed: frozenset[str]) -> bool:
+            asked.append(self.key)
+            return super().prepare(needed)
+
+    with Ahead([[Told(name, there)] for name in "abcd"], first=2):
+        assert until(lambda: there == ["c", "d"])
+    assert asked[0] == "c"
+    assert "a" not in asked

@@ -11,11 +11,12 @@ import torch.distributed as dist
 
 from logitstore import LogitStore
 from tinyvit.config import Recipe, load_recipe
+from tinyvit.data.batch import Batch
 from tinyvit.data.index import index_shards
 from tinyvit.data.loader import run_stream
 from tinyvit.data.location import resolve_data
 from tinyvit.data.render_views import render_views
-from tinyvit.data.training_views import Batch, Replayed, TrainingViews
+from tinyvit.data.training_views import Replayed, TrainingViews
 from tinyvit.runtime.progress import LogProgress
 from tinyvit.views import view_digest
 

@@ -20,10 +20,11 @@ from support import ROOT, SMALL, label_all, small_arguments, tinyvit
 
 from logitstore import LogitStore, Unit
 from tinyvit.config import Decode, Recipe, load_recipe
+from tinyvit.data.batch import Batch
 from tinyvit.data.join import IndexedShard
 from tinyvit.data.loader import run_stream, run_streams
 from tinyvit.data.location import resolve_data
-from tinyvit.data.training_views import Batch, Kept, Replayed, TrainingViews
+from tinyvit.data.training_views import Kept, Replayed, TrainingViews
 from tinyvit.errors import UserError
 from tinyvit.models.teachers import Teacher
 from tinyvit.views.images import EncodedImage
